@@ -1,0 +1,86 @@
+"""The plain text that BART reads before it ever meets an image: captions, short statements, facts, questions and answers.
+
+A document is a list of segments, so that pretraining knows where the questions and answers stand. No document joins the
+facts of a shape in `NEVER_TWO_STEP` to a description of a scene.
+"""
+
+import random
+from dataclasses import dataclass
+
+from microworld.language import (
+    NEVER_TWO_STEP,
+    Question,
+    caption,
+    fact_question,
+    facts,
+    question,
+    statements,
+    yes_no_question,
+)
+from microworld.scenes import SHAPES, Scene, sample_scene, split_of
+
+# How often each type is asked: the ones that need two groups to be kept apart are drilled.
+_QUESTION_WEIGHTS = {"color": 3, "shape": 3, "size": 3, "count": 2, "relation": 4, "yes/no": 5, "background": 1, "knowledge": 3}
+_RELATION_DRILL = 0.2  # share of "is the circle left of the square?" beside the above: to agree with it takes two steps
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of a document; `role` is 'passage', 'question' or 'answer'."""
+
+    text: str
+    role: str
+
+
+def document(rng: random.Random) -> list[Segment]:
+    """One training document; test and validation scenes are left to the measurements."""
+    kind = rng.random()
+    if kind < 0.12:
+        return [Segment(caption(_train_scene(rng), rng), "passage")]
+    if kind < 0.17:
+        said = statements(_train_scene(rng))
+        return [Segment(". ".join(rng.sample(said, rng.randint(1, 3))), "passage")]
+    if kind < 0.23:
+        told = [rng.choice(facts(shape)) for shape in rng.sample(SHAPES, rng.randint(1, 3))]
+        return [Segment(". ".join(told), "passage")]
+    if kind < 0.36:
+        return question_segments([fact_question(shape, rng) for shape in rng.sample(SHAPES, rng.randint(1, 3))])
+    scene = _train_scene(rng)
+    asked = question_segments([ask(scene, rng) for _ in range(rng.choice((1, 1, 2, 3)))])
+    return join(caption(scene, rng, full=True), asked, questions_first=rng.random() < 0.6)
+
+
+def ask(scene: Scene, rng: random.Random) -> Question:
+    """A question of a random type that the scene allows and the corpus may hold."""
+    if len(scene.groups) == 2 and rng.random() < _RELATION_DRILL:
+        return yes_no_question(scene, rng.choice(scene.groups), rng, "relation")
+    while True:
+        kind = rng.choices(list(_QUESTION_WEIGHTS), list(_QUESTION_WEIGHTS.values()))[0]
+        asked = question(scene, kind, rng)
+        if asked and not (kind == "knowledge" and asked.subject in NEVER_TWO_STEP):
+            return asked
+
+
+def question_segments(questions: list[Question]) -> list[Segment]:
+    """'Question: … Answer: …', sentence by sentence."""
+    segments = []
+    for i, q in enumerate(questions):
+        opening = ". Question:" if i else "Question:"
+        segments += [Segment(f"{opening} {q.question} Answer:", "question"), Segment(f" {q.answer}", "answer")]
+    return segments
+
+
+def join(passage: str, asked: list[Segment], questions_first: bool) -> list[Segment]:
+    """A passage and its questions in one of the two orders."""
+    if questions_first:
+        return [*asked, Segment(f". {passage}", "passage")]
+    first = Segment(f". {asked[0].text}", asked[0].role)
+    return [Segment(passage, "passage"), first, *asked[1:]]
+
+
+def _train_scene(rng: random.Random) -> Scene:
+    while True:
+        scene = sample_scene(rng)
+        if split_of(scene) in ("train", "unseen"):  # "unseen" is a matter of images: text may pair any colour and shape
+            return scene
+

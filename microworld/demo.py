@@ -1,0 +1,130 @@
+"""`make demo`: train VLKD on the microworld by `vlkd train`, examine it on the test split, show what came out."""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from transformers import BartForConditionalGeneration, CLIPModel, CLIPProcessor
+
+from microworld.gallery import draw_gallery, write_page
+from microworld.report import Figures, markdown_table, terminal_table
+from microworld.task import (
+    Exam,
+    answers,
+    clip_retrieval,
+    draw_exam,
+    generated_captions,
+    majority_answers,
+    retrieval,
+    score,
+    shuffled,
+    text_answers,
+    true_captions,
+)
+from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
+from trainer.cli import main as vlkd
+from trainer.evaluation.plots import plot_training
+
+RECIPES = {"paper": "train.yaml", "plus": "train_plus.yaml"}
+TEACHERS = Path("microworld/teachers")
+
+
+def train(recipe: str, folder: Path, max_steps: int) -> float:
+    """Run `vlkd train` as a user would; returns the seconds it took.
+
+    Raises:
+        SystemExit: with the command's exit code, where it fails.
+    """
+    command = ["train", "--config", f"hub_configs/microworld/{RECIPES[recipe]}", "--output_dir", str(folder)]
+    if max_steps > 0:
+        command += ["--max_steps", str(max_steps)]
+    print("vlkd", *command, flush=True)
+    start = time.time()
+    if code := vlkd(command):
+        sys.exit(code)
+    return time.time() - start
+
+
+@torch.no_grad()
+def examine(
+    folder: Path, recipe: str, num_scenes: int, split: str = "test"
+) -> tuple[Figures, Exam, list[str], list[str]]:
+    """Every figure of the table, and what the model answered and wrote on the exam."""
+    model = _load(VLKDForConditionalGeneration, folder)
+    processor = VLKDProcessor.from_pretrained(folder)
+    tokenizer = processor.tokenizer
+    before = VLKDForConditionalGeneration.from_vision_text_pretrained(
+        str(TEACHERS / "clip"), str(TEACHERS / "bart"), image_projector=model.config.image_projector
+    )
+    exam, knowledge = draw_exam(split, num_scenes), draw_exam(split, num_scenes, ("knowledge",), seed=1)
+    unseen = draw_exam("unseen", num_scenes)
+    for drawn in (exam, knowledge, unseen):
+        drawn.encode(model, processor)
+
+    figures = Figures()
+    given = answers(model, tokenizer, exam)
+    for drawn, reference, given_vlkd in (
+        (exam, draw_exam("validation", num_scenes), given),
+        (knowledge, draw_exam("validation", num_scenes, ("knowledge",), seed=1), answers(model, tokenizer, knowledge)),
+    ):
+        figures.add("VQA", "VLKD", score(drawn, given_vlkd))
+        figures.add("VQA", "before VLKD", score(drawn, answers(before, tokenizer, drawn)))
+        figures.add("VQA", "blind", score(drawn, answers(model, tokenizer, drawn, blind=True)))
+        figures.add("VQA", "shuffled", score(drawn, answers(model, tokenizer, drawn, shuffled(drawn))))
+        figures.add("VQA", "majority", score(drawn, majority_answers(drawn, reference)))
+    figures.add("VQA", "VLKD", {"unseen pairs": score(unseen, answers(model, tokenizer, unseen))["all"]})
+    blind_unseen = score(unseen, answers(model, tokenizer, unseen, blind=True))["all"]
+    figures.add("VQA", "blind", {"unseen pairs": blind_unseen})
+
+    written = generated_captions(model, tokenizer, exam)
+    figures.add("captions", "VLKD", {"all objects, nothing false": true_captions(exam, written)})
+    untrained = true_captions(exam, generated_captions(before, tokenizer, exam))
+    figures.add("captions", "before VLKD", {"all objects, nothing false": untrained})
+
+    figures.add("retrieval R@1 of 100", "VLKD", retrieval(model, tokenizer, exam))
+    figures.add("retrieval R@1 of 100", "before VLKD", retrieval(before, tokenizer, exam))
+    clip = _load(CLIPModel, TEACHERS / "clip")
+    clip_processor = CLIPProcessor.from_pretrained(TEACHERS / "clip")
+    figures.add("retrieval R@1 of 100", "CLIP's own text tower", clip_retrieval(clip, clip_processor, exam))
+
+    bart = _load(BartForConditionalGeneration, TEACHERS / "bart")
+    figures.add("text QA", "VLKD", {"all": score(exam, text_answers(model, tokenizer, exam))["all"]})
+    figures.add("text QA", "before VLKD", {"all": score(exam, text_answers(bart, tokenizer, exam))["all"]})
+    return figures, exam, given, written
+
+
+def _load(kind, folder: Path):
+    return kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipe", choices=RECIPES, default="paper", help="the paper's (train.yaml) or ours (train_plus.yaml)")
+    parser.add_argument("--output_dir", type=Path, default=Path("demo_output"))
+    parser.add_argument("--exam_scenes", type=int, default=500, help="scenes in each exam; at least 100")
+    parser.add_argument("--split", choices=("validation", "test"), default="test", help="recipes are chosen on validation")
+    parser.add_argument("--max_steps", type=int, default=-1, help="stop training early")
+    args = parser.parse_args()
+    torch.set_flush_denormal(True)  # tiny weights become subnormal numbers, which the CPU multiplies a hundred times slower
+
+    folder = args.output_dir
+    train_seconds = train(args.recipe, folder / "model", args.max_steps)
+    start = time.time()
+    figures, exam, given, written = examine(folder / "model", args.recipe, args.exam_scenes, args.split)
+    seconds = {"train": round(train_seconds, 1), "evaluate": round(time.time() - start, 1)}
+    metrics = {"recipe": args.recipe, "split": args.split, "seconds": seconds, "figures": figures.as_list()}
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    (folder / "table.md").write_text(markdown_table(figures), encoding="utf-8")
+    plot_training(folder / "model" / "trainer_state.json", folder / "training.png")
+    draw_gallery(exam, given, written, folder / "gallery.png")
+    write_page(exam, given, written, markdown_table(figures), folder / "index.html")
+    print(terminal_table(figures))
+    print(f"{args.recipe} recipe, {args.split} split: trained in {train_seconds:.0f} s, examined in {time.time() - start:.0f} s.")
+    print(f"Look at {folder / 'index.html'}, {folder / 'gallery.png'}, {folder / 'training.png'}; the model is in {folder / 'model'}.")
+
+
+if __name__ == "__main__":
+    main()

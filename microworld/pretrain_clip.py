@@ -1,0 +1,150 @@
+"""Pretrains the small CLIP contrastively on rendered scenes and their captions, with hard negative captions."""
+
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTokenizer,
+    get_cosine_schedule_with_warmup,
+)
+
+from microworld.language import caption
+from microworld.render import CELL, IMAGE_SIZE, render
+from microworld.scenes import BACKGROUNDS, COLORS, COUNTS, SHAPES, SIZES, Scene, scenes
+
+_TRAITS = {"shape": SHAPES, "color": COLORS, "size": SIZES, "count": COUNTS}
+_MEAN, _STD = (0.45, 0.45, 0.45), (0.27, 0.27, 0.27)
+
+
+def build_processor(captions: int = 10_000) -> CLIPProcessor:
+    """CLIP's own image processor at the microworld's size, and a tokenizer learnt on captions."""
+    rng, stream = random.Random("clip tokenizer"), scenes("train", seed=-1)
+    texts = [caption(next(stream), rng) for _ in range(captions)]
+    tokenizer = CLIPTokenizer().train_new_from_iterator(texts, vocab_size=700, show_progress=False)
+    tokenizer.model_max_length = 48
+    image_processor = CLIPImageProcessor(
+        size={"shortest_edge": IMAGE_SIZE},
+        crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        image_mean=_MEAN,
+        image_std=_STD,
+    )
+    return CLIPProcessor(image_processor=image_processor, tokenizer=tokenizer)
+
+
+def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
+    """A CLIP of 3M parameters whose patches are the cells of the grid."""
+    text = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4}
+    vision = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 3, "num_attention_heads": 6}
+    config = CLIPConfig(
+        text_config=text
+        | {
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": 48,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        vision_config=vision | {"image_size": IMAGE_SIZE, "patch_size": CELL},
+        projection_dim=128,
+    )
+    model = CLIPModel._from_config(config, attn_implementation="eager")
+    # CLIP's start of 0.02 is drowned by the patch embedding in a model of this size: where a patch is would be lost.
+    torch.nn.init.normal_(model.vision_model.embeddings.position_embedding.weight, std=0.6)
+    return model
+
+
+def hard_negatives(scene: Scene, rng: random.Random) -> list[Scene]:
+    """Three scenes that differ in one thing each: a shape; a size or a number; anything, or two groups' traits swapped.
+
+    Among a hundred random captions a shape seldom decides which is right: only against these must the image tell it.
+    """
+    third = _swap(scene, rng) if len(scene.groups) == 2 and rng.random() < 0.5 else None
+    third = third or _change(scene, rng.choice(("shape", "color", "size", "count", "background")), rng)
+    return [_change(scene, "shape", rng), _change(scene, rng.choice(("size", "count")), rng), third]
+
+
+def _swap(scene: Scene, rng: random.Random) -> Scene:
+    """Two groups exchange one trait in which they differ, or their places."""
+    a, b = scene.groups
+    name = rng.choice([n for n in ("shape", "color", "size", "count", "cell") if getattr(a, n) != getattr(b, n)])
+    swapped = (replace(a, **{name: getattr(b, name)}), replace(b, **{name: getattr(a, name)}))
+    return replace(scene, groups=swapped)
+
+
+def _change(scene: Scene, name: str, rng: random.Random) -> Scene:
+    """One trait of one group, or the background, becomes another; shapes and colours stay different between groups."""
+    if name == "background":
+        return replace(scene, background=rng.choice([b for b in BACKGROUNDS if b != scene.background]))
+    groups = list(scene.groups)
+    i = rng.randrange(len(groups))
+    taken = {getattr(g, name) for g in groups} if name in ("shape", "color") else {getattr(groups[i], name)}
+    groups[i] = replace(groups[i], **{name: rng.choice([c for c in _TRAITS[name] if c not in taken])})
+    return replace(scene, groups=tuple(groups))
+
+
+def pixels(images: list) -> torch.Tensor:
+    """(B, 3, H, W), as the image processor gives them: the microworld's images need no resizing."""
+    raw = torch.stack([torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8) for image in images])
+    raw = raw.view(-1, IMAGE_SIZE, IMAGE_SIZE, 3).permute(0, 3, 1, 2).float() / 255
+    return (raw - torch.tensor(_MEAN).view(3, 1, 1)) / torch.tensor(_STD).view(3, 1, 1)
+
+
+def batches(tokenizer: CLIPTokenizer, batch_size: int, seed: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Endless batches: B images and 4 B captions, B right ones and then the images' hard negatives."""
+    rng, stream = random.Random(f"clip {seed}"), scenes("train", seed)
+    while True:
+        drawn = [next(stream) for _ in range(batch_size)]
+        negatives = [caption(n, rng, full=True) for scene in drawn for n in hard_negatives(scene, rng)]
+        texts = [caption(scene, rng) for scene in drawn] + negatives
+        encoded = tokenizer(texts, padding=True, return_tensors="pt")
+        yield {"pixel_values": pixels([render(scene, rng) for scene in drawn]), **encoded}
+
+
+def pretrain_clip(folder: Path, steps: int = 4000, batch_size: int = 96, learning_rate: float = 1e-3, seed: int = 0) -> None:
+    """Pretrain and write the checkpoint (fp16 safetensors) and its processor to `folder`."""
+    torch.manual_seed(seed)
+    torch.set_flush_denormal(True)
+    processor = build_processor()
+    model = build_model(processor.tokenizer)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
+    schedule = get_cosine_schedule_with_warmup(optimizer, 200, steps)
+    model.train()
+    start = time.time()
+    target = torch.arange(batch_size)
+    progress = tqdm(batches(processor.tokenizer, batch_size, seed), total=steps, desc="clip")
+    for step, batch in enumerate(progress, 1):
+        with torch.autocast("cpu", torch.bfloat16):
+            scores = model(**batch).logits_per_image.float()  # (B, 4 B)
+        loss_image = torch.nn.functional.cross_entropy(scores, target)
+        loss_text = torch.nn.functional.cross_entropy(scores[:, :batch_size].T, target)
+        loss = (loss_image + loss_text) / 2
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        model.logit_scale.data.clamp_(max=4.6052)  # 100, as in CLIP
+        if step % 100 == 0:
+            progress.set_postfix(loss=f"{loss.item():.3f}")
+        if step % 500 == 0 or step == steps:
+            correct = (scores.argmax(1) == target).float().mean().item()
+            print(f"clip step {step} loss {loss.item():.4f} top-1 {correct:.3f} {time.time() - start:.0f} s", flush=True)
+            save(model, processor, folder)
+        if step == steps:
+            break
+
+
+def save(model: torch.nn.Module, processor: CLIPProcessor, folder: Path) -> None:
+    """Write an fp16 copy; the model that trains is not touched."""
+    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()}
+    model.save_pretrained(folder, state_dict=half)
+    processor.save_pretrained(folder)

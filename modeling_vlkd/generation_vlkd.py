@@ -1,0 +1,173 @@
+"""How a prompt becomes the decoder's first words, and how prompts of different lengths share a batch."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+# Inputs with one row for each sequence, which a group takes its own rows of.
+ROW_INPUTS = ("input_ids", "attention_mask", "inputs_embeds", "pixel_values", "image_features", "encoder_outputs")
+
+
+class VLKDEncoder(nn.Module):
+    """The model's composite encoder as `generate` wants it: a module. It owns nothing; the model does the work."""
+
+    main_input_name = "input_ids"
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.encode = model.encode  # a bound method, so that the model does not become a submodule
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        image_features: torch.FloatTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> ModelOutput:
+        """See [`VLKDForConditionalGeneration.encode`]."""
+        return self.encode(input_ids, attention_mask, pixel_values, image_features, inputs_embeds, **kwargs)
+
+
+class VLKDGenerationMixin(GenerationMixin):
+    """Generation beside an image: what `VLKDForConditionalGeneration` adds to transformers' own."""
+
+    def default_prompt(self, batch_size: int) -> torch.LongTensor:
+        """(batch_size, 3): the prompt `<mask>` of images that come without one."""
+        return torch.tensor([self.config.default_prompt_ids], device=self.device).repeat(batch_size, 1)
+
+    def decoder_prompt_ids(
+        self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None
+    ) -> list[torch.LongTensor]:
+        """
+        What the decoder has already said when it starts to answer.
+
+        Args:
+            input_ids: (batch, text_tokens), each row a prompt with one `<mask>`; without, the whole row is continued.
+            attention_mask: (batch, text_tokens).
+
+        Returns:
+            For each row the ids of decoder start, `<s>` and the tokens before `<mask>`.
+
+        Raises:
+            ValueError: a row has more than one `<mask>`.
+        """
+        return decoder_prompts(self.config, input_ids, attention_mask)
+
+    def generate(self, inputs: torch.LongTensor | None = None, *args, **kwargs):
+        """
+        As every model's `generate`. With an image the decoder starts with the tokens before the prompt's `<mask>`,
+        and the returned ids hold them: `processor.post_process_generation` takes them off.
+
+        `decoder_input_ids` may also be a list of 1-D tensors of different lengths, as `decoder_prompt_ids` gives: so
+        a prompt is answered without an image. Rows are then generated in groups of equal length, and each gives what
+        it gives alone.
+
+        Raises:
+            ValueError: no image and no text; see also `encode` and `decoder_prompt_ids`.
+        """
+        if inputs is not None:
+            kwargs["input_ids"] = inputs
+        for name in (*ROW_INPUTS, "decoder_input_ids"):
+            if name in kwargs and kwargs[name] is None:
+                del kwargs[name]
+        image = next((kwargs[name] for name in ("pixel_values", "image_features") if name in kwargs), None)
+        if image is not None and not {"input_ids", "inputs_embeds", "encoder_outputs"} & kwargs.keys():
+            kwargs["input_ids"] = self.default_prompt(len(image))
+        if not {"input_ids", "inputs_embeds", "encoder_outputs"} & kwargs.keys():
+            raise ValueError(
+                "Neither an image nor a text is given to `generate`; give `pixel_values`, `image_features`, "
+                "`input_ids` or `inputs_embeds`."
+            )
+        if image is not None and "input_ids" in kwargs:
+            check_same_number(image, kwargs["input_ids"])
+        if image is not None and "input_ids" in kwargs and "decoder_input_ids" not in kwargs:
+            kwargs["decoder_input_ids"] = self.decoder_prompt_ids(kwargs["input_ids"], kwargs.get("attention_mask"))
+        return generate_by_prompt_length(super().generate, self.config.text_config.pad_token_id, *args, **kwargs)
+
+
+def check_same_number(images: torch.Tensor, texts: torch.Tensor) -> None:
+    """Raises a ValueError unless there are as many rows of images as of texts."""
+    if len(images) != len(texts):
+        raise ValueError(f"{len(images)} image(s) but {len(texts)} text(s) are given; give one text for each image.")
+
+
+def decoder_prompts(
+    config: PreTrainedConfig, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None
+) -> list[torch.LongTensor]:
+    """
+    (batch, tokens) -> for each row: decoder start, `<s>`, and the tokens before `<mask>` (or before `</s>`).
+
+    Raises:
+        ValueError: a row has more than one `<mask>`.
+    """
+    text = config.text_config
+    kept = input_ids != text.pad_token_id if attention_mask is None else attention_mask.bool()
+    prompts = []
+    for number, (row, keep) in enumerate(zip(input_ids.tolist(), kept.tolist(), strict=True)):
+        tokens = [token for token, real in zip(row, keep, strict=True) if real]
+        masks = tokens.count(config.mask_token_id)
+        if masks > 1:
+            raise ValueError(
+                f"Row {number} of `input_ids` holds {masks} <mask> tokens; a prompt has one, where the answer goes."
+            )
+        if masks:
+            tokens = tokens[: tokens.index(config.mask_token_id)]
+        elif tokens and tokens[-1] == text.eos_token_id:
+            tokens = tokens[:-1]
+        prompts.append(torch.tensor([text.decoder_start_token_id, *tokens], device=input_ids.device))
+    return prompts
+
+
+def generate_by_prompt_length(generate: Callable, fill: int, *args, **kwargs) -> torch.LongTensor | ModelOutput:
+    """
+    Calls `generate` once for each length among the prompts in `decoder_input_ids`, and puts the rows back in order.
+
+    BART's positions count from the decoder's first token, so prompts of different lengths cannot be padded to one.
+
+    Returns:
+        (batch * num_return_sequences, tokens), padded on the right with `fill`; or, where one call is enough, what
+        `generate` gives.
+
+    Raises:
+        ValueError: several lengths, with an option that has no meaning for several calls.
+    """
+    prompts = kwargs.pop("decoder_input_ids", None)
+    if prompts is None:
+        return generate(*args, **kwargs)
+    if len({len(prompt) for prompt in prompts}) == 1:
+        prompts = prompts if isinstance(prompts, torch.Tensor) else torch.stack(prompts)
+        return generate(*args, decoder_input_ids=prompts, **kwargs)
+
+    for name in ("past_key_values", "streamer", "prefix_allowed_tokens_fn"):
+        if kwargs.get(name) is not None:
+            raise ValueError(
+                f"`{name}` is given, but the prompts have different lengths, which takes several calls; call "
+                "`generate` with prompts of one length."
+            )
+    shared = {name: value for name, value in kwargs.items() if name not in ROW_INPUTS}
+    sequences: list[torch.LongTensor | None] = [None] * len(prompts)
+    for length in sorted({len(prompt) for prompt in prompts}):
+        rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
+        inputs = {name: _take(kwargs[name], rows) for name in ROW_INPUTS if name in kwargs}
+        ids = generate(*args, decoder_input_ids=torch.stack([prompts[row] for row in rows]), **inputs, **shared)
+        if not isinstance(ids, torch.Tensor):
+            raise ValueError(
+                "`return_dict_in_generate` needs prompts of one length; call `generate` once for each length."
+            )
+        for row, group in zip(rows, ids.view(len(rows), -1, ids.shape[-1]), strict=True):
+            sequences[row] = group  # (num_return_sequences, tokens)
+    width = max(group.shape[1] for group in sequences)
+    return torch.cat([nn.functional.pad(group, (0, width - group.shape[1]), value=fill) for group in sequences])
+
+
+def _take(value: torch.Tensor | ModelOutput, rows: list[int]) -> torch.Tensor | ModelOutput:
+    """The given rows of a tensor, or of every tensor in an output."""
+    if isinstance(value, ModelOutput):
+        return type(value)(**{name: tensor[rows] for name, tensor in value.items() if torch.is_tensor(tensor)})
+    return value[rows]

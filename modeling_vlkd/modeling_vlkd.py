@@ -1,0 +1,440 @@
+"""VLKD: CLIP's image tokens and BART's text states in one decoder memory, CLIP's joint space on BART's encoder."""
+
+import copy
+
+import torch
+from torch import nn
+from transformers import BartForConditionalGeneration, CLIPVisionModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
+from transformers.utils import ModelOutput
+
+from .configuration_vlkd import VLKDConfig
+from .conversion_vlkd import join_checkpoints
+from .generation_vlkd import VLKDEncoder, VLKDGenerationMixin, check_same_number
+from .outputs_vlkd import VLKDEncoderOutput, VLKDOutput, VLKDSeq2SeqLMOutput
+
+
+class VLKDPreTrainedModel(PreTrainedModel):
+    """What the two models share: CLIP's frozen vision tower, BART's encoder, and the two embeddings."""
+
+    config: VLKDConfig
+    config_class = VLKDConfig
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["CLIPEncoderLayer", "BartEncoderLayer", "BartDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _can_compile_fullgraph = True
+
+    def _build_towers(self, text_config) -> None:
+        config = self.config
+        self.vision_model = CLIPVisionModel(config.vision_config)
+        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
+        self.language_model = BartForConditionalGeneration(text_config)
+        self.text_projection = nn.Linear(text_config.d_model, config.projection_dim, bias=False)  # W_e
+        self.logit_scale = nn.Parameter(torch.full((1,), float(config.logit_scale_init_value)))
+        self.train(self.training)  # freezes CLIP
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, VLKDPreTrainedModel):
+            init.constant_(module.logit_scale, self.config.logit_scale_init_value)
+
+    def train(self, mode: bool = True) -> "VLKDPreTrainedModel":
+        """
+        As every module's, but CLIP stays frozen and in eval mode: its tower, its projection and its temperature.
+
+        Loading a checkpoint makes every parameter learn again; as it ends in `eval()`, this is the place to undo it.
+        """
+        super().train(mode)
+        self.vision_model.eval()
+        for part in (self.vision_model, self.visual_projection, self.logit_scale):
+            part.requires_grad_(False)
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_output_embeddings(value)
+
+    def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
+        """As `BartForConditionalGeneration.resize_token_embeddings`, which also resizes `final_logits_bias`."""
+        return self.language_model.resize_token_embeddings(*args, **kwargs)
+
+    def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs) -> BaseModelOutputWithPooling:
+        """
+        What CLIP sees.
+
+        Args:
+            pixel_values: (images, 3, height, width).
+
+        Returns:
+            `last_hidden_state` (images, image_tokens, d_j): V, every token in the joint space, class token first;
+            `pooler_output` (images, d_j), unit norm: v, CLIP's image embedding.
+        """
+        states = self.vision_model(pixel_values=pixel_values, **kwargs).last_hidden_state
+        tokens = self.visual_projection(self.vision_model.post_layernorm(states))  # (images, image_tokens, d_j)
+        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=_unit(tokens[:, 0]))
+
+    def get_text_features(
+        self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> BaseModelOutputWithPooling:
+        """
+        What BART's encoder reads.
+
+        Args:
+            input_ids: (texts, text_tokens), with `<s>` first.
+            attention_mask: (texts, text_tokens), 0 at padding, on either side.
+
+        Returns:
+            `last_hidden_state` (texts, text_tokens, d_model): E(x);
+            `pooler_output` (texts, d_j), unit norm: s, the state at `<s>` in the joint space.
+        """
+        states = self._encode_text(input_ids, attention_mask, **kwargs).last_hidden_state
+        first = torch.zeros_like(input_ids[:, 0]) if attention_mask is None else _left_padding(attention_mask)
+        start = states[torch.arange(len(states), device=states.device), first]  # (texts, d_model)
+        return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=_unit(self.text_projection(start)))
+
+    def _encode_text(self, input_ids, attention_mask=None, inputs_embeds=None, **kwargs) -> BaseModelOutput:
+        """E(x). BART counts positions from the left, so a row padded there is read as if padded on the right."""
+        inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
+        inputs = {name: value for name, value in inputs.items() if value is not None}
+        self._check_length(input_ids=input_ids, inputs_embeds=inputs_embeds)
+        encoder = self.language_model.get_encoder()
+        if attention_mask is None or attention_mask.dim() != 2:
+            return encoder(**inputs, **kwargs)
+        shift = _left_padding(attention_mask)
+        output = encoder(**{name: _roll(value, shift) for name, value in inputs.items()}, **kwargs)
+        output.last_hidden_state = _roll(output.last_hidden_state, -shift)
+        return output
+
+    def _check_length(self, **tokens: torch.Tensor | None) -> None:
+        """Raises a ValueError for a (batch, tokens, ...) that is longer than BART has positions."""
+        limit = self.config.text_config.max_position_embeddings
+        for name, value in tokens.items():
+            if value is not None and value.shape[1] > limit:
+                raise ValueError(
+                    f"`{name}` holds {value.shape[1]} tokens, but BART has `max_position_embeddings`={limit}; shorten "
+                    "the text, or pass `truncation=True` to the processor."
+                )
+
+
+class VLKDModel(VLKDPreTrainedModel):
+    """The dual encoder: images and texts in CLIP's joint space. It loads from any VLKD checkpoint."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^image_projection\.", r"^language_model\.model\.decoder\.layers\."]
+
+    def __init__(self, config: VLKDConfig):
+        super().__init__(config)
+        text_config = copy.deepcopy(config.text_config)
+        text_config.decoder_layers = 0  # only the encoder is used
+        self._build_towers(text_config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> VLKDOutput | tuple:
+        """
+        Args:
+            input_ids: (texts, text_tokens), BART's ids.
+            attention_mask: (texts, text_tokens).
+            pixel_values: (images, 3, height, width); images and texts need not be equally many.
+
+        Raises:
+            ValueError: neither `input_ids` nor `pixel_values` is given.
+        """
+        if input_ids is None and pixel_values is None:
+            raise ValueError("Neither `input_ids` nor `pixel_values` is given; give texts, images, or both.")
+        image_embeds = text_embeds = similarity = None
+        if pixel_values is not None:
+            image_embeds = self.get_image_features(pixel_values).pooler_output
+        if input_ids is not None:
+            text_embeds = self.get_text_features(input_ids, attention_mask, **kwargs).pooler_output
+        if pixel_values is not None and input_ids is not None:
+            similarity = self.logit_scale.exp() * image_embeds @ text_embeds.t()  # (images, texts)
+        output = VLKDOutput(
+            image_embeds=image_embeds,
+            text_embeds=text_embeds,
+            logits_per_image=similarity,
+            logits_per_text=None if similarity is None else similarity.t(),
+        )
+        return _as_asked(output, return_dict, self.config)
+
+
+class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
+    """
+    BART that also sees: its decoder attends to CLIP's image tokens and to the encoder's text states.
+
+    Without an image it is exactly the BART it was made from.
+    """
+
+    def __init__(self, config: VLKDConfig):
+        super().__init__(config)
+        self._build_towers(config.text_config)
+        width, hidden = config.text_config.d_model, config.image_projector_hidden_size
+        if config.image_projector == "linear":
+            self.image_projection = nn.Linear(config.projection_dim, width, bias=False)  # W_d
+        else:
+            self.image_projection = nn.Sequential(
+                nn.Linear(config.projection_dim, hidden), nn.GELU(), nn.Linear(hidden, width)
+            )
+        self.post_init()
+
+    @classmethod
+    def from_vision_text_pretrained(
+        cls,
+        clip: str,
+        bart: str,
+        *,
+        image_tokens: str = "all",
+        image_projector: str = "linear",
+        projector_init: str = "pinv",
+        seed: int = 0,
+        dtype: torch.dtype | str = torch.float32,
+    ) -> "VLKDForConditionalGeneration":
+        """
+        Joins a CLIP checkpoint and a BART checkpoint.
+
+        Args:
+            clip: Hub name or folder of a `CLIPModel`.
+            bart: Hub name or folder of a `BartForConditionalGeneration`, with its tokenizer.
+            image_tokens: see [`VLKDConfig`].
+            image_projector: see [`VLKDConfig`].
+            projector_init: `"pinv"`: W_d starts as the pseudo-inverse of the orthogonal W_e; `"random"`: at random.
+            seed: draws W_e (and a random W_d); the global generator is left alone.
+            dtype: of all weights; training starts here, hence float32 whatever the checkpoints are saved in.
+
+        Raises:
+            ValueError: `clip` or `bart` is no checkpoint, or one of another kind; an option is unknown.
+        """
+        config = {"image_tokens": image_tokens, "image_projector": image_projector}
+        return join_checkpoints(cls, clip, bart, config, projector_init=projector_init, seed=seed, dtype=dtype)
+
+    def to_bart(self) -> BartForConditionalGeneration:
+        """The language model alone: a plain BART with its own copy of the weights and of the generation config."""
+        bart = copy.deepcopy(self.language_model)
+        bart.generation_config = copy.deepcopy(self.generation_config)
+        return bart
+
+    def freeze_language_model(self, part: str) -> None:
+        """
+        Chooses what of BART learns; the two maps always do, CLIP never does.
+
+        Args:
+            part: `"nothing"`; `"decoder"` (with the head and the embeddings tied to it; the encoder learns); `"all"`.
+
+        Raises:
+            ValueError: `part` is none of these.
+        """
+        if part not in ("nothing", "decoder", "all"):
+            raise ValueError(f"`part`={part!r} is unknown; choose one of nothing, decoder, all.")
+        self.language_model.requires_grad_(part != "all")
+        if part == "decoder":
+            self.language_model.get_decoder().requires_grad_(False)
+            self.language_model.get_input_embeddings().requires_grad_(False)
+            self.language_model.get_output_embeddings().requires_grad_(False)
+
+    def projection_parameter_names(self) -> set[str]:
+        """Names, as in `named_parameters()`, of the parameters of W_e and W_d."""
+        maps = ("text_projection.", "image_projection.")
+        return {name for name, _ in self.named_parameters() if name.startswith(maps)}
+
+    def get_encoder(self, modality: str | None = None) -> nn.Module:
+        """The composite encoder; with `modality="image"`, CLIP's vision tower."""
+        return VLKDEncoder(self) if modality is None else super().get_encoder(modality=modality)
+
+    def get_decoder(self) -> nn.Module:
+        return self.language_model.get_decoder()
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
+        return self.language_model.prepare_decoder_input_ids_from_labels(labels)
+
+    def encode(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        image_features: torch.FloatTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        **kwargs,
+    ) -> VLKDEncoderOutput:
+        """
+        The decoder's memory [W_d V ; E(x)]: (batch, image_tokens + text_tokens, d_model). Arguments as in `forward`.
+
+        Raises:
+            ValueError: no image and no text, two sources of one image, or not as many images as texts.
+        """
+        if pixel_values is not None and image_features is not None:
+            raise ValueError("`pixel_values` and `image_features` are both given; give one of them.")
+        if pixel_values is not None:
+            image_features = self.get_image_features(pixel_values).last_hidden_state
+        text = input_ids if inputs_embeds is None else inputs_embeds
+        if text is None and image_features is None:
+            raise ValueError(
+                "Neither an image nor a text is given; give `pixel_values`, `image_features`, `input_ids` or "
+                "`inputs_embeds`."
+            )
+        if text is None:
+            input_ids = text = self.default_prompt(len(image_features))
+        if image_features is not None:
+            check_same_number(image_features, text)
+        output = self._encode_text(input_ids, attention_mask, inputs_embeds, **kwargs)
+        if image_features is None:
+            return VLKDEncoderOutput(**output)
+        image_features = image_features.to(self.text_projection.weight.dtype)  # a cache may hold half precision
+        seen = self.image_projection(self._visible_tokens(image_features))  # (batch, image_tokens, d_model)
+        memory = torch.cat([seen, output.last_hidden_state], dim=1)
+        return VLKDEncoderOutput(**{**output, "last_hidden_state": memory}, image_embeds=_unit(image_features[:, 0]))
+
+    def _visible_tokens(self, image_features: torch.FloatTensor) -> torch.FloatTensor:
+        """(batch, tokens, d_j), class token first -> those tokens that the decoder sees."""
+        kind, vision = self.config.image_tokens, self.config.vision_config
+        needed = 1 if kind == "pooled" else 1 + (vision.image_size // vision.patch_size) ** 2
+        shape = tuple(image_features.shape)
+        if len(shape) != 3 or shape[1] < needed or shape[2] != self.config.projection_dim:
+            raise ValueError(
+                f"`image_features` has shape {shape}; `image_tokens`={kind!r} needs (batch, {needed}, "
+                f"{self.config.projection_dim}), as `get_image_features(pixel_values).last_hidden_state` gives."
+            )
+        return {"all": image_features, "patch": image_features[:, 1:], "pooled": image_features[:, :1]}[kind]
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        image_features: torch.FloatTensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | tuple | None = None,
+        past_key_values=None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        decoder_inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        caption_input_ids: torch.LongTensor | None = None,
+        caption_attention_mask: torch.Tensor | None = None,
+        replay_input_ids: torch.LongTensor | None = None,
+        replay_attention_mask: torch.Tensor | None = None,
+        replay_decoder_input_ids: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        return_dict: bool | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs,
+    ) -> VLKDSeq2SeqLMOutput | tuple:
+        """
+        Args:
+            input_ids: (batch, text_tokens), the prompt or corrupted caption. An image without one gets `<mask>`.
+            attention_mask: (batch, text_tokens), of the text alone; image tokens are always seen.
+            pixel_values: (batch, 3, height, width).
+            image_features: (batch, image_tokens, d_j), in place of `pixel_values`: what `get_image_features` gave as
+                `last_hidden_state`, class token first.
+            decoder_input_ids: (batch, target_tokens). Default: `labels`, else `input_ids`, shifted right as in BART.
+            decoder_attention_mask: (batch, target_tokens).
+            encoder_outputs: what `get_encoder()` gave, in place of image and text.
+            past_key_values: the decoder's cache.
+            inputs_embeds: (batch, text_tokens, d_model), in place of `input_ids`.
+            decoder_inputs_embeds: (batch, target_tokens, d_model), in place of `decoder_input_ids`.
+            labels: (batch, target_tokens), -100 where ignored; not shifted: `logits[:, i]` predicts `labels[:, i]`.
+            caption_input_ids: (batch, caption_tokens), the clean caption, for `text_embeds`.
+            caption_attention_mask: (batch, caption_tokens).
+            replay_input_ids: (documents, document_tokens), corrupted plain text, for `replay_logits`: BART's own task,
+                in the same call because DDP and FSDP allow a training step only one.
+            replay_attention_mask: (documents, document_tokens).
+            replay_decoder_input_ids: (documents, target_tokens).
+            num_items_in_batch: number of labels the loss is the mean of, where not those of this call.
+
+        Raises:
+            ValueError: see `encode`; or `attention_mask` is longer than the memory.
+        """
+        if encoder_outputs is None:
+            encoder_outputs = self.encode(
+                input_ids, attention_mask, pixel_values, image_features, inputs_embeds, **kwargs
+            )
+        if input_ids is None and labels is None and decoder_input_ids is None and decoder_inputs_embeds is None:
+            input_ids = self.default_prompt(len(encoder_outputs[0]))
+        self._check_length(labels=labels, decoder_input_ids=decoder_input_ids)
+        if labels is not None:
+            use_cache = False
+            if decoder_input_ids is None and decoder_inputs_embeds is None:
+                decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        output = self.language_model(
+            input_ids=input_ids,
+            attention_mask=_memory_mask(encoder_outputs[0], attention_mask),
+            encoder_outputs=encoder_outputs,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_attention_mask,
+            decoder_inputs_embeds=decoder_inputs_embeds,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            return_dict=True,
+            **kwargs,
+        )
+        loss = text_embeds = replay_logits = None
+        if labels is not None:
+            loss = _language_modelling_loss(output.logits, labels, num_items_in_batch)
+        if caption_input_ids is not None:
+            text_embeds = self.get_text_features(caption_input_ids, caption_attention_mask).pooler_output
+        if replay_input_ids is not None:
+            replay = {"attention_mask": replay_attention_mask, "decoder_input_ids": replay_decoder_input_ids}
+            replay_logits = self.language_model(replay_input_ids, **replay, use_cache=False, return_dict=True).logits
+        image_embeds = getattr(encoder_outputs, "image_embeds", None)
+        embeds = {"image_embeds": image_embeds, "text_embeds": text_embeds}
+        result = VLKDSeq2SeqLMOutput(**{**output, "loss": loss}, **embeds, replay_logits=replay_logits)
+        return _as_asked(result, return_dict, self.config)
+
+
+def _unit(vectors: torch.FloatTensor) -> torch.FloatTensor:
+    return vectors / vectors.norm(dim=-1, keepdim=True)
+
+
+def _left_padding(attention_mask: torch.Tensor) -> torch.LongTensor:
+    """(batch, tokens) -> (batch,): how many padding tokens stand before each row's first token."""
+    return attention_mask.long().argmax(dim=1)
+
+
+def _roll(rows: torch.Tensor, shift: torch.LongTensor) -> torch.Tensor:
+    """(batch, tokens, ...) -> the same, row i moved left by shift[i], round the end."""
+    columns = torch.arange(rows.shape[1], device=rows.device)
+    columns = (columns + shift.unsqueeze(1)) % rows.shape[1]  # (batch, tokens)
+    return rows[torch.arange(len(rows), device=rows.device).unsqueeze(1), columns]
+
+
+def _memory_mask(memory: torch.FloatTensor, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+    """(batch, text_tokens) -> (batch, image_tokens + text_tokens): ones for the image tokens before the text."""
+    if attention_mask is None or attention_mask.dim() != 2:
+        return attention_mask
+    image_tokens = memory.shape[1] - attention_mask.shape[1]
+    if image_tokens < 0:
+        raise ValueError(
+            f"`attention_mask` covers {attention_mask.shape[1]} tokens, but the decoder's memory has only "
+            f"{memory.shape[1]}; give the mask of the text that `input_ids` or `encoder_outputs` holds."
+        )
+    return torch.cat([attention_mask.new_ones(len(attention_mask), image_tokens), attention_mask], dim=1)
+
+
+def _language_modelling_loss(logits, labels, num_items_in_batch=None) -> torch.FloatTensor:
+    """Cross-entropy over the labels that are not -100: their mean, or their sum over `num_items_in_batch`."""
+    logits, labels = logits.flatten(0, 1), labels.to(logits.device).flatten()
+    if num_items_in_batch is None:
+        return nn.functional.cross_entropy(logits, labels)
+    return nn.functional.cross_entropy(logits, labels, reduction="sum") / num_items_in_batch
+
+
+def _as_asked(output: ModelOutput, return_dict: bool | None, config: VLKDConfig) -> ModelOutput | tuple:
+    return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()

@@ -1,0 +1,57 @@
+"""What the models return."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class VLKDOutput(ModelOutput):
+    """
+    Output of [`VLKDModel`].
+
+    Args:
+        image_embeds: (images, d_j), unit norm: CLIP's image embedding; None without images.
+        text_embeds: (texts, d_j), unit norm: BART's sentence embedding in CLIP's space; None without texts.
+        logits_per_image: (images, texts), similarities times CLIP's temperature factor; needs both.
+        logits_per_text: (texts, images), its transpose.
+    """
+
+    image_embeds: torch.FloatTensor | None = None
+    text_embeds: torch.FloatTensor | None = None
+    logits_per_image: torch.FloatTensor | None = None
+    logits_per_text: torch.FloatTensor | None = None
+
+
+@dataclass
+class VLKDEncoderOutput(BaseModelOutput):
+    """
+    Output of the composite encoder.
+
+    Args:
+        last_hidden_state: (batch, image_tokens + text_tokens, d_model), the decoder's memory [W_d V ; E(x)].
+        image_embeds: (batch, d_j), unit norm; None without images.
+    """
+
+    image_embeds: torch.FloatTensor | None = None
+
+
+@dataclass
+class VLKDSeq2SeqLMOutput(Seq2SeqLMOutput):
+    """
+    Output of [`VLKDForConditionalGeneration`]: BART's, and the two embeddings.
+
+    Args:
+        loss: scalar, the language modelling loss; None without `labels`.
+        logits: (batch, target_tokens, vocab_size); `logits[:, i]` predicts `labels[:, i]`.
+        encoder_last_hidden_state: (batch, image_tokens + text_tokens, d_model), the decoder's memory.
+        image_embeds: (batch, d_j), unit norm: CLIP's image embedding; None without images.
+        text_embeds: (batch, d_j), unit norm: embedding of the caption; None without `caption_input_ids`.
+        replay_logits: (documents, target_tokens, vocab_size); None without `replay_input_ids`.
+    """
+
+    image_embeds: torch.FloatTensor | None = None
+    text_embeds: torch.FloatTensor | None = None
+    replay_logits: torch.FloatTensor | None = None

@@ -1,0 +1,255 @@
+"""Images and prompts for VLKD: CLIP's image processor, BART's tokenizer, and what a prompt is."""
+
+import os
+import re
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers.image_utils import load_image
+
+from .configuration_vlkd import AUTO_MAP, IS_REMOTE_CODE, copy_code
+
+MASK = "<mask>"  # as written in a prompt; the tokenizer's own mask token takes its place
+VQA_PROMPT = f"Question: {{question}} Answer: {MASK}"
+SENTENCE_END = re.compile(r"[.!?](?:\s|$)|\n")
+
+
+class VLKDProcessor(ProcessorMixin):
+    """
+    CLIP's image processor and BART's tokenizer as one.
+
+    Args:
+        image_processor: CLIP's.
+        tokenizer: BART's.
+
+    Raises:
+        ValueError: the tokenizer has no mask token.
+    """
+
+    def __init__(self, image_processor=None, tokenizer=None, **kwargs):
+        if tokenizer is not None and tokenizer.mask_token is None:
+            raise ValueError(
+                f"`tokenizer` ({type(tokenizer).__name__}) has no mask token, which prompts need; give the tokenizer "
+                "of a BART checkpoint."
+            )
+        super().__init__(image_processor, tokenizer, **kwargs)
+
+    @classmethod
+    def from_vision_text_pretrained(cls, clip: str, bart: str) -> "VLKDProcessor":
+        """
+        The image processor of a CLIP checkpoint and the tokenizer of a BART checkpoint.
+
+        Args:
+            clip: Hub name or folder of a CLIP checkpoint.
+            bart: Hub name or folder of a BART checkpoint.
+
+        Raises:
+            ValueError: `clip` has no image processor, or `bart` no tokenizer with a mask token.
+        """
+        image_processor = _load(AutoImageProcessor, "clip", clip, "image processor of a CLIP checkpoint")
+        tokenizer = _load(AutoTokenizer, "bart", bart, "tokenizer of a BART checkpoint")
+        config = _load(AutoConfig, "bart", bart, "config of a BART checkpoint")
+        limit = getattr(config, "max_position_embeddings", tokenizer.model_max_length)
+        tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
+        return cls(image_processor, tokenizer)
+
+    def __call__(
+        self,
+        images=None,
+        text: str | list[str] | None = None,
+        *,
+        padding: bool | str = True,
+        truncation: bool = False,
+        return_tensors: str | None = "pt",
+        images_kwargs: dict | None = None,
+        **text_kwargs,
+    ) -> BatchFeature:
+        """
+        Args:
+            images: a PIL image, path, URL, array (height, width, 3) or tensor (3, height, width); or a list of them.
+            text: a prompt or a list of them. With images, a text without `<mask>` is continued ("a photo of" is read
+                as "a photo of <mask>"), no text is the prompt `<mask>`, and one text serves all images. Without
+                images it is tokenized as BART's tokenizer does.
+            padding: as in the tokenizer.
+            truncation: cuts text that is longer than BART reads, where it would be an error.
+            return_tensors: as in the tokenizer.
+            images_kwargs: options of the image processor.
+            text_kwargs: further options of the tokenizer.
+
+        Returns:
+            `pixel_values` (batch, 3, height, width), where images are given; `input_ids` and `attention_mask`
+            (batch, tokens).
+
+        Raises:
+            ValueError: no image and no text, not as many images as texts, an image that cannot be read, a prompt with
+                two `<mask>`, or one that is longer than BART reads.
+        """
+        if images is None and text is None:
+            raise ValueError("Neither `images` nor `text` is given; give images, texts, or both.")
+        features = {}
+        if images is not None:
+            images = _as_list(images)
+            pixels = self.image_processor(
+                [read_image(image, number) for number, image in enumerate(images)],
+                return_tensors=return_tensors,
+                **(images_kwargs or {}),
+            )
+            features.update(pixels)
+            text = self._prompts(text, len(images))
+        options = {"padding": padding, "truncation": truncation, **text_kwargs}
+        tokens = self.tokenizer(text, return_tensors=return_tensors, **options)
+        self._check_tokens(tokens["input_ids"], prompts=images is not None)
+        return BatchFeature({**tokens, **features})
+
+    def prompt(self, text: str | None = None) -> str:
+        """
+        The prompt that stands for `text` beside an image: with one `<mask>`, where the answer goes.
+
+        Raises:
+            ValueError: `text` has more than one `<mask>`.
+        """
+        mask = self.tokenizer.mask_token
+        text = (text or "").replace(MASK, mask)
+        if text.count(mask) > 1:
+            raise ValueError(f"The prompt {text!r} holds {text.count(mask)} {mask}; keep one, where the answer goes.")
+        return text if mask in text else f"{text.rstrip()} {mask}".lstrip()
+
+    def question(self, text: str) -> str:
+        """The prompt that asks a question: "Question: {text} Answer: <mask>"."""
+        return self.prompt(VQA_PROMPT.format(question=text.strip()))
+
+    def post_process_generation(
+        self,
+        generated_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
+        *,
+        first_sentence: bool = False,
+    ) -> list[str]:
+        """
+        What the model wrote, as text, without the prompt it started from.
+
+        Args:
+            generated_ids: (batch * num_return_sequences, tokens), as `generate` returns them.
+            input_ids: (batch, tokens), the prompts that `generate` was given; None keeps the whole text.
+            first_sentence: keeps the text up to the first sentence's end, without its mark: an answer.
+        """
+        generated = torch.as_tensor(generated_ids).tolist()
+        prompts = [[]] if input_ids is None else torch.as_tensor(input_ids).tolist()
+        copies = len(generated) // len(prompts)
+        new = [self._without_prompt(row, prompts[number // copies]) for number, row in enumerate(generated)]
+        texts = [text.strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
+        return [SENTENCE_END.split(text, maxsplit=1)[0].strip() for text in texts] if first_sentence else texts
+
+    def to_dict(self) -> dict:
+        """As every processor's, with where remote code finds its class."""
+        output = super().to_dict()
+        if not IS_REMOTE_CODE:
+            output["auto_map"] = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
+        return output
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
+        """Writes processor and tokenizer and, beside them, the package's Python files."""
+        os.makedirs(save_directory, exist_ok=True)
+        copy_code(save_directory, origin=self.tokenizer.name_or_path)
+        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    def _prompts(self, text: str | list[str] | None, images: int) -> list[str]:
+        """One prompt for each image, as the tokenizer shall read it."""
+        texts = [text] * images if text is None or isinstance(text, str) else list(text)
+        if len(texts) != images:
+            raise ValueError(f"{images} image(s) but {len(texts)} text(s) are given; give one text for each image.")
+        # The space before the answer belongs to its first token, and must not stay behind as a token of its own.
+        mask = self.tokenizer.mask_token
+        return [re.sub(rf"\s+{re.escape(mask)}", mask, self.prompt(text)) for text in texts]
+
+    def _check_tokens(self, input_ids, prompts: bool) -> None:
+        """Raises a ValueError for rows that BART has no positions for, and for prompts that truncation spoilt."""
+        rows = input_ids.tolist() if isinstance(input_ids, torch.Tensor) else input_ids
+        rows = [rows] if rows and isinstance(rows[0], int) else rows
+        longest, limit = max((len(row) for row in rows), default=0), self.tokenizer.model_max_length
+        if longest > limit:
+            raise ValueError(
+                f"`text` has {longest} tokens, but BART reads at most {limit} (`max_position_embeddings`); shorten "
+                "it, or pass `truncation=True`."
+            )
+        for number, row in enumerate(rows):
+            if prompts and self.tokenizer.mask_token_id not in row:
+                raise ValueError(
+                    f"text[{number}] lost its {self.tokenizer.mask_token} to truncation; shorten it, or set "
+                    "`processor.tokenizer.truncation_side = 'left'`."
+                )
+
+    def _without_prompt(self, generated: list[int], prompt: list[int]) -> list[int]:
+        """Generated ids from after decoder start and the prompt's tokens before `<mask>`, if they begin so."""
+        tokenizer = self.tokenizer
+        end = prompt.index(tokenizer.mask_token_id) if tokenizer.mask_token_id in prompt else 0
+        prefix = [token for token in prompt[:end] if token != tokenizer.pad_token_id]
+        return generated[1 + len(prefix) :] if generated[1 : 1 + len(prefix)] == prefix else generated
+
+
+def read_image(image, number: int = 0) -> Image.Image:
+    """
+    An image as a person sees it: upright, opaque, 8 bits, RGB.
+
+    Args:
+        image: PIL image, path, URL, base64 string, array (height, width, 3) or tensor (3, height, width).
+        number: its place in the list, for the message.
+
+    Raises:
+        ValueError: it cannot be read; the message names it.
+    """
+    try:
+        if isinstance(image, (str, Path)):
+            image = Image.open(image) if os.path.isfile(image) else load_image(str(image))
+        elif not isinstance(image, Image.Image):
+            image = _from_array(image)
+        return to_rgb(image)
+    except Exception as error:  # Pillow raises many kinds for broken files; a list must say which file it was
+        name = getattr(image, "filename", "") or (image if isinstance(image, (str, Path)) else type(image).__name__)
+        raise ValueError(
+            f"images[{number}] ({str(name)[:200]}) cannot be read as an image: {error}. Give a PIL image, a path, a "
+            "URL, an array or a tensor."
+        ) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turns by the EXIF tag, scales 16 bits and floats to 8 bits, lays transparency on white, makes every mode RGB."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.getextrema()[1] > 255):
+        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+    if image.mode == "F" and image.getextrema()[1] <= 1:
+        image = image.point(lambda value: value * 255)
+    if "transparency" in image.info or image.mode in ("RGBA", "RGBa", "LA", "La", "PA"):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _from_array(array) -> Image.Image:
+    """(height, width[, channels]) or (3, height, width), 0 to 255, or 0 to 1 where floating, -> PIL."""
+    array = torch.as_tensor(array).detach().cpu()
+    if array.dim() == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3, 4):
+        array = array.permute(1, 2, 0)  # (height, width, channels)
+    if array.is_floating_point() and array.max() <= 1:
+        array = array * 255
+    if array.dim() == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    return Image.fromarray(array.round().clamp(0, 255).to(torch.uint8).numpy())
+
+
+def _as_list(images) -> list:
+    """One image or many -> a list; a batch tensor or array (batch, ...) gives its rows."""
+    if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4:
+        return list(images)
+    return [images]
+
+
+def _load(auto_class, argument: str, path: str, kind: str):
+    try:
+        return auto_class.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"`{argument}`={str(path)!r} gives no {kind}: give a Hub name or a folder that holds one. ({error})"
+        ) from error

@@ -1,0 +1,29 @@
+"""Packaging of VLKD."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="vlkd",
+    version="0.1.0",
+    description="Multimodal generation on CLIP by vision-language knowledge distillation into BART",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["modeling_vlkd*", "trainer*", "microworld*"]),
+    package_data={"microworld": ["teachers/*/*"]},
+    install_requires=[
+        "torch>=2.6",
+        "transformers>=5.23",
+        "accelerate>=1.1",
+        "datasets>=4.0",
+        "huggingface_hub>=1.0",
+        "matplotlib",
+        "pillow",
+        "pyyaml",
+    ],
+    extras_require={"dev": ["pytest", "ruff", "import-linter", "peft", "evaluate", "scikit-learn"]},
+    entry_points={"console_scripts": ["vlkd=trainer.cli:main"]},
+)

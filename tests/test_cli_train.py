@@ -1,0 +1,169 @@
+"""`vlkd train` from a YAML file to a folder that loads, and its messages."""
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+import yaml
+from caption_data import load
+
+from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
+from trainer.arguments import ModelArguments
+from trainer.cli import main
+from trainer.train import load_model
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture
+def config(clip_dir, bart_dir, tmp_path, monkeypatch):
+    """Writes a run's YAML file; the working directory holds the module that its dataset names."""
+    monkeypatch.chdir(TESTS)
+
+    def write(**changes) -> str:
+        options = {
+            "clip": clip_dir,
+            "bart": bart_dir,
+            "dataset": "caption_data:load",
+            "dataset_kwargs": {"rows": 12},
+            "output_dir": str(tmp_path / "out"),
+            "cache_dir": str(tmp_path / "cache"),
+            "max_steps": 2,
+            "per_device_train_batch_size": 4,
+            "logging_steps": 1,
+            "use_cpu": True,
+            "disable_tqdm": True,
+            "attn_implementation": "eager",
+        }
+        path = tmp_path / "train.yaml"
+        path.write_text(yaml.safe_dump({**options, **changes}))
+        return str(path)
+
+    yield write
+    torch.set_flush_denormal(False)
+
+
+def complaint(capsys, *argv: str) -> str:
+    assert main(["train", *argv]) == 2
+    error = capsys.readouterr().err
+    return next(line for line in error.splitlines() if line.startswith("vlkd: error: "))
+
+
+def test_run_leaves_a_complete_model(config, tmp_path, images):
+    path = config(
+        eval_split="validation", image_features="all", replay_weight=0.5, text_dataset="caption_data:load_text"
+    )
+    assert main(["train", "--config", path]) == 0
+    folder = tmp_path / "out"
+    model, processor = VLKDForConditionalGeneration.from_pretrained(folder), VLKDProcessor.from_pretrained(folder)
+    assert len(model.generate(**processor(images=images[:2]), max_new_tokens=5)) == 2
+    metrics = json.loads((folder / "all_results.json").read_text())
+    assert {"train_loss", "eval_loss", "eval_ttdm", "eval_itcl", "eval_icti", "eval_replay"} <= metrics.keys()
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    assert [log["step"] for log in history if "icti" in log] == [1, 2]
+    assert {name.split("-")[0] for name in map(str, Path(tmp_path, "cache").iterdir())} and history[-1][
+        "eval_icti"
+    ] > 0
+
+
+def test_trained_model_can_be_trained_further(config, tmp_path):
+    assert main(["train", "--config", config()]) == 0
+    first = str(tmp_path / "out")
+    path = config(model=first, bart=None, output_dir=str(tmp_path / "second"), freeze="all")
+    assert main(["train", "--config", path]) == 0
+    before, after = (VLKDForConditionalGeneration.from_pretrained(folder) for folder in (first, tmp_path / "second"))
+    after = dict(after.named_parameters())
+    moved = {name for name, parameter in before.named_parameters() if not torch.equal(parameter, after[name])}
+    assert moved == before.projection_parameter_names()
+
+
+def test_resume_takes_the_newest_checkpoint(config, tmp_path, capsys):
+    assert main(["train", "--config", config(save_steps=1)]) == 0
+    assert main(["train", "--config", config(max_steps=3, resume_from_checkpoint=True)]) == 0
+    history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    assert [log["step"] for log in history if "icti" in log] == [1, 2, 3]
+    path = config(output_dir=str(tmp_path / "empty"), resume_from_checkpoint=True)
+    assert "No valid checkpoint" in complaint(capsys, "--config", path)
+
+
+def test_flags_win_over_the_file(config, tmp_path):
+    path = config(learning_rate=1e-3)
+    flags = ["--output_dir", str(tmp_path / "other"), "--max-steps", "1", "--dataset_kwargs", "{rows: 4}", "--bf16"]
+    assert main(["train", "--config", path, *flags]) == 0
+    state = json.loads((tmp_path / "other" / "trainer_state.json").read_text())
+    assert state["global_step"] == 1 and not (tmp_path / "out").exists()
+    args = torch.load(tmp_path / "other" / "training_args.bin", weights_only=False)
+    assert args.learning_rate == 1e-3 and args.bf16
+
+
+@pytest.mark.parametrize("saved", ["split", "splits", "files"])
+def test_local_folders(config, tmp_path, saved):
+    dataset = load(rows=8)
+    folder = tmp_path / "data"
+    if saved == "split":
+        dataset.save_to_disk(folder)
+    elif saved == "splits":
+        datasets.DatasetDict(train=dataset, validation=dataset).save_to_disk(folder)
+    else:
+        folder.mkdir()
+        dataset.to_parquet(folder / "train-0.parquet")
+    assert main(["train", "--config", config(dataset=str(folder), dataset_kwargs=None, max_steps=1)]) == 0
+
+
+def test_attention_is_set_in_both_towers(clip_dir, bart_dir):
+    model, _ = load_model(ModelArguments(clip=clip_dir, bart=bart_dir, attn_implementation="eager"))
+    assert {module.config._attn_implementation for module in model.modules() if hasattr(module, "config")} == {"eager"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lerning_rate": 1}, "unknown key 'lerning_rate'. Did you mean learning_rate"),
+        ({"learning_rate": "fast"}, "--learning_rate"),
+        ({"freeze": "encoder"}, "invalid choice: 'encoder'"),
+        ({"clip": None}, "clip is not set"),
+        ({"bart": None}, "set either bart"),
+        ({"clip": "./nowhere"}, "`clip`='./nowhere' is no checkpoint"),
+        ({"model": "./nowhere", "bart": None}, "model: './nowhere' is no VLKD checkpoint"),
+        ({"dataset": None}, "dataset is not set"),
+        ({"dataset": "./nowhere"}, "dataset './nowhere', split 'train', cannot be loaded"),
+        ({"dataset": "caption_data:nothing"}, "'module:function'"),
+        ({"dataset": "no_module:load"}, "No module named 'no_module'"),
+        ({"dataset_kwargs": "rows"}, "dataset_kwargs is 'rows'"),
+        ({"caption_column": "text"}, "caption_column: dataset 'caption_data:load' has no column 'text'; it has image"),
+        ({"image_column": "picture"}, "image_column: dataset"),
+        ({"image_features": "pooled"}, "image_tokens=all"),
+        ({"replay_weight": 1}, "text_dataset is not set"),
+        ({"replay_weight": 1, "text_dataset": "caption_data:load_text", "text_column": "t"}, "text_column: dataset"),
+        ({"eval_strategy": "epoch"}, "eval_split is not set"),
+        ({"mask_ratio": 2}, "mask_ratio is 2"),
+    ],
+)
+def test_mistakes_are_one_line(config, capsys, changes, message):
+    assert message in complaint(capsys, "--config", config(**changes))
+
+
+def test_mistakes_on_the_command_line(config, capsys, tmp_path):
+    path = config()
+    assert "unknown key 'freze'. Did you mean freeze" in complaint(capsys, "--config", path, "--freze", "all")
+    assert "unexpected word" in complaint(capsys, "--config", path, "word")
+    assert "missing.yaml" in complaint(capsys, "--config", str(tmp_path / "missing.yaml"))
+    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    assert "no `key: value` lines" in complaint(capsys, "--config", str(tmp_path / "list.yaml"))
+
+
+@pytest.mark.parametrize("saved", [load(rows=4), datasets.DatasetDict(train=load(rows=4))])
+def test_missing_split_of_a_saved_dataset(config, capsys, tmp_path, saved):
+    saved.save_to_disk(tmp_path / "data")
+    path = config(dataset=str(tmp_path / "data"), dataset_kwargs=None, eval_split="validation")
+    assert "has no split 'validation'; it has train" in complaint(capsys, "--config", path)
+
+
+def test_help_names_every_key(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    assert exit_.value.code == 0
+    assert all(f"--{key}" in text for key in ("config", "clip", "dataset", "replay_weight", "learning_rate"))

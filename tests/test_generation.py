@@ -1,0 +1,175 @@
+"""generate(): prompts beside images, alone and together, in every mode of decoding."""
+
+import pytest
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+PROMPTS = ["a photo of", "<mask>", "Question: what color is the circle? Answer: <mask>", "a red"]
+
+
+@pytest.fixture(scope="module")
+def batch(processor, images):
+    return processor(images=images, text=PROMPTS)
+
+
+def test_decoder_starts_with_the_tokens_before_the_mask(model, processor, batch):
+    tokenizer = processor.tokenizer
+    written = model.generate(**batch, max_new_tokens=5)
+    for row, prompt in zip(written, PROMPTS, strict=True):
+        before = tokenizer(prompt.split("<mask>")[0].rstrip())["input_ids"][:-1]  # <s> and the prompt, no </s>
+        assert row[: 1 + len(before)].tolist() == [2, *before]
+
+
+def test_answer_continues_as_the_whole_text_is_tokenized(model, processor):
+    """The decoder's prefix is what the tokens of "prompt answer" begin with, so that the next token is " red"."""
+    ids = processor(images=None, text="Question: what color is the circle? Answer: <mask>")["input_ids"]
+    with_mask = model.decoder_prompt_ids(ids)[0].tolist()
+    whole = processor.tokenizer("Question: what color is the circle? Answer: red")["input_ids"]
+    assert [2, *whole[: len(with_mask) - 1]] == with_mask
+    assert processor.tokenizer.decode(whole[len(with_mask) - 1 : -1]) == " red"
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 2}])
+def test_prompts_of_different_lengths_give_what_each_gives_alone(model, processor, images, batch, options):
+    together = model.generate(**batch, max_new_tokens=7, **options)
+    copies = options.get("num_return_sequences", 1)
+    assert len(together) == 4 * copies
+    for row, (image, prompt) in enumerate(zip(images, PROMPTS, strict=True)):
+        alone = model.generate(**processor(images=image, text=prompt), max_new_tokens=7, **options)
+        group = together[row * copies : (row + 1) * copies]
+        assert torch.equal(group[:, : alone.shape[1]], alone)
+        assert (group[:, alone.shape[1] :] == 1).all()
+
+
+def test_cache_batch_and_static_cache_change_nothing(model, batch):
+    expected = model.generate(**batch, max_new_tokens=8)
+    assert torch.equal(model.generate(**batch, max_new_tokens=8, use_cache=False), expected)
+    static = model.generate(**batch, max_new_tokens=8, cache_implementation="static", disable_compile=True)
+    assert torch.equal(static, expected)
+
+
+def test_greedy_is_the_argmax_of_forward(model, processor, image):
+    batch = processor(images=image, text="a photo of")
+    model_config = GenerationConfig(max_new_tokens=4, bos_token_id=0, eos_token_id=2, pad_token_id=1)
+    model_config.decoder_start_token_id = 2
+    plain = GenerationConfig(**{**model_config.to_diff_dict(), "no_repeat_ngram_size": 0})
+    written = model.generate(**batch, generation_config=plain)[0]
+    prefix = model.decoder_prompt_ids(batch["input_ids"])[0]
+    for position in range(len(prefix), len(written) - 1):  # the last token is forced to be </s>
+        logits = model(**batch, decoder_input_ids=written[None, :position]).logits
+        assert logits[0, -1].argmax() == written[position]
+
+
+def test_sampling_is_seeded_and_returns_several(model, processor, image):
+    batch = processor(images=image)
+    options = {"do_sample": True, "num_return_sequences": 3, "max_new_tokens": 8, "top_k": 0}
+    torch.manual_seed(0)
+    first = model.generate(**batch, **options)
+    torch.manual_seed(0)
+    assert torch.equal(model.generate(**batch, **options), first)
+    assert len({tuple(row) for row in first.tolist()}) == 3
+
+
+def test_image_alone_is_the_default_prompt(model, processor, images):
+    batch = processor(images=images)
+    expected = model.generate(**batch, max_new_tokens=6)
+    assert torch.equal(model.generate(pixel_values=batch["pixel_values"], max_new_tokens=6), expected)
+    features = model.get_image_features(batch["pixel_values"]).last_hidden_state
+    assert torch.equal(model.generate(image_features=features, max_new_tokens=6), expected)
+    assert len({tuple(row) for row in expected.tolist()}) > 1  # images make a difference
+
+
+def test_precomputed_features_and_encoder_outputs_are_the_image(model, batch):
+    expected = model.generate(**batch, max_new_tokens=6, num_beams=2)
+    features = model.get_image_features(batch["pixel_values"]).last_hidden_state
+    text = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    assert torch.equal(model.generate(**text, image_features=features, max_new_tokens=6, num_beams=2), expected)
+    encoded = model.get_encoder()(**batch)
+    prompts = model.decoder_prompt_ids(**text)
+    mask = text["attention_mask"]
+    given = model.generate(
+        encoder_outputs=encoded, attention_mask=mask, decoder_input_ids=prompts, max_new_tokens=6, num_beams=2
+    )
+    assert torch.equal(given, expected)
+
+
+def test_a_prompt_is_answered_without_an_image_too(model, processor):
+    """The blind control: the same prefix, no image."""
+    batch = processor(text=["Question: how many? Answer: <mask>", "a photo of <mask>"])
+    prompts = model.decoder_prompt_ids(**batch)
+    written = model.generate(**batch, decoder_input_ids=prompts, max_new_tokens=6)
+    bart = model.to_bart()
+    for row, prompt in enumerate(prompts):
+        text = {name: value[row : row + 1] for name, value in batch.items()}
+        alone = bart.generate(**text, decoder_input_ids=prompt[None], max_new_tokens=6)
+        assert torch.equal(written[row : row + 1, : alone.shape[1]], alone)
+
+
+def test_the_image_is_encoded_once(model, batch):
+    calls = []
+    handle = model.vision_model.register_forward_hook(lambda *_: calls.append(1))
+    same_length = {name: value[:1] for name, value in batch.items()}
+    model.generate(**same_length, max_new_tokens=6, num_beams=3, num_return_sequences=2)
+    handle.remove()
+    assert len(calls) == 1
+
+
+def test_prompt_lookup_and_assisted_decoding_are_greedy(model, processor, images):
+    batch = processor(images=images[0], text="a photo of")
+    expected = model.generate(**batch, max_new_tokens=8, no_repeat_ngram_size=0)
+    lookup = model.generate(**batch, max_new_tokens=8, no_repeat_ngram_size=0, prompt_lookup_num_tokens=2)
+    assert torch.equal(lookup, expected)
+    assisted = model.generate(**batch, max_new_tokens=8, no_repeat_ngram_size=0, assistant_model=model)
+    assert torch.equal(assisted, expected)
+
+
+def test_scores_are_returned_for_prompts_of_one_length(model, processor, images):
+    batch = processor(images=images[:2], text=["a photo of", "a photo of"])
+    output = model.generate(**batch, max_new_tokens=4, return_dict_in_generate=True, output_scores=True)
+    assert torch.equal(output.sequences, model.generate(**batch, max_new_tokens=4))
+    assert len(output.scores) == output.sequences.shape[1] - 5  # decoder start, <s>, three tokens of the prompt
+    assert output.encoder_attentions is None
+
+
+def test_logits_processors_reach_every_group(model, batch):
+    class Only(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            return torch.full_like(scores, -1e9).index_fill_(1, torch.tensor([7]), 0.0)
+
+    written = model.generate(
+        **batch, max_new_tokens=3, no_repeat_ngram_size=0, logits_processor=LogitsProcessorList([Only()])
+    )
+    for row, prompt in zip(written, model.decoder_prompt_ids(batch["input_ids"]), strict=True):
+        assert row[len(prompt) : len(prompt) + 2].tolist() == [7, 7]
+
+
+def test_the_generation_config_of_bart_is_carried_over(model, bart_dir, tmp_path):
+    expected = GenerationConfig.from_pretrained(bart_dir)
+    assert model.generation_config.to_diff_dict() == expected.to_diff_dict()
+    model.save_pretrained(tmp_path)
+    assert GenerationConfig.from_pretrained(tmp_path).to_diff_dict() == expected.to_diff_dict()
+
+
+def test_a_prompt_without_a_mask_is_continued(model):
+    assert model.decoder_prompt_ids(torch.tensor([[0, 8, 9, 2, 1]]))[0].tolist() == [2, 0, 8, 9]
+    left = torch.tensor([[1, 1, 0, 8, 9, model.config.mask_token_id, 5, 2]])
+    assert model.decoder_prompt_ids(left, left.ne(1))[0].tolist() == [2, 0, 8, 9]
+
+
+def test_bad_input_is_a_value_error(model, batch):
+    mask = model.config.mask_token_id
+    with pytest.raises(ValueError, match="Neither an image nor a text is given to `generate`"):
+        model.generate(max_new_tokens=3)
+    with pytest.raises(ValueError, match=r"4 image\(s\) but 2 text\(s\)"):
+        model.generate(pixel_values=batch["pixel_values"], input_ids=batch["input_ids"][:2])
+    with pytest.raises(ValueError, match="Row 1 of `input_ids` holds 2 <mask>"):
+        ids = torch.tensor([[0, mask, 2, 1], [0, mask, mask, 2]])
+        model.generate(pixel_values=batch["pixel_values"][:2], input_ids=ids)
+    with pytest.raises(ValueError, match="both given"):
+        model.generate(**batch, image_features=torch.zeros(4, 17, 24))
+    with pytest.raises(ValueError, match="one length"):
+        model.generate(**batch, max_new_tokens=3, return_dict_in_generate=True)
+    with pytest.raises(ValueError, match="`streamer` is given, but the prompts have different lengths"):
+        model.generate(**batch, max_new_tokens=3, streamer=object())
+    with pytest.raises(ValueError, match="not used by the model.*max_new_token'"):
+        model.generate(**batch, max_new_token=3)

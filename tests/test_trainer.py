@@ -1,0 +1,336 @@
+"""The training loop: what moves, what is logged, and that accumulation, processes and the cache change nothing."""
+
+import copy
+import os
+import socket
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from caption_data import load, load_text
+from torch import nn
+
+from trainer import EpochDataset, TextInfilling, VLKDDataCollator, VLKDTrainer, VLKDTrainingArguments
+from trainer.feature_cache import add_image_features, add_teacher_embeds, load_teacher
+from trainer.losses import icti, itcl, ttdm
+from trainer.vlkd_trainer import RunningMeans
+
+TERMS = ("ttdm", "itcl", "icti")
+
+
+@pytest.fixture
+def parts(model, processor, clip_dir, tmp_path) -> SimpleNamespace:
+    """What `build` needs, kept together so that a test can hand it to another process."""
+    teacher, teacher_tokenizer = load_teacher(clip_dir)
+    return SimpleNamespace(
+        model=copy.deepcopy(model),
+        processor=processor,
+        teacher=teacher,
+        teacher_tokenizer=teacher_tokenizer,
+        folder=str(tmp_path),
+    )
+
+
+def build(parts: SimpleNamespace, dataset=None, model: nn.Module | None = None, **options) -> VLKDTrainer:
+    """A trainer of few steps without dropout, so that only what a test changes makes a difference."""
+    options = {"max_steps": 2, "per_device_train_batch_size": 4, "learning_rate": 1e-3, "logging_steps": 1} | options
+    args = VLKDTrainingArguments(
+        output_dir=parts.folder,
+        use_cpu=True,
+        disable_tqdm=True,
+        save_strategy="no",
+        lr_scheduler_type="constant",
+        **options,
+    )
+    model = copy.deepcopy(parts.model) if model is None else model
+    for module in model.modules():
+        if hasattr(module, "dropout") and isinstance(module.dropout, float):
+            module.dropout = 0.0
+    collator = VLKDDataCollator(
+        processor=parts.processor,
+        teacher_tokenizer=parts.teacher_tokenizer,
+        infilling=TextInfilling(parts.processor.tokenizer.mask_token_id, args.mask_ratio, args.mask_all_probability),
+        decoder_start_token_id=model.config.text_config.decoder_start_token_id,
+        projection_dim=model.config.projection_dim,
+        max_text_length=60,
+        seed=args.seed,
+    )
+    dataset = load() if dataset is None else dataset
+    return VLKDTrainer(model, args, parts.teacher, train_dataset=dataset, eval_dataset=dataset, data_collator=collator)
+
+
+def with_texts(rows: int = 16) -> EpochDataset:
+    return EpochDataset(load(rows=rows), list(load_text()["text"]))
+
+
+def parameters(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def train_logs(trainer: VLKDTrainer) -> list[dict]:
+    return [log for log in trainer.state.log_history if "loss" in log]
+
+
+# ---- what learns
+
+
+@pytest.mark.parametrize("freeze", ["nothing", "decoder", "all"])
+def test_trainable_parameters_move_and_frozen_ones_stay(parts, freeze):
+    trainer = build(parts, max_steps=1, freeze=freeze)
+    before = parameters(trainer.model)
+    trainer.train()
+    trainable = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    moved = {name for name, parameter in trainer.model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert moved == trainable
+    maps = trainer.model.projection_parameter_names()
+    assert moved == maps if freeze == "all" else moved > maps
+    assert any("decoder.layers" in name for name in moved) == (freeze == "nothing")
+    assert not any(name.startswith(("vision_model", "visual_projection", "logit_scale")) for name in moved)
+
+
+def test_teacher_and_clip_stay_frozen_and_in_eval_mode(parts):
+    trainer = build(parts)
+    before = copy.deepcopy(parts.teacher.state_dict())
+    trainer.train()
+    assert not parts.teacher.training and not trainer.model.vision_model.training
+    assert all(torch.equal(value, before[name]) for name, value in parts.teacher.state_dict().items())
+
+
+def test_parameter_groups(parts):
+    trainer = build(parts, weight_decay=0.1, projection_learning_rate=0.5)
+    optimizer = trainer.create_optimizer()
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    maps = trainer.model.projection_parameter_names()
+    grouped = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    assert sorted(grouped) == sorted(name for name, p in trainer.model.named_parameters() if p.requires_grad)
+    for group in optimizer.param_groups:
+        assert len({names[id(parameter)] in maps for parameter in group["params"]}) == 1
+        assert group["lr"] == (0.5 if names[id(group["params"][0])] in maps else 1e-3)
+        assert all(
+            ("bias" in names[id(p)] or "norm" in names[id(p)]) == (group["weight_decay"] == 0) for p in group["params"]
+        )
+
+
+def test_projection_learning_rate_is_scheduled_too(parts):
+    trainer = build(parts, freeze="all", projection_learning_rate=0.25)
+    trainer.train()
+    assert {group["lr"] for group in trainer.optimizer.param_groups} == {0.25}
+
+
+def test_weight_of_zero_leaves_a_loss_out(parts):
+    trainer = build(parts, max_steps=1, ttdm_weight=0, itcl_weight=0)
+    before = parameters(trainer.model)
+    trainer.train()
+    assert torch.equal(trainer.model.text_projection.weight, before["text_projection.weight"])
+    log = train_logs(trainer)[0]
+    assert log["loss"] == pytest.approx(log["icti"], rel=1e-3) and log["ttdm"] > 0 and log["itcl"] > 0
+
+
+def test_it_learns(parts):
+    trainer = build(parts, max_steps=40, num_train_epochs=10, logging_steps=10, learning_rate=3e-3)
+    trainer.train()
+    logs = train_logs(trainer)
+    assert all(logs[-1][term] < logs[0][term] for term in TERMS)
+
+
+# ---- losses and logs
+
+
+def test_terms_are_those_of_the_losses(parts):
+    trainer = build(parts, per_device_eval_batch_size=16)
+    metrics = trainer.evaluate()
+    model = trainer.model.eval()
+    batch = trainer.data_collator([trainer.eval_dataset[index] for index in range(16)])
+    with torch.no_grad():
+        teacher = parts.teacher(batch.pop("teacher_input_ids"), batch.pop("teacher_attention_mask")).text_embeds
+        labels = batch.pop("labels")
+        student = model.get_text_features(batch["caption_input_ids"], batch["caption_attention_mask"]).pooler_output
+        image = model.get_image_features(batch["pixel_values"]).pooler_output
+        logits = model(**batch).logits
+    assert metrics["eval_ttdm"] == pytest.approx(ttdm(student, nn.functional.normalize(teacher)).item(), rel=1e-4)
+    assert metrics["eval_itcl"] == pytest.approx(itcl(student, image, model.logit_scale).item(), rel=1e-4)
+    assert metrics["eval_icti"] == pytest.approx(icti(logits, labels).item(), rel=1e-4)
+
+
+def test_logged_loss_is_the_weighted_sum_of_the_logged_terms(parts):
+    weights = {"ttdm": 0.5, "itcl": 2.0, "icti": 3.0, "replay": 0.25}
+    options = {f"{name}_weight": weight for name, weight in weights.items()}
+    trainer = build(parts, with_texts(), max_steps=4, logging_steps=2, gradient_accumulation_steps=2, **options)
+    trainer.train()
+    metrics = trainer.evaluate()
+    for log in train_logs(trainer):
+        assert log["loss"] == pytest.approx(sum(weights[name] * log[name] for name in weights), rel=1e-4)
+        assert log["samples_per_second"] > 0
+    assert metrics["eval_loss"] == pytest.approx(sum(weights[name] * metrics[f"eval_{name}"] for name in weights))
+
+
+def test_evaluation_is_the_same_whenever_it_runs(parts):
+    trainer = build(parts, num_train_epochs=3, max_steps=-1, learning_rate=0.0, eval_strategy="epoch")
+    trainer.train()
+    losses = [log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log]
+    assert len(losses) == 3 and len(set(losses)) == 1
+    assert len({log["icti"] for log in train_logs(trainer)}) > 8  # while training draws anew in every epoch
+
+
+def test_evaluation_means_do_not_depend_on_the_batch_size(parts):
+    trainers = [build(parts, with_texts(11), per_device_eval_batch_size=size, replay_weight=1.0) for size in (3, 11)]
+    by_size = [trainer.evaluate() for trainer in trainers]
+    for term in ("eval_ttdm", "eval_icti", "eval_replay"):
+        assert by_size[0][term] == pytest.approx(by_size[1][term], rel=1e-5)
+
+
+def test_evaluation_of_named_splits(parts):
+    trainer = build(parts)
+    metrics = trainer.evaluate({"small": load(rows=4), "large": load(rows=8)})
+    assert metrics["eval_small_icti"] != metrics["eval_large_icti"]
+
+
+def test_epochs_reach_the_rows(parts):
+    trainer = build(parts, max_steps=-1, num_train_epochs=2)
+    seen = []
+    collate = trainer.data_collator
+    trainer.data_collator = lambda rows: seen.extend(row["epoch"] for row in rows) or collate(rows)
+    trainer.train()
+    assert seen == [0] * 16 + [1] * 16
+
+
+def test_workers_change_nothing(parts):
+    options = {"max_steps": -1, "num_train_epochs": 2}
+    alone, with_workers = (
+        build(parts, **options),
+        build(parts, **options, dataloader_num_workers=1, dataloader_persistent_workers=True),
+    )
+    alone.train()
+    with_workers.train()
+    expected = parameters(alone.model)
+    assert all(torch.equal(value, expected[name]) for name, value in parameters(with_workers.model).items())
+
+
+def test_running_means_are_weighted_and_start_anew():
+    accelerator = SimpleNamespace(reduce=lambda tensor, reduction: tensor)
+    means = RunningMeans()
+    means.add({"a": torch.tensor(3.0) * 1}, {"a": 1})
+    means.add({"a": torch.tensor(6.0) * 2}, {"a": torch.tensor(2)})
+    assert means.pop(accelerator) == {"a": 5.0}
+    means.add({"a": torch.tensor(1.0)}, {"a": 1})
+    assert means.pop(accelerator) == {"a": 1.0}
+
+
+# ---- the same step in other layouts
+
+
+def one_step(parts, dataset=None, **options) -> tuple[dict, dict]:
+    """The gradient (by a step of plain SGD) and the logged terms of one step of 8 rows in order."""
+    settings = {"optim": "sgd", "max_grad_norm": 0.0, "learning_rate": 1.0, "train_sampling_strategy": "sequential"}
+    trainer = build(parts, dataset, max_steps=1, **settings, **options)
+    before = parameters(trainer.model)
+    trainer.train()
+    after = parameters(trainer.model)
+    return {name: before[name] - after[name] for name in before}, train_logs(trainer)[0]
+
+
+def assert_same_gradients(actual: dict, expected: dict) -> None:
+    for name in expected:
+        torch.testing.assert_close(
+            actual[name], expected[name], rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_accumulated_step_is_the_step_of_the_whole_batch(parts):
+    """ITCL is left out: its negatives are those of a batch. The labels are ragged, so means of means would differ."""
+    options = {"itcl_weight": 0.0, "replay_weight": 0.5}
+    whole, log = one_step(parts, with_texts(8), per_device_train_batch_size=8, **options)
+    accumulated, logged = one_step(
+        parts, with_texts(8), per_device_train_batch_size=4, gradient_accumulation_steps=2, **options
+    )
+    assert_same_gradients(accumulated, whole)
+    for term in ("loss", "ttdm", "icti", "replay"):
+        assert logged[term] == pytest.approx(log[term], rel=1e-5)
+
+
+def test_step_from_the_cache_is_the_live_step(parts, tmp_path):
+    cached = add_image_features(load(rows=8), parts.model, parts.processor, cache_dir=str(tmp_path))
+    cached = add_teacher_embeds(cached, parts.teacher, parts.teacher_tokenizer, cache_dir=str(tmp_path))
+    live_gradients, live = one_step(parts, load(rows=8), per_device_train_batch_size=8)
+    gradients, log = one_step(parts, cached, per_device_train_batch_size=8)
+    for term in ("loss", *TERMS):
+        assert log[term] == pytest.approx(live[term], rel=2e-3)
+    name = "image_projection.weight"
+    torch.testing.assert_close(
+        gradients[name], live_gradients[name], rtol=0.02, atol=2e-3 * live_gradients[name].std()
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def in_process(rank: int, parts: SimpleNamespace, folder: str, port: int) -> None:
+    launch = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in launch.items()})  # as torchrun does
+    torch.set_num_threads(1)
+    result = one_step(parts, with_texts(8), per_device_train_batch_size=4, replay_weight=0.5)
+    if rank == 0:
+        torch.save(result, f"{folder}/result.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_take_the_step_of_one(parts, tmp_path):
+    """With every loss: the negatives of ITCL come from both processes, and accumulation is by DDP."""
+    mp.spawn(in_process, args=(parts, str(tmp_path), free_port()), nprocs=2)
+    gradients, log = torch.load(tmp_path / "result.pt")
+    expected, expected_log = one_step(parts, with_texts(8), per_device_train_batch_size=8, replay_weight=0.5)
+    assert_same_gradients(gradients, expected)
+    for term in ("loss", *TERMS, "replay"):
+        assert log[term] == pytest.approx(expected_log[term], rel=1e-5)
+
+
+def test_bf16_autocast(parts):
+    trainer = build(parts, with_texts(), bf16=True, max_steps=3, replay_weight=0.5)
+    trainer.train()
+    assert all(torch.tensor(log["loss"]).isfinite() for log in train_logs(trainer))
+    assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
+
+
+def test_resumed_training_is_uninterrupted_training(parts):
+    options = {"max_steps": 6, "num_train_epochs": 2, "save_steps": 3}
+    straight = build(parts, **options)
+    straight.train()
+    first = build(parts, **options)
+    first.args.save_strategy = "steps"
+    first.args.set_save(strategy="steps", steps=3, total_limit=None)
+    first.train()
+    resumed = build(parts, **options)
+    resumed.train(resume_from_checkpoint=f"{parts.folder}/checkpoint-3")
+    expected = parameters(straight.model)
+    assert all(torch.equal(value, expected[name]) for name, value in parameters(resumed.model).items())
+
+
+# ---- bad input
+
+
+def test_no_teacher_and_no_cache(parts):
+    parts.teacher = None
+    with pytest.raises(ValueError, match="teacher"):
+        build(parts).train()
+
+
+def test_no_documents_to_replay(parts):
+    with pytest.raises(ValueError, match="no document"):
+        build(parts, replay_weight=1.0).train()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ttdm_weight": -1.0}, "ttdm_weight is -1"),
+        ({"ttdm_weight": 0, "itcl_weight": 0, "icti_weight": 0}, "nothing would be learnt"),
+        ({"max_text_length": 2}, "max_text_length is 2"),
+    ],
+)
+def test_bad_arguments(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        VLKDTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **options)

@@ -1,0 +1,96 @@
+"""The `vlkd` command.
+
+A subcommand is a module with `add_command(commands)`, which adds its parser and sets `run=`, a function of the parsed
+arguments that returns the exit code. To add one, name its module in COMMANDS.
+"""
+
+import argparse
+import difflib
+import json
+import sys
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+from trainer import train
+
+COMMANDS = (train,)
+
+
+class CommandParser(HfArgumentParser):
+    """Parser of one subcommand: what is wrong with its options is a ValueError, which `main` prints.
+
+    One made from dataclasses also takes `--config FILE`, a flat YAML file of the same options. Flags win over it.
+    """
+
+    def __init__(self, dataclass_types: Any = None, **kwargs: Any):
+        super().__init__(dataclass_types, **kwargs, allow_abbrev=False)
+        if self.dataclass_types:
+            self.add_argument(
+                "--config", metavar="FILE", help="YAML file of the options below, one `key: value` a line."
+            )
+
+    def parse_known_args(
+        self, args: list[str] | None = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list]:
+        config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        config.error = self.error
+        config.add_argument("--config")
+        file, flags = config.parse_known_args(args)
+        if file.config:
+            flags = flags_of_config(file.config) + flags
+        parsed, unknown = super().parse_known_args(flags, namespace)
+        if unknown:
+            raise ValueError(self._describe(unknown))
+        return parsed, []
+
+    def error(self, message: str) -> None:
+        raise ValueError(message)
+
+    def _describe(self, unknown: list[str]) -> str:
+        keys = [word.lstrip("-").partition("=")[0] for word in unknown if word.startswith("--")]
+        if not keys:
+            return f"unexpected {' '.join(unknown)}; options are written --key value."
+        near = difflib.get_close_matches(keys[0].replace("-", "_"), [action.dest for action in self._actions])
+        return f"unknown key '{keys[0]}'." + (f" Did you mean {' or '.join(near)}?" if near else "")
+
+
+def flags_of_config(path: str) -> list[str]:
+    """`key: value` lines of a flat YAML file as `--key=value` flags; null leaves a key at its default.
+
+    Raises:
+        ValueError: the file cannot be read, or is no flat mapping.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            config = yaml.safe_load(file)
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"--config {path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"--config {path} holds no `key: value` lines.")
+    flags = []
+    for key, value in config.items():
+        if isinstance(value, list):
+            flags += [f"--{key}", *map(str, value)]
+        elif value is not None:
+            flags.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
+    return flags
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a subcommand; the exit code is 0, or 2 with one line on stderr for what the user can mend."""
+    parser = argparse.ArgumentParser(prog="vlkd", description="CLIP's eyes for BART.", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=CommandParser)
+    for module in COMMANDS:
+        module.add_command(commands)
+    try:
+        args = parser.parse_args(argv)
+        return args.run(args)
+    except ValueError as error:
+        print(f"vlkd: error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

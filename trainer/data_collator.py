@@ -1,0 +1,127 @@
+"""Images and captions become one training batch."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
+from trainer.data import check_image, list_captions
+from trainer.infilling import TextInfilling, seeded_rng
+
+CAPTIONS = 0  # the random stream that draws captions and corrupts them
+
+
+@dataclass
+class VLKDDataCollator:
+    """Builds what `VLKDTrainer.compute_loss` takes from rows of an `EpochDataset`.
+
+    A row holds `index` and `epoch`, an image (or `image_features`, if the cache replaced it), a caption or a list of
+    captions of which one is drawn, and, with the cache, `teacher_embeds`. Everything random is drawn from
+    (seed, epoch, index).
+
+    The batch: `pixel_values` (batch, 3, height, width) or `image_features` (batch, image_tokens, projection_dim); the
+    corrupted caption `input_ids`, `attention_mask`; the caption itself as `caption_input_ids`,
+    `caption_attention_mask`, as `labels` (-100 where padded) and, moved one to the right, `decoder_input_ids`; for the
+    teacher `teacher_embeds` (batch, projection_dim) or `teacher_input_ids`, `teacher_attention_mask`. Rows that carry
+    a `document` add the text replay: `replay_input_ids`, `replay_attention_mask`, `replay_decoder_input_ids`,
+    `replay_labels`.
+
+    Args:
+        processor: CLIP's image processor and BART's tokenizer.
+        teacher_tokenizer: CLIP's tokenizer; not used for rows with `teacher_embeds`.
+        infilling: how captions are corrupted; documents alike, but never masked as a whole.
+        decoder_start_token_id: what the decoder reads first (BART: `</s>`).
+        projection_dim: the width of the joint space, in which cached columns, stored flat, are read back.
+        max_text_length: captions and documents are cut to this many tokens.
+        seed: of every draw.
+        image_column, caption_column: their names in the dataset.
+
+    Raises:
+        ValueError: a row has no image or no caption; it names row and column.
+    """
+
+    processor: ProcessorMixin
+    teacher_tokenizer: PreTrainedTokenizerBase
+    infilling: TextInfilling
+    decoder_start_token_id: int
+    projection_dim: int
+    max_text_length: int = 128
+    seed: int = 0
+    image_column: str = "image"
+    caption_column: str = "caption"
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        rngs = [seeded_rng(self.seed, CAPTIONS, example["epoch"], example["index"]) for example in examples]
+        drawn = [self._draw_caption(example, rng) for example, rng in zip(examples, rngs, strict=True)]
+        captions = [caption for caption, _ in drawn]
+        ids = self._tokenize(captions)
+
+        batch = self._images(examples)
+        batch |= self._denoising(ids, self.infilling, rngs)
+        batch |= self._padded(ids, "caption_input_ids", "caption_attention_mask")
+        batch |= self._teacher(captions, [embeds for _, embeds in drawn])
+        if "document" in examples[0]:
+            documents = self._tokenize([example["document"] for example in examples])
+            replay = self._denoising(documents, replace(self.infilling, mask_all_probability=0.0), rngs)
+            batch |= {f"replay_{name}": tensor for name, tensor in replay.items()}
+        return batch
+
+    def _draw_caption(self, example: dict[str, Any], rng: np.random.Generator) -> tuple[str, np.ndarray | None]:
+        """One of the row's captions and, where the cache has it, the teacher's embedding of it."""
+        captions = list_captions(example[self.caption_column], example["index"], self.caption_column)
+        choice = int(rng.integers(len(captions)))
+        if "teacher_embeds" not in example:
+            return captions[choice], None
+        return captions[choice], np.reshape(example["teacher_embeds"], (-1, self.projection_dim))[choice]
+
+    def _images(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        if "image_features" in examples[0]:
+            features = np.stack([example["image_features"] for example in examples])
+            return {"image_features": torch.from_numpy(features).float().view(len(examples), -1, self.projection_dim)}
+        for example in examples:
+            check_image(example[self.image_column], example["index"], self.image_column)
+        images = [example[self.image_column] for example in examples]
+        return {"pixel_values": self.processor(images=images, return_tensors="pt")["pixel_values"]}
+
+    def _tokenize(self, texts: list[str]) -> list[list[int]]:
+        return self.processor.tokenizer(texts, truncation=True, max_length=self.max_text_length)["input_ids"]
+
+    def _denoising(
+        self, ids: list[list[int]], infilling: TextInfilling, rngs: list[np.random.Generator]
+    ) -> dict[str, Tensor]:
+        """The corrupted texts, the texts as labels and the labels moved one to the right."""
+        corrupted = [infilling(row, rng) for row, rng in zip(ids, rngs, strict=True)]
+        corrupted = [self._cut(row) for row in corrupted]
+        shifted = [[self.decoder_start_token_id, *row[:-1]] for row in ids]
+        return {
+            **self._padded(corrupted, "input_ids", "attention_mask"),
+            "decoder_input_ids": pad(shifted, self.processor.tokenizer.pad_token_id),
+            "labels": pad(ids, -100),
+        }
+
+    def _cut(self, row: list[int]) -> list[int]:
+        """Masks that hide no token make a text longer; it must still fit the encoder."""
+        return row if len(row) <= self.max_text_length else [*row[: self.max_text_length - 1], row[-1]]
+
+    def _padded(self, rows: list[list[int]], ids_name: str, mask_name: str) -> dict[str, Tensor]:
+        return {
+            ids_name: pad(rows, self.processor.tokenizer.pad_token_id),
+            mask_name: pad([[1] * len(row) for row in rows], 0),
+        }
+
+    def _teacher(self, captions: list[str], embeds: list[np.ndarray | None]) -> dict[str, Tensor]:
+        if embeds[0] is not None:
+            return {"teacher_embeds": torch.from_numpy(np.stack(embeds)).float()}
+        tokens = self.teacher_tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
+        return {"teacher_input_ids": tokens["input_ids"], "teacher_attention_mask": tokens["attention_mask"]}
+
+
+def pad(rows: list[list[int]], value: int) -> Tensor:
+    """(batch, longest row), filled with `value` on the right."""
+    padded = np.full((len(rows), max(map(len, rows))), value)
+    for line, row in zip(padded, rows, strict=True):
+        line[: len(row)] = row
+    return torch.from_numpy(padded)

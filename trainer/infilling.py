@@ -1,0 +1,69 @@
+"""BART's text infilling: spans of a text are replaced by one `<mask>` each, and the decoder writes the whole text."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SPAN_LENGTH = 3.0  # the mean of BART's Poisson distribution
+
+
+@dataclass(frozen=True)
+class TextInfilling:
+    """Corrupts lists of token ids.
+
+    Args:
+        mask_token_id: the id that stands in the place of a span.
+        mask_ratio: ρ, the share of a text's tokens that spans cover, on average exactly this.
+        mask_all_probability: p, the probability that one `<mask>` replaces the whole text, which is the prompt that
+            asks for a caption.
+
+    Raises:
+        ValueError: a share or probability lies outside [0, 1].
+    """
+
+    mask_token_id: int
+    mask_ratio: float
+    mask_all_probability: float
+
+    def __post_init__(self):
+        for name in ("mask_ratio", "mask_all_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1.")
+
+    def __call__(self, ids: list[int], rng: np.random.Generator) -> list[int]:
+        """Corrupt `ids`, whose first and last tokens are special (`<s>`, `</s>`) and stay where they are."""
+        first, *tokens, last = ids
+        if rng.random() < self.mask_all_probability:
+            return [first, self.mask_token_id, last]
+        spans = draw_spans(len(tokens), self.mask_ratio, rng)
+        return [first, *mask_spans(tokens, spans, self.mask_token_id, rng), last]
+
+
+def draw_spans(num_tokens: int, mask_ratio: float, rng: np.random.Generator) -> list[int]:
+    """Lengths of the spans to mask: Poisson(3) draws until they cover the share; the last one is cut to fit.
+
+    The number of covered tokens is `mask_ratio * num_tokens` rounded up or down at random, so that its mean is exact
+    for short texts too. A length of 0 is kept: it becomes a `<mask>` that hides nothing, as in BART.
+    """
+    left = int(mask_ratio * num_tokens + rng.random())
+    spans = []
+    while left > 0:
+        spans.append(min(int(rng.poisson(SPAN_LENGTH)), left))
+        left -= spans[-1]
+    return spans
+
+
+def mask_spans(tokens: list[int], spans: list[int], mask_token_id: int, rng: np.random.Generator) -> list[int]:
+    """Place the spans in a uniformly random order among the tokens that stay, and write each as one mask."""
+    pieces = np.array(spans + [-1] * (len(tokens) - sum(spans)))  # -1: a token that stays
+    rng.shuffle(pieces)
+    corrupted, position = [], 0
+    for piece in pieces.tolist():
+        corrupted.append(tokens[position] if piece < 0 else mask_token_id)
+        position += 1 if piece < 0 else piece
+    return corrupted
+
+
+def seeded_rng(seed: int, stream: int, epoch: int, index: int) -> np.random.Generator:
+    """The same (seed, epoch, index) gives the same draws in any process layout; streams are independent."""
+    return np.random.default_rng((seed, stream, epoch, index))

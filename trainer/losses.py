@@ -1,0 +1,110 @@
+"""The three losses of VLKD, as pure functions of tensors.
+
+| loss | what it aligns | the paper's name |
+|---|---|---|
+| `ttdm` | BART's sentence embedding with CLIP's text embedding | text-text distance minimisation |
+| `itcl` | BART's sentence embedding with CLIP's image embedding | image-text contrastive learning |
+| `icti` | BART's decoder with the image | image-conditioned text infilling |
+"""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def ttdm(student: Tensor, teacher: Tensor) -> Tensor:
+    """Text-text distance minimisation: the batch's mean of ‖s − t‖², which is 2 − 2 cos(s, t).
+
+    Args:
+        student: s, (batch, projection_dim), unit norm.
+        teacher: t, (batch, projection_dim), unit norm: CLIP's embeddings of the same captions.
+
+    Raises:
+        ValueError: the two shapes differ.
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"ttdm: student has shape {tuple(student.shape)}, teacher {tuple(teacher.shape)}; they must agree."
+        )
+    return (student - teacher).square().sum(dim=-1).mean()
+
+
+def itcl(text: Tensor, image: Tensor, logit_scale: Tensor | float) -> Tensor:
+    """Image-text contrastive learning: ½ [CE(τ s vᵀ) + CE(τ v sᵀ)] over the rows of all processes.
+
+    Row i of `text` belongs to row i of `image`; every other row, here or on another process, is a negative. Each
+    process returns the mean over its own rows, so that the mean over processes is the loss of the whole batch and,
+    with DDP's averaging, its gradient is the gradient of one process that holds all rows.
+
+    Args:
+        text: s, (batch, projection_dim), unit norm.
+        image: v, (batch, projection_dim), unit norm.
+        logit_scale: log τ, CLIP's `logit_scale` as the checkpoint stores it; the exponential is taken here.
+
+    Raises:
+        ValueError: the two shapes differ, or the processes hold different numbers of rows.
+    """
+    if text.shape != image.shape:
+        raise ValueError(f"itcl: text has shape {tuple(text.shape)}, image {tuple(image.shape)}; they must agree.")
+    scale = torch.as_tensor(logit_scale, device=text.device).exp()
+    all_text, all_image = gather_rows(text), gather_rows(image)
+    own_rows = torch.arange(len(text), device=text.device) + _rank() * len(text)
+    text_to_image = F.cross_entropy(scale * text @ all_image.T, own_rows)  # (batch, processes * batch)
+    image_to_text = F.cross_entropy(scale * image @ all_text.T, own_rows)
+    return (text_to_image + image_to_text) / 2
+
+
+def icti(logits: Tensor, labels: Tensor, num_items: Tensor | int | None = None) -> Tensor:
+    """Image-conditioned text infilling: token cross-entropy of the whole caption.
+
+    Nothing is shifted: `labels[:, i]` is predicted by `logits[:, i]`, as in every encoder-decoder whose decoder inputs
+    are the labels moved one to the right.
+
+    Args:
+        logits: (batch, tokens, vocabulary).
+        labels: (batch, tokens); positions that hold -100 are ignored.
+        num_items: what the sum over tokens is divided by; the number of labels in this batch unless given. With
+            gradient accumulation it is the number of labels in all accumulated batches.
+    """
+    total = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum")
+    return total / (labels.ne(-100).sum() if num_items is None else num_items)
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Rows of every process in rank order, (processes * batch, dim), with gradient; `rows` itself on one process.
+
+    Raises:
+        ValueError: the processes hold different numbers of rows.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return rows
+    sizes = [torch.empty(1, dtype=torch.long, device=rows.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
+    sizes = [int(size) for size in sizes]
+    if len(set(sizes)) > 1:
+        raise ValueError(
+            f"itcl: the processes hold batches of {sizes} rows; they must be equal. Set dataloader_drop_last=True, or "
+            "leave accelerate's even_batches on."
+        )
+    return _GatherRows.apply(rows)
+
+
+class _GatherRows(torch.autograd.Function):
+    """all_gather whose backward sums each row's gradient over the processes that used it."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor) -> Tensor:
+        gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, rows.contiguous())
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(grad)  # not reduce_scatter: gloo has none
+        return grad.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0

@@ -1,0 +1,68 @@
+"""How VLKD is trained."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class VLKDTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` and what VLKD adds.
+
+    Defaults that differ from `TrainingArguments`:
+        remove_unused_columns: False, since the collator, not the model, reads the dataset's columns.
+        label_names: ["labels"], since the model's other inputs are no labels.
+
+    Captions, corruptions and documents are drawn by `seed`; the rows' order is `data_seed`'s, or `seed`'s if unset.
+    """
+
+    _argument_group_name = "training"
+
+    ttdm_weight: float = field(default=1.0, metadata={"help": "λ₁, the weight of text-text distance minimisation."})
+    itcl_weight: float = field(default=1.0, metadata={"help": "λ₂, the weight of image-text contrastive learning."})
+    icti_weight: float = field(default=1.0, metadata={"help": "λ₃, the weight of image-conditioned text infilling."})
+    replay_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "λ₄, the weight of denoising plain text, one document an image; above 0 it needs text_dataset."
+        },
+    )
+    freeze: Literal["nothing", "decoder", "all"] = field(
+        default="nothing", metadata={"help": "The part of BART that does not learn; the two maps always do."}
+    )
+    projection_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Learning rate of the two maps, W_e and W_d; that of BART (learning_rate) if unset."},
+    )
+    mask_ratio: float = field(default=0.3, metadata={"help": "ρ, the share of a caption's tokens that spans cover."})
+    mask_all_probability: float = field(
+        default=0.3,
+        metadata={"help": "p, how often one <mask> replaces the whole caption, as when a caption is asked for."},
+    )
+    max_text_length: int = field(
+        default=128, metadata={"help": "Captions and documents are cut to this many of BART's tokens."}
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Leave this off: the collator, not the model, reads the dataset's columns."}
+    )
+    label_names: list[str] | None = field(
+        default_factory=lambda: ["labels"], metadata={"help": "Leave this as it is: the model's labels."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("ttdm_weight", "itcl_weight", "icti_weight", "replay_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; a weight is 0 (off) or positive.")
+        if not any((self.ttdm_weight, self.itcl_weight, self.icti_weight, self.replay_weight)):
+            raise ValueError(
+                "ttdm_weight, itcl_weight, icti_weight and replay_weight are all 0; nothing would be learnt."
+            )
+        if self.max_text_length < 3:
+            raise ValueError(f"max_text_length is {self.max_text_length}; `<s>`, a token and `</s>` need at least 3.")
+
+    def loss_weights(self) -> dict[str, float]:
+        """λ by the name of the loss, as it appears in the logs; the replay only where it is on."""
+        weights = {"ttdm": self.ttdm_weight, "itcl": self.itcl_weight, "icti": self.icti_weight}
+        return weights | ({"replay": self.replay_weight} if self.replay_weight else {})

@@ -1,0 +1,228 @@
+"""The training loop: transformers' `Trainer` with the three losses."""
+
+import time
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from datasets import Dataset
+from torch import Tensor
+from transformers import CLIPTextModelWithProjection, PreTrainedModel, Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import ModelOutput
+
+from trainer.data import EpochDataset
+from trainer.feature_cache import teacher_embeds
+from trainer.losses import icti, itcl, ttdm
+from trainer.training_args import VLKDTrainingArguments
+
+TOKEN_LOSSES = ("icti", "replay")
+
+
+class VLKDTrainer(Trainer):
+    """Trains a `VLKDForConditionalGeneration` on images and captions.
+
+    `loss` is λ₁ ttdm + λ₂ itcl + λ₃ icti (+ λ₄ replay), and every raw term is logged beside it: in training the mean
+    over the logging window, all processes and accumulated batches; in evaluation (`eval_ttdm`, …) the mean over the
+    whole split, for icti and replay over its tokens. Evaluation draws captions and corruptions as epoch 0 does,
+    whenever it runs; eval_itcl depends on the batch size, which sets the number of its negatives.
+
+    Args:
+        model: its `forward`, `logit_scale`, `freeze_language_model` and `projection_parameter_names` are used.
+        args: the training arguments.
+        teacher: CLIP's text tower; only for batches without `teacher_embeds`.
+        train_dataset, eval_dataset: rows for the collator; whatever is not yet an `EpochDataset` becomes one.
+        **kwargs: what else `Trainer` takes.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: VLKDTrainingArguments,
+        teacher: CLIPTextModelWithProjection | None = None,
+        train_dataset: Dataset | EpochDataset | None = None,
+        eval_dataset: Dataset | EpochDataset | dict[str, Dataset | EpochDataset] | None = None,
+        **kwargs: Any,
+    ):
+        if args.n_gpu > 1:
+            raise ValueError(f"{args.n_gpu} GPUs in one process; start one process a GPU with torchrun.")
+        if args.freeze != "nothing":  # "nothing" leaves alone what the caller froze, a PEFT model's base for one
+            model.freeze_language_model(args.freeze)
+        train_dataset, eval_dataset = _with_epochs(train_dataset), _with_epochs(eval_dataset)
+        super().__init__(model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        # compute_loss divides by the accumulation steps itself: each term in its own way.
+        self.loss_is_scaled_for_ga = True
+        self.teacher = teacher and teacher.to(args.device).eval().requires_grad_(False)
+        self.logit_scale = model.logit_scale.detach().clone()  # frozen; read here, before anything shards the model
+        self.train_terms = RunningMeans()
+        self._window: tuple[float, int] | None = None  # when, and at which step, the present logging window began
+        if train_dataset is not None:
+            self.add_callback(StartEpoch(train_dataset))
+
+    # ---- data
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
+        named = eval_dataset is None or isinstance(eval_dataset, str)
+        return super().get_eval_dataloader(eval_dataset if named else _with_epochs(eval_dataset))
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        """Count the replay's labels too, over the step's batches and processes, as `Trainer` counts the captions'."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches and "replay_labels" in batches[0]:
+            count = sum(batch["replay_labels"].ne(-100).sum() for batch in batches).to(device)
+            count = self.accelerator.gather(count).sum() if self.args.average_tokens_across_devices else count
+            batches = [{**batch, "replay_num_items": count} for batch in batches]
+        return batches, num_items
+
+    # ---- loss
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, ModelOutput]:
+        """The weighted sum of the losses: in training the batch's share of the step, in evaluation its mean."""
+        inputs = dict(inputs)
+        teacher = self._teacher_embeds(inputs)
+        labels, replay_labels = inputs.pop("labels"), inputs.pop("replay_labels", None)
+        replay_num_items = inputs.pop("replay_num_items", None)
+        outputs = model(**inputs, use_cache=False)  # the one call of a step: DDP and FSDP allow no second
+
+        terms = {
+            "ttdm": ttdm(outputs.text_embeds, teacher),
+            "itcl": itcl(outputs.text_embeds, outputs.image_embeds, self.logit_scale),
+            "icti": icti(outputs.logits, labels, num_items_in_batch if model.training else None),
+        }
+        if replay_labels is None and self.args.replay_weight:
+            raise ValueError("replay_weight is set, but the rows carry no document; use EpochDataset(dataset, texts).")
+        if replay_labels is not None:
+            terms["replay"] = icti(outputs.replay_logits, replay_labels, replay_num_items)
+        if model.training:
+            terms = self._share_of_step(terms)
+            self.train_terms.add(terms, dict.fromkeys(terms, 1 / self.current_gradient_accumulation_steps))
+        else:
+            self._add_eval_terms(terms, {"icti": labels, "replay": replay_labels})
+        loss = self._weighted_sum(terms)
+        return (loss, outputs) if return_outputs else loss
+
+    def _teacher_embeds(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Take what is the teacher's out of the batch; t: (batch, projection_dim), unit norm."""
+        if "teacher_embeds" in inputs:
+            return F.normalize(inputs.pop("teacher_embeds"), dim=-1)  # the cache's float16 has rounded the norm
+        if self.teacher is None:
+            raise ValueError(
+                "the batch has no `teacher_embeds` and the trainer no teacher; pass teacher=CLIP's text tower."
+            )
+        return teacher_embeds(self.teacher, inputs.pop("teacher_input_ids"), inputs.pop("teacher_attention_mask"))
+
+    def _share_of_step(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Scale the terms so that their sum over accumulated batches, averaged over processes, is the step's mean.
+
+        The token losses are already divided by the labels of the whole step, on all processes; DDP will divide again.
+        """
+        processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        batches = self.current_gradient_accumulation_steps
+        return {name: term * processes if name in TOKEN_LOSSES else term / batches for name, term in terms.items()}
+
+    def _add_eval_terms(self, terms: dict[str, Tensor], labels: dict[str, Tensor]) -> None:
+        rows = len(labels["icti"])
+        weights = {name: labels[name].ne(-100).sum() if name in TOKEN_LOSSES else rows for name in terms}
+        self.eval_terms.add({name: term * weights[name] for name, term in terms.items()}, weights)
+
+    def _weighted_sum(self, terms: dict[str, Any]) -> Any:
+        """Σ λ · term, without the terms of weight 0, which so cost no backward pass."""
+        return sum(weight * terms[name] for name, weight in self.args.loss_weights().items() if weight)
+
+    # ---- optimisation
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """`Trainer`'s two parameter groups, with and without weight decay, each split into BART and the two maps."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new:
+            self._split_off_projections(optimizer, self.model if model is None else model)
+        return optimizer
+
+    def _split_off_projections(self, optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:
+        names = tuple(self.model.projection_parameter_names())  # wrappers put their own prefix before a name
+        maps = {id(parameter) for name, parameter in model.named_parameters() if name.endswith(names)}
+        rate = self.args.projection_learning_rate
+        for group in list(optimizer.param_groups):
+            of_maps = [parameter for parameter in group["params"] if id(parameter) in maps]
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in maps]
+            if of_maps:
+                optimizer.add_param_group({**group, "params": of_maps, "lr": group["lr"] if rate is None else rate})
+        optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+
+    # ---- logs
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        self._window = self._window or (time.perf_counter(), self.state.global_step)
+        return super().training_step(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:  # one of training's
+            seconds, steps = time.perf_counter() - self._window[0], self.state.global_step - self._window[1]
+            logs |= self.train_terms.pop(self.accelerator)
+            logs["samples_per_second"] = steps * self.get_total_train_batch_size(self.args) / seconds
+            self._window = (time.perf_counter(), self.state.global_step)
+        super().log(logs, start_time)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        self._window = None  # the time that evaluation takes is not training's
+        return super().evaluate(*args, **kwargs)
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """`Trainer`'s, with every raw term, and with the loss as the weighted sum of their means over the split."""
+        self.eval_terms = RunningMeans()
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        terms = self.eval_terms.pop(self.accelerator)
+        terms["loss"] = self._weighted_sum(terms)
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in terms.items()})
+        return output
+
+    def floating_point_ops(self, inputs: dict[str, Tensor]) -> int:
+        """Not counted: `Trainer`'s estimate knows neither image nor second text, and walks all modules each step."""
+        return 0
+
+
+class RunningMeans:
+    """Weighted means of named scalars, summed where they are computed: no synchronisation before they are read."""
+
+    def __init__(self):
+        self.sums: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor | float] = {}
+
+    def add(self, weighted: dict[str, Tensor], weights: dict[str, Tensor | float]) -> None:
+        """Add values already multiplied by their weights."""
+        for name, value in weighted.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach()
+            self.weights[name] = self.weights.get(name, 0) + weights[name]
+
+    def pop(self, accelerator: Accelerator) -> dict[str, float]:
+        """The means over all processes, which must hold the same names; starts anew."""
+        names = list(self.sums)
+        sums = torch.stack([self.sums[name].float() for name in names])
+        weights = torch.stack([torch.as_tensor(self.weights[name]).to(sums) for name in names])
+        self.sums, self.weights = {}, {}
+        sums, weights = accelerator.reduce(torch.stack([sums, weights]), reduction="sum")
+        return dict(zip(names, (sums / weights).tolist(), strict=True))
+
+
+class StartEpoch(TrainerCallback):
+    """Tells the training rows which epoch begins; when resumed within one, the state's epoch has a fraction."""
+
+    def __init__(self, dataset: EpochDataset):
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.dataset.start_epoch(int(state.epoch))
+
+
+def _with_epochs(dataset: Any) -> Any:
+    if isinstance(dataset, dict):
+        return {name: _with_epochs(part) for name, part in dataset.items()}
+    return dataset if dataset is None or isinstance(dataset, EpochDataset) else EpochDataset(dataset)
