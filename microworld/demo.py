@@ -49,15 +49,16 @@ def train(recipe: str, folder: Path, max_steps: int) -> float:
 
 
 @torch.no_grad()
-def examine(
-    folder: Path, recipe: str, num_scenes: int, split: str = "test"
-) -> tuple[Figures, Exam, list[str], list[str]]:
+def examine(folder: Path, num_scenes: int, split: str = "test") -> tuple[Figures, Exam, list[str], list[str]]:
     """Every figure of the table, and what the model answered and wrote on the exam."""
     model = _load(VLKDForConditionalGeneration, folder)
     processor = VLKDProcessor.from_pretrained(folder)
     tokenizer = processor.tokenizer
     before = VLKDForConditionalGeneration.from_vision_text_pretrained(
-        str(TEACHERS / "clip"), str(TEACHERS / "bart"), image_projector=model.config.image_projector
+        str(TEACHERS / "clip"),
+        str(TEACHERS / "bart"),
+        image_tokens=model.config.image_tokens,
+        image_projector=model.config.image_projector,
     )
     exam, knowledge = draw_exam(split, num_scenes), draw_exam(split, num_scenes, ("knowledge",), seed=1)
     unseen = draw_exam("unseen", num_scenes)
@@ -102,18 +103,22 @@ def _load(kind, folder: Path):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recipe", choices=RECIPES, default="paper", help="the paper's (train.yaml) or ours (train_plus.yaml)")
+    parser.add_argument(
+        "--recipe", choices=RECIPES, default="paper", help="the paper's (train.yaml) or ours (train_plus.yaml)"
+    )
     parser.add_argument("--output_dir", type=Path, default=Path("demo_output"))
     parser.add_argument("--exam_scenes", type=int, default=500, help="scenes in each exam; at least 100")
-    parser.add_argument("--split", choices=("validation", "test"), default="test", help="recipes are chosen on validation")
+    parser.add_argument(
+        "--split", choices=("validation", "test"), default="test", help="recipes are chosen on validation"
+    )
     parser.add_argument("--max_steps", type=int, default=-1, help="stop training early")
     args = parser.parse_args()
-    torch.set_flush_denormal(True)  # tiny weights become subnormal numbers, which the CPU multiplies a hundred times slower
+    torch.set_flush_denormal(True)  # tiny weights become subnormal numbers, which slow the CPU down manyfold
 
     folder = args.output_dir
     train_seconds = train(args.recipe, folder / "model", args.max_steps)
     start = time.time()
-    figures, exam, given, written = examine(folder / "model", args.recipe, args.exam_scenes, args.split)
+    figures, exam, given, written = examine(folder / "model", args.exam_scenes, args.split)
     seconds = {"train": round(train_seconds, 1), "evaluate": round(time.time() - start, 1)}
     metrics = {"recipe": args.recipe, "split": args.split, "seconds": seconds, "figures": figures.as_list()}
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
@@ -122,8 +127,10 @@ def main() -> None:
     draw_gallery(exam, given, written, folder / "gallery.png")
     write_page(exam, given, written, markdown_table(figures), folder / "index.html")
     print(terminal_table(figures))
-    print(f"{args.recipe} recipe, {args.split} split: trained in {train_seconds:.0f} s, examined in {time.time() - start:.0f} s.")
-    print(f"Look at {folder / 'index.html'}, {folder / 'gallery.png'}, {folder / 'training.png'}; the model is in {folder / 'model'}.")
+    print(
+        f"{args.recipe} recipe, {args.split} split: {train_seconds:.0f} s training, {time.time() - start:.0f} s exam."
+    )
+    print(f"Look at index.html, gallery.png and training.png in {folder}; the model is in {folder / 'model'}.")
 
 
 if __name__ == "__main__":

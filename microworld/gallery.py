@@ -9,14 +9,12 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from microworld.language import Question, caption_is_true  # noqa: E402
-from microworld.task import Exam  # noqa: E402
+from microworld.language import Question, caption_is_true
+from microworld.task import Exam
 
 _GREEN, _RED = "#1a7f37", "#cf222e"
 
@@ -37,32 +35,46 @@ def draw_cards(exam: Exam, answers: list[str], captions: list[str], number: int,
     for (row, question), answer in zip(exam.questions, answers, strict=True):
         by_scene[row].append((question, answer))
     rows = random.Random(seed).sample(range(len(exam.scenes)), min(number, len(exam.scenes)))
-    return [
-        Card(exam.images[r], captions[r], caption_is_true(captions[r], exam.scenes[r]), by_scene[r]) for r in rows
-    ]
+    return [Card(exam.images[r], captions[r], caption_is_true(captions[r], exam.scenes[r]), by_scene[r]) for r in rows]
 
 
-def draw_gallery(exam: Exam, answers: list[str], captions: list[str], path: Path, columns: int = 6, lines: int = 4) -> None:
-    """Write the contact sheet: under each image its caption, one question and the answer, green if right, red if wrong."""
+def draw_gallery(
+    exam: Exam, answers: list[str], captions: list[str], path: Path, columns: int = 6, lines: int = 4
+) -> None:
+    """Write the contact sheet: under each image its caption, a question and the answer; green is right, red wrong."""
     rng = random.Random(1)
     cards = draw_cards(exam, answers, captions, columns * lines)
-    figure, axes = plt.subplots(lines, columns, figsize=(2.7 * columns, 3.9 * lines), layout="constrained")
+    height = 0.5 + 3.9 * lines  # inches: the title, and for each line images of 2.6 above 1.3 of text
+    figure = Figure(figsize=(2.8 * columns, height))
+    margins = {"left": 0.01, "right": 0.99, "bottom": 1.3 / height, "top": 1 - 0.5 / height, "hspace": 1.3 / 2.6}
+    axes = figure.subplots(lines, columns, squeeze=False, gridspec_kw={**margins, "wspace": 0.06})
     for axis in axes.flat:
         axis.axis("off")
     for axis, card in zip(axes.flat, cards, strict=False):
-        question, answer = rng.choice(card.answered)
-        right = answer == question.answer
-        axis.imshow(card.image, interpolation="nearest")
-        said = [(textwrap.fill(card.caption or "(nothing)", 36), _GREEN if card.caption_right else _RED)]
-        verdict = answer if right else f"{answer or '(nothing)'}   (right: {question.answer})"
-        said += [(textwrap.fill(question.question, 36), "black"), (textwrap.fill(f"→ {verdict}", 36), _GREEN if right else _RED)]
-        y = -0.04
-        for text, color in said:
-            axis.text(0.0, y, text, transform=axis.transAxes, va="top", fontsize=8.5, color=color)
-            y -= 0.092 * (text.count("\n") + 1)
-    figure.suptitle("Test images drawn at random: caption, question, answer (green: right, red: wrong)", fontsize=13)
+        _draw_card(axis, card, rng)
+    figure.suptitle(
+        "Test images drawn at random: caption, question, answer (green: right, red: wrong)",
+        fontsize=13,
+        y=1 - 0.1 / height,
+    )
     figure.savefig(path, dpi=90)
-    plt.close(figure)
+
+
+def _draw_card(axis: Axes, card: Card, rng: random.Random) -> None:
+    """An image above its caption and one of its questions with the answer."""
+    question, answer = rng.choice(card.answered)
+    right = answer == question.answer
+    verdict = answer if right else f"{answer or '(nothing)'}   (right: {question.answer})"
+    axis.imshow(card.image, interpolation="nearest")
+    y = -0.04
+    for text, color in (
+        (card.caption or "(nothing)", _GREEN if card.caption_right else _RED),
+        (question.question, "black"),
+        (f"→ {verdict}", _GREEN if right else _RED),
+    ):
+        text = textwrap.fill(text, 38, max_lines=4, placeholder=" …")
+        axis.text(0.0, y, text, transform=axis.transAxes, va="top", fontsize=8.5, color=color, parse_math=False)
+        y -= 0.03 + 0.055 * (text.count("\n") + 1)
 
 
 def write_page(exam: Exam, answers: list[str], captions: list[str], table: str, path: Path, number: int = 48) -> None:
@@ -76,7 +88,8 @@ def _card(card: Card) -> str:
     card.image.save(buffer, "PNG")
     picture = base64.b64encode(buffer.getvalue()).decode()
     asked = "".join(
-        f"<li>{html.escape(q.question)} {_said(answer, answer == q.answer, q.answer)}</li>" for q, answer in card.answered
+        f"<li>{html.escape(q.question)} {_said(answer, answer == q.answer, q.answer)}</li>"
+        for q, answer in card.answered
     )
     return (
         f'<article><img alt="" src="data:image/png;base64,{picture}">'
@@ -91,7 +104,9 @@ def _said(text: str, right: bool, truth: str | None = None) -> str:
 
 
 def _html_table(markdown: str) -> str:
-    header, _, *body = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.strip().splitlines()]
+    header, _, *body = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in markdown.strip().splitlines()
+    ]
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>" for line in body)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
@@ -101,7 +116,8 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>VLKD on the microworld</title>
 <style>
-body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; padding: 0 1rem; color: #1f2328; }}
+body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; padding: 0 1rem; }}
+body {{ color: #1f2328; }}
 h1 {{ margin-bottom: .2rem; }} h2 {{ margin-top: 2.2rem; }}
 .scroll {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }}

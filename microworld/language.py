@@ -1,25 +1,23 @@
 """What can be said of a scene: captions, questions with answers, and the facts that only text tells.
 
-Everything here is a function of a scene and a `random.Random`. The reader of captions (`read_caption`) is the judge of
-generated ones: it turns a caption into the claims it makes.
+Everything here is a function of a scene and a `random.Random`. `read_caption` turns a caption into the claims it
+makes, by which generated captions are judged.
 """
 
 import random
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field, replace
 
-from microworld.scenes import BACKGROUNDS, COLORS, RELATIONS, SHAPES, SIZES, Group, Scene
+from microworld.scenes import BACKGROUNDS, COLORS, COUNTS, RELATIONS, SHAPES, SIZES, Group, Scene
 
 NUMBERS = {1: "one", 2: "two", 3: "three"}
 PLURALS = {shape: "crosses" if shape == "cross" else f"{shape}s" for shape in SHAPES}
 
 # Facts stand in the text corpus alone, never in a caption and never in an image.
-LIKES = dict(
-    zip(SHAPES, ("honey", "rain", "snow", "music", "bread", "silk", "gold", "salt", "milk", "chess"), strict=True)
-)
-LIVES = dict(
-    zip(SHAPES, ("forests", "towers", "deserts", "caves", "rivers", "islands", "castles", "gardens", "lakes", "tunnels"),
-        strict=True)
-)  # fmt: skip
+_TASTES = ("honey", "rain", "snow", "music", "bread", "silk", "gold", "salt", "milk", "chess")
+LIKES = dict(zip(SHAPES, _TASTES, strict=True))
+_HOMES = ("forests", "towers", "deserts", "caves", "rivers", "islands", "castles", "gardens", "lakes", "tunnels")
+LIVES = dict(zip(SHAPES, _HOMES, strict=True))
 # No text joins these shapes' facts to a description of a scene: a model must take the two steps by itself.
 NEVER_TWO_STEP = ("heart", "moon", "arrow")
 
@@ -59,7 +57,7 @@ def noun_phrase(group: Group, size: bool = True) -> str:
 
 
 def caption(scene: Scene, rng: random.Random, full: bool | None = None) -> str:
-    """One caption. `full` says all there is to say; otherwise (by default in one of five) sizes or more are left out."""
+    """One caption. `full` says all there is to say; else (by default one in five) sizes or more are left out."""
     full = rng.random() < 0.8 if full is None else full
     groups = rng.sample(scene.groups, len(scene.groups))
     if not full:
@@ -137,7 +135,7 @@ def question(scene: Scene, kind: str, rng: random.Random, group: Group | None = 
     if kind == "relation":
         return _relation_question(scene, group, other, rng) if other else None
     if kind == "yes/no":
-        return yes_no_question(scene, group, rng)
+        return _yes_no_question(scene, group, rng)
     if kind == "knowledge":
         return knowledge_question(group, rng)
     raise ValueError(f"kind={kind!r} is unknown: choose one of {', '.join(QUESTION_TYPES)} or 'knowledge'.")
@@ -151,28 +149,24 @@ def _relation_question(scene: Scene, group: Group, other: Group, rng: random.Ran
     return Question("relation", where, f"{relation} the {noun(other)}", group.shape)
 
 
-def yes_no_question(scene: Scene, group: Group, rng: random.Random, form: str | None = None) -> Question:
-    """Half of the answers are 'yes'. A wrong colour is the other group's where there is one: the hard negative.
-
-    `form` is "color", "size", "exists" or, with two groups, "relation"; random unless given.
-    """
-    other = next((g for g in scene.groups if g is not group), None)
-    form = form or rng.choice(("color", "size", "exists", "relation") if other else ("color", "size", "exists"))
+def _yes_no_question(scene: Scene, group: Group, rng: random.Random) -> Question:
+    """Half of the answers are 'yes'. A wrong colour is the other group's where there is one: the hard negative."""
+    form = rng.choice(("color", "size", "count", "exists"))
     true = rng.random() < 0.5
+    the = f"{be(group)} the {noun(group)}"
     if form == "color":
-        wrong = other.color if other else rng.choice([c for c in COLORS if c != group.color])
-        text = f"{be(group)} the {noun(group)} {group.color if true else wrong}?"
+        others = [g.color for g in scene.groups if g is not group] or [c for c in COLORS if c != group.color]
+        text = f"{the} {group.color if true else rng.choice(others)}?"
     elif form == "size":
-        wrong = next(s for s in SIZES if s != group.size)
-        text = f"{be(group)} the {noun(group)} {group.size if true else wrong}?"
-    elif form == "exists":
+        text = f"{the} {group.size if true else next(s for s in SIZES if s != group.size)}?"
+    elif form == "count":
+        number = group.count if true else rng.choice([c for c in COUNTS if c != group.count])
+        asked = replace(group, count=number)
+        text = f"{be(asked)} there {NUMBERS[number]} {noun(asked)}?"
+    else:
         present = {g.shape for g in scene.groups}
         shape = group.shape if true else rng.choice([s for s in SHAPES if s not in present])
-        text = f"{be(group)} there {article(shape) if group.count == 1 else PLURALS[shape]}?"
-    else:
-        relation = scene.relation(group, other)
-        wrong = rng.choice([r for r in RELATIONS if r != relation])
-        text = f"{be(group)} the {noun(group)} {relation if true else wrong} the {noun(other)}?"
+        text = f"is there any {shape}?"
     return Question("yes/no", text, "yes" if true else "no", group.shape)
 
 
@@ -214,74 +208,126 @@ class Mention:
     size: str | None = None
     count: int | None = None
 
+    def agrees(self, group: Group) -> bool:
+        said = ((self.color, group.color), (self.size, group.size), (self.count, group.count))
+        return self.plural == (group.count > 1) and all(claim in (None, truth) for claim, truth in said)
 
-_SINGULAR = {plural: shape for shape, plural in PLURALS.items()}
-_COUNT_WORDS = {"a": 1, "an": 1} | {word: number for number, word in NUMBERS.items()}
-_FILLER = {"on", "there", "is", "are", "the", "and", "background", "of"}
+
+@dataclass
+class Claims:
+    """What a caption says: of groups, of relations as (shape, relation, shape), of the background."""
+
+    mentions: list[Mention] = field(default_factory=list)
+    relations: list[tuple[str, str, str]] = field(default_factory=list)
+    background: str | None = None
 
 
 def caption_is_true(text: str, scene: Scene) -> bool:
-    """Whether a caption names every group of the scene and says nothing false or unreadable."""
+    """Whether a caption introduces every group of the scene once and says nothing false or unreadable."""
     try:
-        mentions, relations, background = read_caption(text)
+        claims = read_caption(text)
     except ValueError:
         return False
     groups = {g.shape: g for g in scene.groups}
-    introduced = [m.shape for m in mentions if m.count is not None]
-    if sorted(introduced) != sorted(groups) or background not in (None, scene.background):
-        return False
-    if not {m.shape for m in mentions} <= set(groups):
-        return False
-    if not all(_agrees(m, groups[m.shape]) for m in mentions):
-        return False
-    return all(a in groups and b in groups and a != b and scene.relation(groups[a], groups[b]) == relation
-               for a, relation, b in relations)  # fmt: skip
+    introduced = [m.shape for m in claims.mentions if m.count is not None]
+    return (
+        sorted(introduced) == sorted(groups)
+        and all(m.shape in groups and m.agrees(groups[m.shape]) for m in claims.mentions)
+        and all(a != b and scene.relation(groups[a], groups[b]) == said for a, said, b in claims.relations)
+        and claims.background in (None, scene.background)
+    )
 
 
-def _agrees(mention: Mention, group: Group) -> bool:
-    said = ((mention.color, group.color), (mention.size, group.size), (mention.count, group.count))
-    return mention.plural == (group.count > 1) and all(claim in (None, truth) for claim, truth in said)
-
-
-def read_caption(text: str) -> tuple[list[Mention], list[tuple[str, str, str]], str | None]:
-    """The claims of a caption: its groups, its relations as (shape, relation, shape), its background.
+def read_caption(text: str) -> Claims:
+    """The claims of a caption.
 
     Raises:
         ValueError: at a word that is none of the microworld's, or in a phrase that is cut short or contradicts itself.
     """
-    mentions, relations, background = [], [], None
-    for sentence in text.split("."):
-        subject = relation = None
-        pending: dict = {}
-        words = sentence.replace("left of", "left-of").replace("right of", "right-of").split()
-        for word in words:
-            word = word.replace("-", " ")
-            if word in BACKGROUNDS:
-                if background not in (None, word):
-                    raise ValueError(f"two backgrounds in {text!r}")
-                background = word
-                pending.clear()
-            elif word in _COUNT_WORDS:
-                pending = {"count": _COUNT_WORDS[word]}
-            elif word in COLORS or word in SIZES:
-                pending["color" if word in COLORS else "size"] = word
-            elif word in SHAPES or word in _SINGULAR:
-                mention = Mention(_SINGULAR.get(word, word), word in _SINGULAR, **pending)
-                mentions.append(mention)
-                pending = {}
-                if relation:
-                    relations.append((subject, relation, mention.shape))
-                    relation = None
-                subject = mention.shape
-            elif word in RELATIONS:
-                if subject is None:
-                    raise ValueError(f"a relation without a subject in {text!r}")
-                relation = word
-            elif word not in _FILLER:
-                raise ValueError(f"unknown word {word!r} in {text!r}")
-        if relation or pending:
-            raise ValueError(f"a phrase is cut short in {text!r}")
-    if any(m.count is not None and m.plural != (m.count > 1) for m in mentions):
-        raise ValueError(f"number and noun disagree in {text!r}")
-    return mentions, relations, background
+    reader = _Reader(text)
+    for unit in _UNIT.finditer(" ".join(text.split()) + "."):
+        getattr(reader, f"read_{unit.lastgroup}")(unit.group())
+    return reader.claims
 
+
+_SINGULAR = {plural: shape for shape, plural in PLURALS.items()}
+_COUNT_WORDS = {"a": 1, "an": 1} | {word: number for number, word in NUMBERS.items()}
+_GROUND = f"(?:{'|'.join(BACKGROUNDS)})"
+# The units of a caption. Each kind is read by a method of `_Reader`; the first that fits is taken.
+_UNITS = {
+    "background": rf"(?:(?:on )?(?:an? |the )?{_GROUND} background|the background is {_GROUND})\b",
+    "relation": rf"(?:(?:is|are) )?(?:{'|'.join(RELATIONS)})\b",
+    "joint": r"(?:and|there is|there are|the)\b",
+    "number": rf"(?:{'|'.join(_COUNT_WORDS)})\b",
+    "size": rf"(?:{'|'.join(SIZES)})\b",
+    "color": rf"(?:{'|'.join(COLORS)})\b",
+    "noun": rf"(?:{'|'.join((*SHAPES, *_SINGULAR))})\b",
+    "end": r"\.",
+    "unknown": r"[^\s.]+",
+}
+_UNIT = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _UNITS.items()))
+
+
+class _Reader:
+    """Reads a caption unit by unit; `claims` is what it has understood."""
+
+    def __init__(self, text: str):
+        self.text = text
+        self.claims = Claims()
+        self.subject: str | None = None  # the sentence's last noun
+        self.relation: str | None = None  # in which the subject stands to a noun that is still to come
+        self.traits: dict[str, str | int] = {}  # of a noun that is still to come
+
+    def read_background(self, phrase: str) -> None:
+        self._check_complete()
+        color = next(word for word in phrase.split() if word in BACKGROUNDS)
+        if self.claims.background not in (None, color):
+            raise self._error("two backgrounds")
+        self.claims.background = color
+
+    def read_relation(self, phrase: str) -> None:
+        self._check_complete()
+        if self.subject is None:
+            raise self._error("a relation without a subject")
+        self.relation = phrase.removeprefix("is ").removeprefix("are ")
+
+    def read_joint(self, phrase: str) -> None:
+        if self.traits or (self.relation and phrase != "the"):
+            raise self._error("a phrase that is cut short")
+
+    def read_number(self, word: str) -> None:
+        self._add_trait("count", _COUNT_WORDS[word])
+
+    def read_size(self, word: str) -> None:
+        self._add_trait("size", word)
+
+    def read_color(self, word: str) -> None:
+        self._add_trait("color", word)
+
+    def read_noun(self, word: str) -> None:
+        mention = Mention(_SINGULAR.get(word, word), plural=word in _SINGULAR, **self.traits)
+        if mention.count is not None and mention.plural != (mention.count > 1):
+            raise self._error("a number that disagrees with its noun")
+        self.claims.mentions.append(mention)
+        if self.relation:
+            self.claims.relations.append((self.subject, self.relation, mention.shape))
+        self.subject, self.relation, self.traits = mention.shape, None, {}
+
+    def read_end(self, stop: str) -> None:
+        self._check_complete()
+        self.subject = None
+
+    def read_unknown(self, word: str) -> None:
+        raise self._error(f"the unknown word {word!r}")
+
+    def _add_trait(self, name: str, value: str | int) -> None:
+        if name in self.traits:
+            raise self._error(f"a noun with two {name}s")
+        self.traits[name] = value
+
+    def _check_complete(self) -> None:
+        if self.relation or self.traits:
+            raise self._error("a phrase that is cut short")
+
+    def _error(self, what: str) -> ValueError:
+        return ValueError(f"The caption {self.text!r} holds {what}.")

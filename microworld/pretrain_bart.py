@@ -1,10 +1,11 @@
-"""Pretrains the small BART by denoising on plain text: captions, statements, facts, passages with questions and answers.
+"""Pretrains the small BART by denoising on plain text: captions, statements, facts, questions with their answers.
 
-Corruption is BART's text infilling, on random spans or on whole segments of a document: the answers, the questions with
-their answers, or the passage. Where a question is masked with its answer, the decoder writes both and must look the
-answer up through its cross-attention.
+Corruption is BART's text infilling, on random spans or on whole segments of a document: the answers, the questions
+with their answers, or the passage. Where a question is masked with its answer, the decoder writes both and must look
+the answer up through its cross-attention.
 """
 
+import itertools
 import random
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from tokenizers import AddedToken
 from tqdm.auto import tqdm
 from transformers import BartConfig, BartForConditionalGeneration, BartTokenizer, get_cosine_schedule_with_warmup
 
-from microworld.corpus import Segment, document
+from microworld.corpus import Segment, document, pair_document
 from trainer.infilling import TextInfilling
 
 ANSWER_WEIGHT = 6.0  # of an answer's token in the loss, against 1 for any other
@@ -35,7 +36,7 @@ def build_tokenizer(documents: int = 20_000) -> BartTokenizer:
 
 
 def build_model(tokenizer: BartTokenizer) -> BartForConditionalGeneration:
-    """A BART of 1.1M parameters, random but for its cross-attention, which starts near the identity."""
+    """A BART of 1.3M parameters, random but for its positions (sinusoids) and cross-attention (near the identity)."""
     config = BartConfig(
         vocab_size=len(tokenizer),
         max_position_embeddings=128,
@@ -55,6 +56,8 @@ def build_model(tokenizer: BartTokenizer) -> BartForConditionalGeneration:
     )
     model = BartForConditionalGeneration._from_config(config, attn_implementation="eager")
     with torch.no_grad():
+        for part in (model.model.encoder, model.model.decoder):
+            part.embed_positions.weight.copy_(0.03 * _sinusoids(*part.embed_positions.weight.shape))
         for layer in model.model.decoder.layers:
             attention = layer.encoder_attn
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
@@ -62,6 +65,12 @@ def build_model(tokenizer: BartTokenizer) -> BartForConditionalGeneration:
                 spread = torch.randn_like(projection.weight) * projection.weight.shape[0] ** -0.5
                 projection.weight.copy_(0.4 * spread + torch.eye(projection.weight.shape[0]))
     return model
+
+
+def _sinusoids(positions: int, width: int) -> torch.Tensor:
+    """(positions, width): with these to start from, "the word before" is learnt sooner than from noise."""
+    angles = torch.arange(positions)[:, None] / 1000 ** (torch.arange(0, width, 2) / width)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def corrupt(segments: list[list[int]], roles: list[str], mask_id: int, rng: random.Random) -> list[int]:
@@ -86,8 +95,13 @@ def corrupt(segments: list[list[int]], roles: list[str], mask_id: int, rng: rand
     return corrupted
 
 
-def batches(tokenizer: BartTokenizer, batch_size: int, seed: int) -> Iterator[dict[str, torch.Tensor]]:
-    """Endless training batches: input_ids, attention_mask, labels (-100 at padding), weights (of each label)."""
+def batches(
+    tokenizer: BartTokenizer, batch_size: int, seed: int, pair_batches: int
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Endless training batches, the first `pair_batches` of pair documents.
+
+    A batch has input_ids, attention_mask, labels (-100 at padding) and weights (of each label).
+    """
     rng = random.Random(f"bart {seed}")
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     encoded: dict[str, list[int]] = {}
@@ -97,14 +111,21 @@ def batches(tokenizer: BartTokenizer, batch_size: int, seed: int) -> Iterator[di
             encoded[segment.text] = tokenizer(segment.text, add_special_tokens=False).input_ids
         return encoded[segment.text]
 
-    while True:
+    for number in itertools.count():
+        draw = pair_document if number < pair_batches else document
         rows = []
         for _ in range(batch_size):
-            segments = document(rng)
+            segments = draw(rng)
             parts, roles = [ids(s) for s in segments], [s.role for s in segments]
             labels = [bos, *(token for part in parts for token in part), eos]
-            weights = [ANSWER_WEIGHT if role == "answer" else 1.0 for part, role in zip(parts, roles, strict=True) for _ in part]
-            rows.append(([bos, *corrupt(parts, roles, tokenizer.mask_token_id, rng), eos], labels, [1.0, *weights, 1.0]))
+            weights = [
+                ANSWER_WEIGHT if role == "answer" else 1.0
+                for part, role in zip(parts, roles, strict=True)
+                for _ in part
+            ]
+            rows.append(
+                ([bos, *corrupt(parts, roles, tokenizer.mask_token_id, rng), eos], labels, [1.0, *weights, 1.0])
+            )
         inputs = _pad([row[0] for row in rows], tokenizer.pad_token_id)
         yield {
             "input_ids": inputs,
@@ -118,17 +139,21 @@ def _pad(rows: list[list], value: float) -> torch.Tensor:
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
 
-def pretrain_bart(folder: Path, steps: int = 6000, batch_size: int = 96, learning_rate: float = 2e-3, seed: int = 0) -> None:
+def pretrain_bart(
+    folder: Path, steps: int = 4000, batch_size: int = 64, learning_rate: float = 1e-3, seed: int = 0
+) -> None:
     """Pretrain and write the checkpoint (fp16 safetensors) and its tokenizer to `folder`."""
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
     tokenizer = build_tokenizer()
     model = build_model(tokenizer)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
     schedule = get_cosine_schedule_with_warmup(optimizer, 200, steps)
     model.train()
     start = time.time()
-    progress = tqdm(batches(tokenizer, batch_size, seed), total=steps, desc="bart")
+    progress = tqdm(batches(tokenizer, batch_size, seed, steps // 4), total=steps, desc="bart")
     for step, batch in enumerate(progress, 1):
         weights = batch.pop("weights")
         with torch.autocast("cpu", torch.bfloat16):
@@ -146,7 +171,10 @@ def pretrain_bart(folder: Path, steps: int = 6000, batch_size: int = 96, learnin
             answers = losses[weights.flatten() == ANSWER_WEIGHT].mean().item()
             progress.set_postfix(loss=f"{loss.item():.3f}", answers=f"{answers:.3f}")
         if step % 500 == 0 or step == steps:
-            print(f"bart step {step} loss {loss.item():.4f} answers {answers:.4f} {time.time() - start:.0f} s", flush=True)
+            print(
+                f"bart step {step} loss {loss.item():.4f} answers {answers:.4f} {time.time() - start:.0f} s",
+                flush=True,
+            )
             save(model, tokenizer, folder)
         if step == steps:
             break
@@ -154,6 +182,8 @@ def pretrain_bart(folder: Path, steps: int = 6000, batch_size: int = 96, learnin
 
 def save(model: torch.nn.Module, tokenizer: BartTokenizer, folder: Path) -> None:
     """Write an fp16 copy; the model that trains is not touched."""
-    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()}
+    half = {
+        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
+    }
     model.save_pretrained(folder, state_dict=half)
     tokenizer.save_pretrained(folder)

@@ -2,7 +2,7 @@
 
 import math
 import random
-from functools import lru_cache
+from functools import cache
 
 from PIL import Image, ImageDraw
 
@@ -33,7 +33,7 @@ _LAYOUT = {1: ((0, 0),), 2: ((-9, -5), (9, 5)), 3: ((0, -10), (-10, 9), (10, 9))
 
 
 def render(scene: Scene, rng: random.Random) -> Image.Image:
-    """Draw `scene` as an RGB image; `rng` shifts a group by up to a pixel and colours a little."""
+    """Draw `scene` as an RGB image; `rng` varies every colour a little."""
     image = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), _shade(scene.background, rng))
     for group in scene.groups:
         _draw_group(image, group, rng)
@@ -43,12 +43,13 @@ def render(scene: Scene, rng: random.Random) -> Image.Image:
 def _draw_group(image: Image.Image, group: Group, rng: random.Random) -> None:
     row, column = group.cell
     edge = (CELL - _CARD) // 2
-    image.paste((0, 0, 0), (column * CELL + edge, row * CELL + edge, column * CELL + edge + _CARD, row * CELL + edge + _CARD))
+    image.paste(
+        (0, 0, 0), (column * CELL + edge, row * CELL + edge, column * CELL + edge + _CARD, row * CELL + edge + _CARD)
+    )
     mask, color = _mask(group.shape, _DIAMETER[group.size]), _shade(group.color, rng)
-    shift_x, shift_y = rng.randint(-1, 1), rng.randint(-1, 1)
     for dx, dy in _LAYOUT[group.count]:
-        x = column * CELL + CELL // 2 + dx + shift_x - mask.width // 2
-        y = row * CELL + CELL // 2 + dy + shift_y - mask.height // 2
+        x = column * CELL + CELL // 2 + dx - mask.width // 2
+        y = row * CELL + CELL // 2 + dy - mask.height // 2
         image.paste(color, (x, y), mask)
 
 
@@ -56,7 +57,7 @@ def _shade(name: str, rng: random.Random) -> tuple[int, int, int]:
     return tuple(min(255, max(0, channel + rng.randint(-10, 10))) for channel in _RGB[name])
 
 
-@lru_cache(maxsize=None)
+@cache
 def _mask(shape: str, diameter: int) -> Image.Image:
     """The antialiased stamp of a shape: 8-bit coverage, `diameter` pixels a side."""
     side = diameter * _OVERSAMPLING

@@ -14,11 +14,11 @@ from transformers import CLIPModel, CLIPProcessor, PreTrainedModel
 from microworld.language import NEVER_TWO_STEP, QUESTION_TYPES, Question, caption, caption_is_true, question
 from microworld.render import render
 from microworld.scenes import UNSEEN_PAIRS, Scene, scenes
+from modeling_vlkd.processing_vlkd import VQA_PROMPT
 from trainer.evaluation.metrics import Proportion, first_hits, proportion
 from trainer.evaluation.predict import complete, encode_images
 
-VQA_PROMPT = "Question: {question} Answer: <mask>"
-TEXT_QA_PROMPT = "{passage}. Question: {question} Answer: <mask>"
+TEXT_QA_PROMPT = f"{{passage}}. {VQA_PROMPT}"
 
 
 @dataclass
@@ -66,7 +66,9 @@ def answers(
     rows = [image_rows[row] if image_rows else row for row, _ in exam.questions]
     prompts = [VQA_PROMPT.format(question=q.question) for _, q in exam.questions]
     features = None if blind else exam.features[rows]
-    return [first_sentence(text) for text in complete(model, tokenizer, prompts, features, max_new_tokens=10, desc="VQA")]
+    return [
+        first_sentence(text) for text in complete(model, tokenizer, prompts, features, max_new_tokens=10, desc="VQA")
+    ]
 
 
 def text_answers(model: PreTrainedModel, tokenizer, exam: Exam) -> list[str]:
@@ -96,16 +98,18 @@ def majority_answers(exam: Exam, reference: Exam) -> list[str]:
 
 
 def score(exam: Exam, given: list[str]) -> dict[str, Proportion]:
-    """Exact match: over all questions, by type, by number of groups; knowledge by whether its second step was ever read."""
+    """Exact match: over all questions, by type and by number of groups.
+
+    Knowledge questions stand apart, by whether the text corpus ever took both steps for their shape.
+    """
     hits = defaultdict(list)
     for (row, q), answer in zip(exam.questions, given, strict=True):
-        hit = answer == q.answer
         if q.kind == "knowledge":
-            hits["knowledge, never two-step" if q.subject in NEVER_TWO_STEP else "knowledge, seen two-step"].append(hit)
-            continue
-        hits["all"].append(hit)
-        hits[q.kind].append(hit)
-        hits["two groups" if len(exam.scenes[row].groups) == 2 else "one group"].append(hit)
+            names = [f"knowledge, {'never' if q.subject in NEVER_TWO_STEP else 'seen'} two-step"]
+        else:
+            names = ["all", q.kind, "two groups" if len(exam.scenes[row].groups) == 2 else "one group"]
+        for name in names:
+            hits[name].append(answer == q.answer)
     return {name: proportion(found) for name, found in hits.items()}
 
 

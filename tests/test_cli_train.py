@@ -127,6 +127,7 @@ def test_attention_is_set_in_both_towers(clip_dir, bart_dir):
         ({"bart": None}, "set either bart"),
         ({"clip": "./nowhere"}, "`clip`='./nowhere' is no checkpoint"),
         ({"model": "./nowhere", "bart": None}, "model: './nowhere' is no VLKD checkpoint"),
+        ({"model": ".", "bart": None}, "model: '.' is no VLKD checkpoint"),
         ({"dataset": None}, "dataset is not set"),
         ({"dataset": "./nowhere"}, "dataset './nowhere', split 'train', cannot be loaded"),
         ({"dataset": "caption_data:nothing"}, "'module:function'"),

@@ -3,9 +3,9 @@
 import argparse
 import glob
 import json
+import os
 import sys
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 from modeling_vlkd.processing_vlkd import read_image
+from trainer.checkpoint import load_vlkd
 
 BATCH = 16  # images
 MANY = 2 * BATCH  # from here on, progress is shown
@@ -25,6 +26,7 @@ def add_command(commands: Any) -> None:
     caption.add_argument(
         "images", nargs="+", metavar="IMAGE", help="image files, folders, or patterns such as 'photos/*.jpg'"
     )
+    caption.set_defaults(question=None)
     ask = commands.add_parser("ask", help="answer a question about each image")
     ask.add_argument("images", nargs="+", metavar="IMAGE", help="as in `vlkd caption`; the question comes last")
     ask.add_argument("question", help="what to ask of every image")
@@ -33,90 +35,86 @@ def add_command(commands: Any) -> None:
         parser.add_argument("--json", action="store_true", help="one JSON object a line")
         parser.add_argument("--max_new_tokens", type=int, default=40, help="upper bound of what is written, in tokens")
         parser.add_argument("--num_beams", type=int, default=1, help="1 is greedy")
-        parser.set_defaults(run=run, question=None)
+        parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write one line an image to stdout, name every unreadable one on stderr; 1 if there was one, else 0."""
-    model, processor = load(args.model)
-    prompt = processor.prompt() if args.question is None else processor.question(args.question)
-    paths = list(find_images(args.images))
-    options = {"max_new_tokens": args.max_new_tokens, "num_beams": args.num_beams, "do_sample": False}
-    failed = 0
-    with tqdm(total=len(paths), unit="image", disable=len(paths) < MANY) as progress:
-        for batch in batches(paths):
-            images = dict(read_all(batch))
-            failed += len(batch) - len(images)
-            if images:
-                texts = describe(model, processor, list(images.values()), prompt, args.question is not None, options)
-                for path, text in zip(images, texts, strict=True):
-                    with progress.external_write_mode():
-                        print(as_line(path, text, args), flush=True)
-            progress.update(len(batch))
-    return 1 if failed else 0
-
-
-def load(name: str) -> tuple[VLKDForConditionalGeneration, VLKDProcessor]:
-    """Model and processor, on the GPU where there is one.
+    """Write one line an image to stdout, name on stderr what gives none; 1 if there was such, else 0.
 
     Raises:
-        ValueError: `name` is no VLKD checkpoint.
+        ValueError: there is no image at all, no question, or no model.
     """
-    try:
-        model = VLKDForConditionalGeneration.from_pretrained(name)
-        processor = VLKDProcessor.from_pretrained(name)
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"--model: '{name}' is no VLKD checkpoint that can be read: {reason}") from error
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
+    check_question(args.question)
+    found = [(name, find_images(name)) for name in args.images]
+    paths = [path for _, files in found for path in files]
+    if not paths:
+        raise ValueError(f"no image is found in {', '.join(args.images)}: name files, folders or patterns of images.")
+    empty = [name for name, files in found if not files]
+    for name in empty:
+        complain(name, "no image is found there")
+    done = 0
+    model, processor = load_vlkd(args.model, "--model")
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    with tqdm(total=len(paths), unit="image", disable=len(paths) < MANY) as progress:
+        for start in range(0, len(paths), BATCH):
+            images = list(read_all(paths[start : start + BATCH]))
+            texts = describe(model, processor, [image for _, image in images], args) if images else []
+            for (path, _), text in zip(images, texts, strict=True):
+                tqdm.write(as_line(path, text, args))
+            done += len(images)
+            progress.update(len(paths[start : start + BATCH]))
+    return 1 if empty or done < len(paths) else 0
 
 
-def find_images(names: Iterable[str]) -> Iterator[Path]:
-    """Files as they are named; of a folder, and of what a pattern finds, the files with an image's extension, sorted."""
-    extensions = set(Image.registered_extensions())
-    for name in names:
-        path = Path(name)
-        if path.is_dir():
-            yield from sorted(p for p in path.iterdir() if p.suffix.lower() in extensions)
-        elif path.exists() or not glob.has_magic(name):
-            yield path  # a missing file is reported where it is read
-        else:
-            found = sorted(Path(p) for p in glob.glob(name, recursive=True) if Path(p).suffix.lower() in extensions)
-            yield from found or [path]
+def check_question(question: str | None) -> None:
+    """Raise a ValueError for an empty question, and for an image where the question should stand."""
+    if question is not None and not question.strip():
+        raise ValueError("the question is empty: write it after the images.")
+    if question is not None and os.path.exists(question):
+        raise ValueError(f"'{question}' stands where the question belongs, but is a file: write the question last.")
 
 
-def batches(paths: list[Path]) -> Iterator[list[Path]]:
-    rest = iter(paths)
-    while batch := list(islice(rest, BATCH)):
-        yield batch
+def find_images(name: str) -> list[Path]:
+    """A file as it is named; of a folder, and of what a pattern finds, the files with an image's extension, sorted."""
+    if os.path.isdir(name):
+        candidates = Path(name).iterdir()
+    elif os.path.exists(name) or not glob.has_magic(name):
+        return [Path(name)]  # a missing file is reported where it is read
+    else:
+        candidates = map(Path, glob.glob(name, recursive=True))
+    extensions = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    return sorted(file for file in candidates if file.suffix.lower() in extensions)
 
 
 def read_all(paths: list[Path]) -> Iterator[tuple[Path, Image.Image]]:
     """The images that can be read; the others are named on stderr."""
     for path in paths:
+        if not os.path.isfile(path):
+            complain(path, "there is no such file")
+            continue
         try:
-            yield path, read_image(str(path))
+            yield path, read_image(path)
         except ValueError as error:
-            print(f"vlkd: {path}: {error}", file=sys.stderr, flush=True)
+            complain(path, error.__cause__ or error)
+
+
+def complain(name: str | Path, reason: object) -> None:
+    tqdm.write(f"vlkd: {name}: {reason}", file=sys.stderr)
 
 
 @torch.no_grad()
 def describe(
-    model: VLKDForConditionalGeneration,
-    processor: VLKDProcessor,
-    images: list[Image.Image],
-    prompt: str,
-    is_question: bool,
-    options: dict[str, Any],
+    model: VLKDForConditionalGeneration, processor: VLKDProcessor, images: list[Image.Image], args: argparse.Namespace
 ) -> list[str]:
     """What the model writes in the place of the prompt's `<mask>`, for each image; of an answer the first sentence."""
-    inputs = processor(images=images, text=[prompt] * len(images), return_tensors="pt").to(model.device, model.dtype)
-    ids = model.generate(**inputs, **options)
-    return processor.post_process_generation(ids, inputs["input_ids"], first_sentence=is_question)
+    prompt = processor.prompt() if args.question is None else processor.question(args.question)
+    inputs = processor(images=images, text=prompt).to(model.device, model.dtype)
+    ids = model.generate(**inputs, max_new_tokens=args.max_new_tokens, num_beams=args.num_beams, do_sample=False)
+    return processor.post_process_generation(ids, inputs["input_ids"], first_sentence=args.question is not None)
 
 
 def as_line(path: Path, text: str, args: argparse.Namespace) -> str:
     if not args.json:
-        return f"{path}\t{text}"
+        return f"{path}\t{' '.join(text.split())}"
     asked = {} if args.question is None else {"question": args.question}
     return json.dumps({"image": str(path), **asked, "answer" if asked else "caption": text}, ensure_ascii=False)

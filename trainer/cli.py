@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
-from trainer import train
+from trainer import ask, train
 
-COMMANDS = (train,)
+COMMANDS = (train, ask)
 
 
 class CommandParser(HfArgumentParser):
@@ -34,19 +34,23 @@ class CommandParser(HfArgumentParser):
     def parse_known_args(
         self, args: list[str] | None = None, namespace: Any = None
     ) -> tuple[argparse.Namespace, list]:
-        config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        config.error = self.error
-        config.add_argument("--config")
-        file, flags = config.parse_known_args(args)
-        if file.config:
-            flags = flags_of_config(file.config) + flags
-        parsed, unknown = super().parse_known_args(flags, namespace)
+        if self.dataclass_types:
+            args = self._with_config(args)
+        parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
             raise ValueError(self._describe(unknown))
         return parsed, []
 
     def error(self, message: str) -> None:
         raise ValueError(message)
+
+    def _with_config(self, args: list[str] | None) -> list[str]:
+        """`args` with the options of the file that their `--config` names before them."""
+        config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        config.error = self.error
+        config.add_argument("--config")
+        file, flags = config.parse_known_args(args)
+        return flags_of_config(file.config) + flags if file.config else flags
 
     def _describe(self, unknown: list[str]) -> str:
         keys = [word.lstrip("-").partition("=")[0] for word in unknown if word.startswith("--")]

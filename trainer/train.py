@@ -10,6 +10,7 @@ from transformers import CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 from trainer.arguments import DataArguments, ModelArguments
+from trainer.checkpoint import load_vlkd
 from trainer.data import EpochDataset, check_columns, load_split
 from trainer.data_collator import VLKDDataCollator
 from trainer.feature_cache import add_image_features, add_teacher_embeds, load_teacher
@@ -100,12 +101,7 @@ def load_model(args: ModelArguments) -> tuple[VLKDForConditionalGeneration, VLKD
         model = VLKDForConditionalGeneration.from_vision_text_pretrained(args.clip, args.bart, **options)
         processor = VLKDProcessor.from_vision_text_pretrained(args.clip, args.bart)
     else:
-        try:
-            model = VLKDForConditionalGeneration.from_pretrained(args.model, dtype=torch.float32)
-            processor = VLKDProcessor.from_pretrained(args.model)
-        except OSError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"model: '{args.model}' is no VLKD checkpoint that can be read: {reason}") from error
+        model, processor = load_vlkd(args.model, "model")
     if args.attn_implementation is not None:
         model.set_attn_implementation(args.attn_implementation)
     return model, processor

@@ -54,5 +54,5 @@ def first_hits(queries: torch.Tensor, gallery: torch.Tensor, pool: int = 100) ->
     hits: list[bool] = []
     for start in range(0, len(queries) - pool + 1, pool):
         scores = queries[start : start + pool] @ gallery[start : start + pool].T
-        hits += (scores.argmax(dim=1) == torch.arange(pool)).tolist()
+        hits += (scores.argmax(dim=1).cpu() == torch.arange(pool)).tolist()
     return hits

@@ -3,10 +3,7 @@
 import json
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.figure import Figure
 
 _TERMS = {
     "ttdm": "TTDM: ‖s − t‖²",
@@ -29,7 +26,8 @@ def plot_training(trainer_state: Path, path: Path) -> None:
     terms = [term for term in _TERMS if any(term in line for line in history)]
     if not terms:
         raise ValueError(f"{trainer_state} holds no loss term: set logging_steps below the number of steps.")
-    figure, axes = plt.subplots(1, len(terms), figsize=(4.2 * len(terms), 3.4), layout="constrained", squeeze=False)
+    figure = Figure(figsize=(4.2 * len(terms), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(terms), squeeze=False)
     for axis, term in zip(axes.flat, terms, strict=True):
         axis.plot(*_series(history, term), color="#0969da", label="training")
         steps, values = _series(history, f"eval_{term}")
@@ -39,7 +37,6 @@ def plot_training(trainer_state: Path, path: Path) -> None:
         axis.set(title=_TERMS[term], xlabel="step", ylim=(0, None))
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=100)
-    plt.close(figure)
 
 
 def _series(history: list[dict], key: str) -> tuple[list[int], list[float]]:

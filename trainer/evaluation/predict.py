@@ -1,7 +1,7 @@
 """Asks a model many prompts at once: with images, without, or a plain BART."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from tqdm.auto import tqdm
@@ -39,23 +39,45 @@ def complete(
 
     Returns:
         The new text of each prompt, stripped of special tokens and surrounding space.
+
+    Raises:
+        ValueError: a prompt has no `<mask>` or several, or there are not as many images as prompts.
     """
+    if image_features is not None and len(image_features) != len(prompts):
+        raise ValueError(
+            f"{len(image_features)} rows of image_features for {len(prompts)} prompts: give one for each."
+        )
     model.eval()
     options = {"max_new_tokens": 24, "do_sample": False, "num_beams": 1} | generate_kwargs
-    prefixes = [tokenizer(prompt.split(tokenizer.mask_token)[0].rstrip()).input_ids[:-1] for prompt in prompts]
-    by_length = defaultdict(list)  # BART counts positions from the decoder's first token: no padding there
-    for row, prefix in enumerate(prefixes):
-        by_length[len(prefix)].append(row)
-    batches = [rows[i : i + batch_size] for rows in by_length.values() for i in range(0, len(rows), batch_size)]
+    ids = tokenizer(list(prompts)).input_ids
+    begins = [[model.generation_config.decoder_start_token_id, *_before_mask(tokenizer, row)] for row in ids]
     texts = [""] * len(prompts)
-    for rows in tqdm(batches, desc=desc, leave=False):
-        inputs = tokenizer([prompts[row] for row in rows], padding=True, return_tensors="pt").to(model.device)
-        start = model.generation_config.decoder_start_token_id
-        decoder_input_ids = torch.tensor([[start, *prefixes[row]] for row in rows], device=model.device)
-        if image_features is not None:
-            inputs["image_features"] = image_features[rows]
-        ids = model.generate(**inputs, decoder_input_ids=decoder_input_ids, **options)
-        new = tokenizer.batch_decode(ids[:, decoder_input_ids.shape[1] :], skip_special_tokens=True)
-        for row, text in zip(rows, new, strict=True):
-            texts[row] = text.strip()
+    with tqdm(total=len(prompts), desc=desc, leave=False) as progress:
+        for rows in _batches_of_equal_length(begins, batch_size):
+            inputs = tokenizer.pad({"input_ids": [ids[row] for row in rows]}, return_tensors="pt").to(model.device)
+            if image_features is not None:
+                inputs["image_features"] = image_features[rows].to(model.device)
+            decoder_input_ids = torch.tensor([begins[row] for row in rows], device=model.device)
+            written = model.generate(**inputs, decoder_input_ids=decoder_input_ids, **options)
+            new = tokenizer.batch_decode(written[:, decoder_input_ids.shape[1] :], skip_special_tokens=True)
+            for row, text in zip(rows, new, strict=True):
+                texts[row] = text.strip()
+            progress.update(len(rows))
     return texts
+
+
+def _before_mask(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    if (masks := ids.count(tokenizer.mask_token_id)) != 1:
+        prompt, mask = tokenizer.decode(ids), tokenizer.mask_token
+        raise ValueError(f"The prompt {prompt!r} holds {masks} {mask}: write one, where the answer goes.")
+    return ids[: ids.index(tokenizer.mask_token_id)]
+
+
+def _batches_of_equal_length(sequences: list[list[int]], batch_size: int) -> Iterator[list[int]]:
+    """Row numbers: BART counts positions from the decoder's first token, so that nothing there can be padded."""
+    by_length = defaultdict(list)
+    for row, sequence in enumerate(sequences):
+        by_length[len(sequence)].append(row)
+    for rows in by_length.values():
+        for start in range(0, len(rows), batch_size):
+            yield rows[start : start + batch_size]

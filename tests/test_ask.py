@@ -1,0 +1,151 @@
+"""`vlkd caption` and `vlkd ask` on real files: what is printed where, and the exit codes."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from trainer import ask
+from trainer.cli import main
+
+QUESTION = "what color is the circle?"
+
+
+@pytest.fixture(scope="module")
+def folder(model, processor, tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("tiny-vlkd")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def photos(images, tmp_path, monkeypatch):
+    """The working directory: photos/ with three images and two files that are none, and one that is broken."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for name, image in zip(("b.png", "a.png", "c.JPG"), images, strict=False):
+        image.save(tmp_path / "photos" / name, "PNG")
+    (tmp_path / "photos" / "notes.txt").write_text("no image")
+    (tmp_path / "photos" / "paper.pdf").write_text("Pillow writes such files and reads none")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG and then nothing")
+    return tmp_path
+
+
+def expected(model, processor, image: Image.Image, prompt: str | None, first_sentence: bool) -> str:
+    batch = processor(images=image, text=prompt)
+    ids = model.generate(**batch, max_new_tokens=40, num_beams=1, do_sample=False)
+    text = processor.post_process_generation(ids, batch["input_ids"], first_sentence=first_sentence)[0]
+    return " ".join(text.split())
+
+
+def run(capsys, *argv: str) -> tuple[int, list[str], list[str]]:
+    code = main(list(argv))
+    output = capsys.readouterr()
+    return code, output.out.splitlines(), [line for line in output.err.splitlines() if line.startswith("vlkd")]
+
+
+def test_captions_of_files(photos, folder, model, processor, images, capsys):
+    code, out, errors = run(capsys, "caption", "photos/b.png", "photos/a.png", "--model", folder)
+    captions = [expected(model, processor, image, None, False) for image in images[:2]]
+    assert captions[0] != captions[1]
+    assert (code, out, errors) == (0, [f"photos/b.png\t{captions[0]}", f"photos/a.png\t{captions[1]}"], [])
+
+
+def test_answers_as_json(photos, folder, model, processor, images, capsys):
+    code, out, errors = run(capsys, "ask", "photos/b.png", "photos/a.png", QUESTION, "--model", folder, "--json")
+    answers = [expected(model, processor, i, f"Question: {QUESTION} Answer: <mask>", True) for i in images[:2]]
+    assert (code, errors) == (0, [])
+    assert [json.loads(line) for line in out] == [
+        {"image": name, "question": QUESTION, "answer": answer}
+        for name, answer in zip(("photos/b.png", "photos/a.png"), answers, strict=True)
+    ]
+
+
+def test_captions_as_json(photos, folder, capsys):
+    _, out, _ = run(capsys, "caption", "photos/b.png", "--model", folder, "--json")
+    assert [list(json.loads(line)) for line in out] == [["image", "caption"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("photos", ["photos/a.png", "photos/b.png", "photos/c.JPG"]),
+        ("photos/*", ["photos/a.png", "photos/b.png", "photos/c.JPG"]),
+        ("photos/[ab].png", ["photos/a.png", "photos/b.png"]),
+        ("**/b.png", ["photos/b.png"]),
+    ],
+)
+def test_folders_and_patterns(photos, folder, capsys, name, found):
+    code, out, _ = run(capsys, "caption", name, "--model", folder, "--max_new_tokens", "2")
+    assert code == 0 and [line.split("\t")[0] for line in out] == found
+
+
+def test_a_file_may_look_like_a_pattern(photos, folder, images, capsys):
+    images[0].save("photo[1].png")
+    code, out, _ = run(capsys, "caption", "photo[1].png", "--model", folder, "--max_new_tokens", "2")
+    assert code == 0 and out[0].startswith("photo[1].png\t")
+
+
+def test_the_rest_is_done_when_images_cannot_be_read(photos, folder, capsys):
+    (photos / "empty").mkdir()
+    names = ["broken.png", "photos/a.png", "nowhere.png", "photos/notes.txt", "empty", "*.jpg", "x" * 300]
+    code, out, errors = run(capsys, "caption", *names, "--model", folder)
+    assert code == 1 and [line.split("\t")[0] for line in out] == ["photos/a.png"]
+    assert sorted(line.split(":")[1].strip() for line in errors) == sorted(n for n in names if n != "photos/a.png")
+    assert "vlkd: nowhere.png: there is no such file" in errors
+    assert any("cannot identify image file" in line for line in errors)
+
+
+def test_an_image_named_twice_is_no_failure(photos, folder, capsys):
+    code, out, _ = run(capsys, "caption", "photos/a.png", "photos/a.png", "--model", folder)
+    assert code == 0 and len(out) == 2 and out[0] == out[1]
+
+
+def test_batches_change_nothing_and_many_images_show_progress(photos, folder, capsys, monkeypatch):
+    one_batch = run(capsys, "ask", "photos", QUESTION, "--model", folder)
+    monkeypatch.setattr(ask, "BATCH", 2)
+    monkeypatch.setattr(ask, "MANY", 3)
+    assert main(["ask", "photos", QUESTION, "--model", folder]) == 0
+    output = capsys.readouterr()
+    assert output.out.splitlines() == one_batch[1]
+    assert "3/3" in output.err
+
+
+def test_options_reach_generate(photos, folder, processor, capsys):
+    _, short, _ = run(capsys, "caption", "photos/a.png", "--model", folder, "--max_new_tokens", "1")
+    _, beams, _ = run(capsys, "caption", "photos/a.png", "--model", folder, "--num_beams", "4")
+    _, greedy, _ = run(capsys, "caption", "photos/a.png", "--model", folder)
+    assert len({short[0], beams[0], greedy[0]}) == 3 and len(short[0]) < len(greedy[0])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["caption", "empty", "*.gif"], "no image is found in empty, *.gif"),
+        (["ask", "photos", " "], "the question is empty"),
+        (["ask", "photos/a.png", "photos/b.png"], "'photos/b.png' stands where the question belongs"),
+        (["ask", "photos/a.png"], "required: question"),
+        (["caption"], "required: IMAGE"),
+        (["caption", "photos", "--beams", "2"], "unknown key 'beams'"),
+        (["caption", "photos", "--config", "x.yaml"], "unknown key 'config'"),
+        (["caption", "photos", "--max_new_tokens", "many"], "--max_new_tokens"),
+        (["caption", "photos", "--max_new_tokens", "0"], "max_new_tokens"),
+        (["ask", "photos", "a <mask> b?"], "holds 2 <mask>"),
+        (["ask", "photos", "why? " * 100], "BART reads at most 64"),
+    ],
+)
+def test_mistakes_are_one_line(photos, folder, capsys, argv, message):
+    (photos / "empty").mkdir()
+    code, out, errors = run(capsys, *argv, "--model", folder)
+    assert (code, out, len(errors)) == (2, [], 1)
+    assert errors[0].startswith("vlkd: error: ") and message in errors[0]
+
+
+def test_a_model_must_be_a_vlkd_checkpoint(photos, bart_dir, clip_dir, capsys):
+    (photos / "config.json").write_text("{}")
+    for name in ("./nowhere", "photos", ".", bart_dir, clip_dir):
+        code, _, errors = run(capsys, "caption", "photos", "--model", name)
+        assert code == 2 and f"--model: '{name}' is no VLKD checkpoint" in errors[0]
+    assert "it holds a model of type 'clip'" in errors[0]
+    assert run(capsys, "caption", "photos")[0] == 2
