@@ -35,6 +35,12 @@ class VLKDTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Learning rate of the two maps, W_e and W_d; that of BART (learning_rate) if unset."},
     )
+    projection_optimizer: Literal["adamw", "muon"] = field(
+        default="adamw",
+        metadata={
+            "help": "Optimizer of the two maps' matrices: BART's (optim), or Muon, which needs fewer steps."
+        },
+    )
     mask_ratio: float = field(default=0.3, metadata={"help": "ρ, the share of a caption's tokens that spans cover."})
     mask_all_probability: float = field(
         default=0.3,

@@ -15,6 +15,7 @@ from transformers.utils import ModelOutput
 from trainer.data import EpochDataset
 from trainer.feature_cache import teacher_embeds
 from trainer.losses import icti, itcl, ttdm
+from trainer.optimizers import with_muon
 from trainer.training_args import VLKDTrainingArguments
 
 TOKEN_LOSSES = ("icti", "replay")
@@ -143,12 +144,15 @@ class VLKDTrainer(Trainer):
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if is_new:
-            self._split_off_projections(optimizer, self.model if model is None else model)
+            names = tuple(self.model.projection_parameter_names())  # wrappers put their own prefix before a name
+            named = (self.model if model is None else model).named_parameters()
+            maps = {id(parameter) for name, parameter in named if name.endswith(names)}
+            self._split_off_projections(optimizer, maps)
+            if self.args.projection_optimizer == "muon":
+                self.optimizer = optimizer = with_muon(optimizer, maps)
         return optimizer
 
-    def _split_off_projections(self, optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:
-        names = tuple(self.model.projection_parameter_names())  # wrappers put their own prefix before a name
-        maps = {id(parameter) for name, parameter in model.named_parameters() if name.endswith(names)}
+    def _split_off_projections(self, optimizer: torch.optim.Optimizer, maps: set[int]) -> None:
         rate = self.args.projection_learning_rate
         for group in list(optimizer.param_groups):
             of_maps = [parameter for parameter in group["params"] if id(parameter) in maps]
