@@ -15,7 +15,7 @@ $(READY): setup.py constraints.txt
 	touch $(READY)
 
 demo: $(READY)
-	$(BIN)/python -m microworld.demo --recipe $(RECIPE)
+	$(BIN)/python -m microworld.demo --recipe $(RECIPE) $(ARGS)
 
 test: $(READY)
 	$(BIN)/python -m pytest -q
