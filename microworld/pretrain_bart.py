@@ -77,13 +77,13 @@ def corrupt(segments: list[list[int]], roles: list[str], mask_id: int, rng: rand
     """The encoder's side of a document, given as token ids by segment."""
     whole = [token for ids in segments for token in ids]
     kind = rng.random()
-    if set(roles) == {"passage"} or kind < 0.10:
+    if "question" not in roles or kind < 0.10:
         infilling = TextInfilling(mask_id, mask_ratio=rng.choice((0.15, 0.3, 0.5)), mask_all_probability=0.0)
         return infilling([0, *whole, 0], np.random.default_rng(rng.randrange(2**32)))[1:-1]
     if kind < 0.50:
-        hidden = {"question", "answer", "paraphrase"}
+        hidden = {"question", "answer"}
     elif kind < 0.92:
-        hidden = {"answer", "paraphrase"}
+        hidden = {"answer"}
     else:
         hidden = {"passage"}
     corrupted: list[int] = []

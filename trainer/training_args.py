@@ -37,9 +37,7 @@ class VLKDTrainingArguments(TrainingArguments):
     )
     projection_optimizer: Literal["adamw", "muon"] = field(
         default="adamw",
-        metadata={
-            "help": "Optimizer of the two maps' matrices: BART's (optim), or Muon, which needs fewer steps."
-        },
+        metadata={"help": "Optimizer of the two maps' matrices: BART's (optim), or Muon, which needs fewer steps."},
     )
     mask_ratio: float = field(default=0.3, metadata={"help": "ρ, the share of a caption's tokens that spans cover."})
     mask_all_probability: float = field(

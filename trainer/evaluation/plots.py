@@ -29,7 +29,7 @@ def plot_training(trainer_state: Path, path: Path) -> None:
     figure = Figure(figsize=(4.2 * len(terms), 3.4), layout="constrained")
     axes = figure.subplots(1, len(terms), squeeze=False)
     for axis, term in zip(axes.flat, terms, strict=True):
-        axis.plot(*_series(history, term), color="#0969da", label="training")
+        axis.plot(*_series(history, term), ".-", markersize=3, color="#0969da", label="training")
         steps, values = _series(history, f"eval_{term}")
         if steps:
             axis.plot(steps, values, "o", color="#cf222e", label="evaluation")
