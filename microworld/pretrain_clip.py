@@ -60,10 +60,6 @@ def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
     model = CLIPModel._from_config(config, attn_implementation="eager")
     # CLIP's start of 0.02 is drowned by the patch embedding in a model of this size: where a patch is would be lost.
     torch.nn.init.normal_(model.vision_model.embeddings.position_embedding.weight, std=0.6)
-    # Every token starts by attending to itself: left to chance, all patches fill with what stands in any of them.
-    for layer in model.vision_model.encoder.layers:
-        for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
-            torch.nn.init.eye_(projection.weight)
     return model
 
 
@@ -115,7 +111,7 @@ def batches(tokenizer: CLIPTokenizer, batch_size: int, seed: int) -> Iterator[di
 
 
 def pretrain_clip(
-    folder: Path, steps: int = 2200, batch_size: int = 64, learning_rate: float = 1e-3, seed: int = 0
+    folder: Path, steps: int = 3000, batch_size: int = 64, learning_rate: float = 1e-3, seed: int = 0
 ) -> None:
     """Pretrain and write the checkpoint (fp16 safetensors) and its processor to `folder`."""
     torch.manual_seed(seed)
