@@ -42,7 +42,7 @@ def build_processor(captions: int = 10_000) -> CLIPProcessor:
 
 
 def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """A CLIP of 3M parameters whose patches are the cells of the grid."""
+    """A CLIP of 2.5M parameters whose patches are the cells of the grid."""
     text = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4}
     vision = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 2, "num_attention_heads": 6}
     config = CLIPConfig(
