@@ -74,7 +74,7 @@ def report(seconds: dict[str, float]) -> str:
     lines = [
         "# The two teachers",
         "",
-        "Printed by `python -m microworld.pretrain`, measured on the validation split.",
+        "Printed by `python -m microworld.pretrain measure` on the validation split.",
         "",
     ]
     for name in ("clip", "bart"):
