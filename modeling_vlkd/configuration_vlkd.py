@@ -9,6 +9,7 @@ from transformers import BartConfig, CLIPVisionConfig, PreTrainedConfig
 
 IMAGE_TOKENS = ("all", "patch", "pooled")
 IMAGE_PROJECTORS = ("linear", "mlp")
+PATCH_ATTENTIONS = ("global", "self")
 
 _GENERATOR = "modeling_vlkd.VLKDForConditionalGeneration"
 _DUAL_ENCODER = "modeling_vlkd.VLKDModel"
@@ -25,12 +26,18 @@ AUTO_MAP = {
     "AutoProcessor": "processing_vlkd.VLKDProcessor",
 }
 CUSTOM_PIPELINES = {
-    task: {"impl": f"pipeline_vlkd.{pipeline}", "pt": ["AutoModelForImageTextToText"], "type": "multimodal"}
-    for task, pipeline in {
-        "image-to-text": "VLKDImageTextToTextPipeline",
-        "image-text-to-text": "VLKDImageTextToTextPipeline",
-        "visual-question-answering": "VLKDVisualQuestionAnsweringPipeline",
-    }.items()
+    task: {"impl": f"pipeline_vlkd.{pipeline}", "pt": [auto_class], "type": "multimodal"}
+    for task, pipeline, auto_class in (
+        ("image-to-text", "VLKDImageTextToTextPipeline", "AutoModelForImageTextToText"),
+        ("image-text-to-text", "VLKDImageTextToTextPipeline", "AutoModelForImageTextToText"),
+        ("visual-question-answering", "VLKDVisualQuestionAnsweringPipeline", "AutoModelForImageTextToText"),
+        ("vqa", "VLKDVisualQuestionAnsweringPipeline", "AutoModelForImageTextToText"),
+        (
+            "zero-shot-image-classification",
+            "VLKDZeroShotImageClassificationPipeline",
+            "AutoModelForZeroShotImageClassification",
+        ),
+    )
 }
 
 # Code that transformers loaded from a model folder lives in this namespace; the installed package does not.
@@ -65,18 +72,31 @@ class VLKDConfig(PreTrainedConfig):
             (patches alone) or `"pooled"` (class token alone).
         image_projector (`str`): the map from the joint space to BART's width: `"linear"` (the paper's) or `"mlp"`
             (two layers with a GELU between).
-        image_projector_hidden_size (`int`): width of the MLP's hidden layer. Default: twice BART's `d_model`.
+        image_projector_hidden_size (`int`): width of the MLP's hidden layer. Default: BART's `d_model`, twice or as
+            often as `image_token_expansion` says, if that is more.
+        image_token_expansion (`int`): how many vectors the projector makes of each token for the decoder to see (1 is
+            the paper's): BART has a state for every word, and it takes several words to tell what a patch shows.
+        patch_attention (`str`): in CLIP's last layer a patch attends to all tokens (`"global"`, as in CLIP) or to
+            itself alone (`"self"`), which keeps out of it what others show. The class token is CLIP's either way.
+        prompt_in_encoder (`bool`): beside an image, whether BART's encoder reads the whole prompt, or only what stands
+            from `<mask>` on: what stands before it is the decoder's start either way.
         logit_scale_init_value (`float`): logarithm of CLIP's temperature factor.
         mask_token_id (`int`): id of `<mask>`. Default: the last id of the vocabulary, where BART has it.
         default_prompt_ids (`list[int]`): the prompt of an image that comes without one. Default: `<s><mask></s>`.
+        base_models (`list[str]`): Hub names of the two checkpoints it was made of, for the model card.
 
     Raises:
-        ValueError: `image_tokens` or `image_projector` is none of the names above, or an id is not in the vocabulary.
+        ValueError: a choice is none of the names above, or an id is not in the vocabulary.
     """
 
     model_type = "vlkd"
     sub_configs = {"vision_config": CLIPVisionConfig, "text_config": BartConfig}
-    keys_to_ignore_at_inference = ["past_key_values", "encoder_last_hidden_state"]
+    keys_to_ignore_at_inference = [
+        "past_key_values",
+        "encoder_last_hidden_state",
+        "text_model_output",
+        "vision_model_output",
+    ]
 
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
@@ -84,22 +104,24 @@ class VLKDConfig(PreTrainedConfig):
     image_tokens: str = "all"
     image_projector: str = "linear"
     image_projector_hidden_size: int | None = None
+    image_token_expansion: int = 1
+    patch_attention: str = "global"
+    prompt_in_encoder: bool = True
     logit_scale_init_value: float = 2.6592
     mask_token_id: int | None = None
     default_prompt_ids: list[int] | None = None
+    base_models: list[str] | None = None
     is_encoder_decoder: bool = True
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs):
         for name, config_class in self.sub_configs.items():
-            value = getattr(self, name)
-            if not isinstance(value, PreTrainedConfig):
-                setattr(self, name, config_class(**(value or {})))
+            setattr(self, name, _sub_config(name, getattr(self, name), config_class))
         text = self.text_config
         if self.projection_dim is None:
             self.projection_dim = self.vision_config.projection_dim
         if self.image_projector_hidden_size is None:
-            self.image_projector_hidden_size = 2 * text.d_model
+            self.image_projector_hidden_size = max(2, self.image_token_expansion) * text.d_model
         if self.mask_token_id is None:
             self.mask_token_id = text.vocab_size - 1
         if self.default_prompt_ids is None:
@@ -114,9 +136,15 @@ class VLKDConfig(PreTrainedConfig):
 
     def _check(self) -> None:
         """Raises a ValueError for a choice or an id that the model could not follow."""
-        for name, choices in (("image_tokens", IMAGE_TOKENS), ("image_projector", IMAGE_PROJECTORS)):
+        for name, choices in (
+            ("image_tokens", IMAGE_TOKENS),
+            ("image_projector", IMAGE_PROJECTORS),
+            ("patch_attention", PATCH_ATTENTIONS),
+        ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"`{name}`={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}.")
+        if self.image_token_expansion < 1:
+            raise ValueError(f"`image_token_expansion`={self.image_token_expansion} must be 1 or more.")
         if not 0 <= self.mask_token_id < self.text_config.vocab_size:
             raise ValueError(
                 f"`mask_token_id`={self.mask_token_id} is outside the language model's vocabulary of "
@@ -128,11 +156,23 @@ class VLKDConfig(PreTrainedConfig):
                 f"`default_prompt_ids`={self.default_prompt_ids} must hold `mask_token_id`={self.mask_token_id} once."
             )
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "VLKDConfig":
+        """As every config's.
+
+        Raises:
+            ValueError: the dict is another kind of model's, whose weights would be of no use here.
+        """
+        kind = config_dict.get("model_type", cls.model_type)
+        if kind != cls.model_type:
+            raise ValueError(f"`model_type`={kind!r} in config.json, which is no VLKD; load it by its own class.")
+        return super().from_dict(config_dict, **kwargs)
+
     def to_dict(self) -> dict[str, Any]:
         """As every config's, with the map of remote-code classes and pipelines."""
         output = super().to_dict()
         for name in self.sub_configs:
-            output[name].pop("_name_or_path", None)  # where the two checkpoints lay on the machine that joined them
+            output[name]["_name_or_path"] = ""  # not where the two checkpoints lay on the machine that joined them
         if not IS_REMOTE_CODE:
             output.update(auto_map=AUTO_MAP, custom_pipelines=CUSTOM_PIPELINES)
         return output
@@ -142,3 +182,16 @@ class VLKDConfig(PreTrainedConfig):
         os.makedirs(save_directory, exist_ok=True)
         copy_code(save_directory, origin=self.name_or_path)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+
+def _sub_config(name: str, value: Any, config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
+    """`value`, a config, its dict or None, as a config; a ValueError, if it is another kind of model's."""
+    if isinstance(value, PreTrainedConfig):
+        kind = value.model_type
+    elif value is None or isinstance(value, dict):
+        kind = (value or {}).get("model_type", config_class.model_type)
+    else:
+        raise ValueError(f"`{name}`={value!r} is no config; give a {config_class.__name__} or its dict.")
+    if kind != config_class.model_type:
+        raise ValueError(f"`{name}` has `model_type`={kind!r}; VLKD needs a {config_class.model_type!r}.")
+    return value if isinstance(value, PreTrainedConfig) else config_class(**(value or {}))

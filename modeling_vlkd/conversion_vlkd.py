@@ -1,5 +1,7 @@
 """Two checkpoints become one model: CLIP's vision tower, all of BART, and the two maps between them."""
 
+import os
+
 import torch
 from torch import nn
 from transformers import (
@@ -38,6 +40,7 @@ def join_checkpoints(
         projection_dim=vision.config.projection_dim,
         logit_scale_init_value=vision.logit_scale.item(),
         mask_token_id=_mask_token_id(bart),
+        base_models=_hub_names(clip, bart),
         **options,
     )
     with torch.device("meta"):  # every part is set below, so nothing is drawn at random first
@@ -84,6 +87,11 @@ def _load(model_class: type[PreTrainedModel], argument: str, path: str, dtype) -
         ) from error
 
 
+def _hub_names(clip: str, bart: str) -> list[str] | None:
+    """The two names, where both are the Hub's: a local folder's name tells nobody anything."""
+    return None if os.path.isdir(clip) or os.path.isdir(bart) else [clip, bart]
+
+
 def _mask_token_id(bart: str) -> int | None:
     """The tokenizer's <mask>; None, which means BART's own place for it, where the checkpoint has no tokenizer."""
     try:
@@ -118,9 +126,14 @@ def _as_linear_map(w_d: torch.Tensor, layers: list[nn.Linear]) -> list[torch.Ten
 
     Two layers can do it exactly, because gelu(z) - gelu(-z) = z: the hidden layer holds z and -z.
     """
+    width, hidden = len(w_d), layers[0].out_features
+    if layers[-1].out_features != width:
+        raise ValueError(
+            f"`image_token_expansion`={layers[-1].out_features // width}: several vectors of one token cannot start "
+            "as the pseudo-inverse, for they would stay equal; use projector_init='random'."
+        )
     if len(layers) == 1:
         return [w_d]
-    width, hidden = len(w_d), layers[0].out_features
     if hidden != 2 * width:
         raise ValueError(
             f"`image_projector_hidden_size`={hidden} cannot start as the pseudo-inverse; set it to twice BART's width "

@@ -88,12 +88,14 @@ class VLKDGenerationMixin(GenerationMixin):
             check_same_number(image, kwargs["input_ids"])
         if image is not None and "input_ids" in kwargs and "decoder_input_ids" not in kwargs:
             kwargs["decoder_input_ids"] = self.decoder_prompt_ids(kwargs["input_ids"], kwargs.get("attention_mask"))
+        if image is not None and "input_ids" in kwargs and not self.config.prompt_in_encoder:
+            kwargs |= encoder_prompts(self.config, kwargs["input_ids"], kwargs.get("attention_mask"))
         return generate_by_prompt_length(super().generate, self.config.text_config.pad_token_id, *args, **kwargs)
 
 
 def check_same_number(images: torch.Tensor, texts: torch.Tensor) -> None:
     """Raises a ValueError unless there are as many rows of images as of texts."""
-    if len(images) != len(texts):
+    if images.shape[0] != texts.shape[0]:
         raise ValueError(f"{len(images)} image(s) but {len(texts)} text(s) are given; give one text for each image.")
 
 
@@ -122,6 +124,23 @@ def decoder_prompts(
             tokens = tokens[:-1]
         prompts.append(torch.tensor([text.decoder_start_token_id, *tokens], device=input_ids.device))
     return prompts
+
+
+def encoder_prompts(
+    config: PreTrainedConfig, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None
+) -> dict[str, torch.LongTensor]:
+    """(batch, tokens) -> `input_ids` and `attention_mask` of what is left from each row's `<mask>` on, after `<s>`."""
+    text = config.text_config
+    kept = input_ids != text.pad_token_id if attention_mask is None else attention_mask.bool()
+    rows = []
+    for row, keep in zip(input_ids, kept, strict=True):
+        tokens = row[keep].tolist()
+        rest = tokens[tokens.index(config.mask_token_id) :] if config.mask_token_id in tokens else None
+        rows.append(torch.tensor(config.default_prompt_ids if rest is None else [text.bos_token_id, *rest]))
+    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+    mask = (ids >= 0).long()
+    ids = ids.masked_fill(mask == 0, text.pad_token_id)
+    return {"input_ids": ids.to(input_ids.device), "attention_mask": mask.to(input_ids.device)}
 
 
 def generate_by_prompt_length(generate: Callable, fill: int, *args, **kwargs) -> torch.LongTensor | ModelOutput:

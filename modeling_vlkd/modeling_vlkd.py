@@ -1,21 +1,25 @@
 """VLKD: CLIP's image tokens and BART's text states in one decoder memory, CLIP's joint space on BART's encoder."""
 
 import copy
+from typing import Unpack
 
 import torch
 from torch import nn
 from transformers import BartForConditionalGeneration, CLIPVisionModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
-from transformers.utils import ModelOutput
+from transformers.utils import TransformersKwargs, can_return_tuple
 
+from .card_vlkd import CardMixin
 from .configuration_vlkd import VLKDConfig
 from .conversion_vlkd import join_checkpoints
 from .generation_vlkd import VLKDEncoder, VLKDGenerationMixin, check_same_number
+from .loading_vlkd import WholeCheckpoint
 from .outputs_vlkd import VLKDEncoderOutput, VLKDOutput, VLKDSeq2SeqLMOutput
+from .padding_vlkd import encode_from_left, left_padding
 
 
-class VLKDPreTrainedModel(PreTrainedModel):
+class VLKDPreTrainedModel(WholeCheckpoint, CardMixin, PreTrainedModel):
     """What the two models share: CLIP's frozen vision tower, BART's encoder, and the two embeddings."""
 
     config: VLKDConfig
@@ -30,8 +34,8 @@ class VLKDPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _can_compile_fullgraph = True
 
-    def _build_towers(self, text_config) -> None:
-        config = self.config
+    def _build_towers(self) -> None:
+        config, text_config = self.config, self.config.text_config
         self.vision_model = CLIPVisionModel(config.vision_config)
         self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
         self.language_model = BartForConditionalGeneration(text_config)
@@ -70,9 +74,14 @@ class VLKDPreTrainedModel(PreTrainedModel):
 
     def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
         """As `BartForConditionalGeneration.resize_token_embeddings`, which also resizes `final_logits_bias`."""
-        return self.language_model.resize_token_embeddings(*args, **kwargs)
+        embeddings = self.language_model.resize_token_embeddings(*args, **kwargs)
+        self.vocab_size = self.config.text_config.vocab_size  # as transformers' own method sets it
+        return embeddings
 
-    def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs) -> BaseModelOutputWithPooling:
+    @can_return_tuple
+    def get_image_features(
+        self, pixel_values: torch.FloatTensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> BaseModelOutputWithPooling:
         """
         What CLIP sees.
 
@@ -81,14 +90,42 @@ class VLKDPreTrainedModel(PreTrainedModel):
 
         Returns:
             `last_hidden_state` (images, image_tokens, d_j): V, every token in the joint space, class token first;
-            `pooler_output` (images, d_j), unit norm: v, CLIP's image embedding.
+            `pooler_output` (images, d_j), unit norm: v, CLIP's image embedding;
+            `hidden_states` and `attentions` of CLIP's layers, where asked for.
         """
-        states = self.vision_model(pixel_values=pixel_values, **kwargs).last_hidden_state
+        keep_layers = kwargs.pop("output_hidden_states", None)
+        keep_layers = self.config.output_hidden_states if keep_layers is None else keep_layers
+        local = self.config.patch_attention == "self"
+        output = self.vision_model(
+            pixel_values=pixel_values, return_dict=True, output_hidden_states=keep_layers or local, **kwargs
+        )
+        states = output.last_hidden_state
+        if local:
+            patches = self._attend_to_self(output.hidden_states[-2][:, 1:])
+            states = torch.cat([states[:, :1], patches], dim=1)
         tokens = self.visual_projection(self.vision_model.post_layernorm(states))  # (images, image_tokens, d_j)
-        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=_unit(tokens[:, 0]))
+        return BaseModelOutputWithPooling(
+            last_hidden_state=tokens,
+            pooler_output=_unit(tokens[:, 0]),
+            hidden_states=output.hidden_states if keep_layers else None,
+            attentions=output.attentions,
+        )
 
+    def _attend_to_self(self, states: torch.FloatTensor) -> torch.FloatTensor:
+        """
+        CLIP's last layer where each token attends to itself alone, so that its value is all it gets: (images, tokens,
+        hidden) -> the same. MaskCLIP (Zhou et al., ECCV 2022) reads dense features off CLIP in this way.
+        """
+        layer = self.vision_model.encoder.layers[-1]
+        states = states + layer.self_attn.out_proj(layer.self_attn.v_proj(layer.layer_norm1(states)))
+        return states + layer.mlp(layer.layer_norm2(states))
+
+    @can_return_tuple
     def get_text_features(
-        self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None, **kwargs
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """
         What BART's encoder reads.
@@ -99,25 +136,29 @@ class VLKDPreTrainedModel(PreTrainedModel):
 
         Returns:
             `last_hidden_state` (texts, text_tokens, d_model): E(x);
-            `pooler_output` (texts, d_j), unit norm: s, the state at `<s>` in the joint space.
+            `pooler_output` (texts, d_j), unit norm: s, the state at `<s>` in the joint space;
+            `hidden_states` and `attentions` of the encoder's layers, where asked for.
         """
-        states = self._encode_text(input_ids, attention_mask, **kwargs).last_hidden_state
-        first = torch.zeros_like(input_ids[:, 0]) if attention_mask is None else _left_padding(attention_mask)
-        start = states[torch.arange(len(states), device=states.device), first]  # (texts, d_model)
-        return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=_unit(self.text_projection(start)))
+        output = self._encode_text(input_ids, attention_mask, **kwargs)
+        states = output.last_hidden_state
+        first = torch.zeros_like(input_ids[:, 0]) if attention_mask is None else left_padding(attention_mask)
+        start = states[torch.arange(states.shape[0], device=states.device), first]  # (texts, d_model)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=states,
+            pooler_output=_unit(self.text_projection(start)),
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
 
     def _encode_text(self, input_ids, attention_mask=None, inputs_embeds=None, **kwargs) -> BaseModelOutput:
-        """E(x). BART counts positions from the left, so a row padded there is read as if padded on the right."""
+        """E(x), with padding on either side."""
         inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
         inputs = {name: value for name, value in inputs.items() if value is not None}
         self._check_length(input_ids=input_ids, inputs_embeds=inputs_embeds)
         encoder = self.language_model.get_encoder()
         if attention_mask is None or attention_mask.dim() != 2:
-            return encoder(**inputs, **kwargs)
-        shift = _left_padding(attention_mask)
-        output = encoder(**{name: _roll(value, shift) for name, value in inputs.items()}, **kwargs)
-        output.last_hidden_state = _roll(output.last_hidden_state, -shift)
-        return output
+            return encoder(**inputs, return_dict=True, **kwargs)
+        return encode_from_left(encoder, inputs, return_dict=True, **kwargs)
 
     def _check_length(self, **tokens: torch.Tensor | None) -> None:
         """Raises a ValueError for a (batch, tokens, ...) that is longer than BART has positions."""
@@ -137,18 +178,17 @@ class VLKDModel(VLKDPreTrainedModel):
 
     def __init__(self, config: VLKDConfig):
         super().__init__(config)
-        text_config = copy.deepcopy(config.text_config)
-        text_config.decoder_layers = 0  # only the encoder is used
-        self._build_towers(text_config)
+        self._build_towers()
+        del self.language_model.get_decoder().layers[:]  # only the encoder is used
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
-        return_dict: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> VLKDOutput | tuple:
         """
         Args:
@@ -161,20 +201,22 @@ class VLKDModel(VLKDPreTrainedModel):
         """
         if input_ids is None and pixel_values is None:
             raise ValueError("Neither `input_ids` nor `pixel_values` is given; give texts, images, or both.")
-        image_embeds = text_embeds = similarity = None
+        kwargs["return_dict"] = True
+        image = text = similarity = None
         if pixel_values is not None:
-            image_embeds = self.get_image_features(pixel_values).pooler_output
+            image = self.get_image_features(pixel_values, **kwargs)
         if input_ids is not None:
-            text_embeds = self.get_text_features(input_ids, attention_mask, **kwargs).pooler_output
-        if pixel_values is not None and input_ids is not None:
-            similarity = self.logit_scale.exp() * image_embeds @ text_embeds.t()  # (images, texts)
-        output = VLKDOutput(
-            image_embeds=image_embeds,
-            text_embeds=text_embeds,
+            text = self.get_text_features(input_ids, attention_mask, **kwargs)
+        if image is not None and text is not None:
+            similarity = self.logit_scale.exp() * image.pooler_output @ text.pooler_output.t()  # (images, texts)
+        return VLKDOutput(
             logits_per_image=similarity,
             logits_per_text=None if similarity is None else similarity.t(),
+            text_embeds=None if text is None else text.pooler_output,
+            image_embeds=None if image is None else image.pooler_output,
+            text_model_output=text,
+            vision_model_output=image,
         )
-        return _as_asked(output, return_dict, self.config)
 
 
 class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
@@ -186,8 +228,8 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
 
     def __init__(self, config: VLKDConfig):
         super().__init__(config)
-        self._build_towers(config.text_config)
-        width, hidden = config.text_config.d_model, config.image_projector_hidden_size
+        self._build_towers()
+        width, hidden = config.image_token_expansion * config.text_config.d_model, config.image_projector_hidden_size
         if config.image_projector == "linear":
             self.image_projection = nn.Linear(config.projection_dim, width, bias=False)  # W_d
         else:
@@ -204,6 +246,9 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         *,
         image_tokens: str = "all",
         image_projector: str = "linear",
+        image_token_expansion: int = 1,
+        patch_attention: str = "global",
+        prompt_in_encoder: bool = True,
         projector_init: str = "pinv",
         seed: int = 0,
         dtype: torch.dtype | str = torch.float32,
@@ -216,6 +261,9 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
             bart: Hub name or folder of a `BartForConditionalGeneration`, with its tokenizer.
             image_tokens: see [`VLKDConfig`].
             image_projector: see [`VLKDConfig`].
+            image_token_expansion: see [`VLKDConfig`].
+            patch_attention: see [`VLKDConfig`].
+            prompt_in_encoder: see [`VLKDConfig`].
             projector_init: `"pinv"`: W_d starts as the pseudo-inverse of the orthogonal W_e; `"random"`: at random.
             seed: draws W_e (and a random W_d); the global generator is left alone.
             dtype: of all weights; training starts here, hence float32 whatever the checkpoints are saved in.
@@ -223,7 +271,13 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         Raises:
             ValueError: `clip` or `bart` is no checkpoint, or one of another kind; an option is unknown.
         """
-        config = {"image_tokens": image_tokens, "image_projector": image_projector}
+        config = {
+            "image_tokens": image_tokens,
+            "image_projector": image_projector,
+            "image_token_expansion": image_token_expansion,
+            "patch_attention": patch_attention,
+            "prompt_in_encoder": prompt_in_encoder,
+        }
         return join_checkpoints(cls, clip, bart, config, projector_init=projector_init, seed=seed, dtype=dtype)
 
     def to_bart(self) -> BartForConditionalGeneration:
@@ -283,7 +337,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         if pixel_values is not None and image_features is not None:
             raise ValueError("`pixel_values` and `image_features` are both given; give one of them.")
         if pixel_values is not None:
-            image_features = self.get_image_features(pixel_values).last_hidden_state
+            image_features = self.get_image_features(pixel_values, return_dict=True).last_hidden_state
         text = input_ids if inputs_embeds is None else inputs_embeds
         if text is None and image_features is None:
             raise ValueError(
@@ -291,14 +345,15 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
                 "`inputs_embeds`."
             )
         if text is None:
-            input_ids = text = self.default_prompt(len(image_features))
+            input_ids = text = self.default_prompt(image_features.shape[0])
         if image_features is not None:
             check_same_number(image_features, text)
         output = self._encode_text(input_ids, attention_mask, inputs_embeds, **kwargs)
         if image_features is None:
             return VLKDEncoderOutput(**output)
-        image_features = image_features.to(self.text_projection.weight.dtype)  # a cache may hold half precision
-        seen = self.image_projection(self._visible_tokens(image_features))  # (batch, image_tokens, d_model)
+        image_features = image_features.to(self.dtype)  # a cache may hold half precision, a quantised map integers
+        seen = self.image_projection(self._visible_tokens(image_features))
+        seen = seen.reshape(seen.shape[0], -1, self.config.text_config.d_model)  # (batch, seen_tokens, d_model)
         memory = torch.cat([seen, output.last_hidden_state], dim=1)
         return VLKDEncoderOutput(**{**output, "last_hidden_state": memory}, image_embeds=_unit(image_features[:, 0]))
 
@@ -314,6 +369,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
             )
         return {"all": image_features, "patch": image_features[:, 1:], "pooled": image_features[:, :1]}[kind]
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -333,9 +389,8 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         replay_attention_mask: torch.Tensor | None = None,
         replay_decoder_input_ids: torch.LongTensor | None = None,
         use_cache: bool | None = None,
-        return_dict: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> VLKDSeq2SeqLMOutput | tuple:
         """
         Args:
@@ -367,7 +422,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
                 input_ids, attention_mask, pixel_values, image_features, inputs_embeds, **kwargs
             )
         if input_ids is None and labels is None and decoder_input_ids is None and decoder_inputs_embeds is None:
-            input_ids = self.default_prompt(len(encoder_outputs[0]))
+            input_ids = self.default_prompt(encoder_outputs[0].shape[0])
         self._check_length(labels=labels, decoder_input_ids=decoder_input_ids)
         if labels is not None:
             use_cache = False
@@ -389,30 +444,18 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         if labels is not None:
             loss = _language_modelling_loss(output.logits, labels, num_items_in_batch)
         if caption_input_ids is not None:
-            text_embeds = self.get_text_features(caption_input_ids, caption_attention_mask).pooler_output
+            caption = self.get_text_features(caption_input_ids, caption_attention_mask, return_dict=True)
+            text_embeds = caption.pooler_output
         if replay_input_ids is not None:
             replay = {"attention_mask": replay_attention_mask, "decoder_input_ids": replay_decoder_input_ids}
             replay_logits = self.language_model(replay_input_ids, **replay, use_cache=False, return_dict=True).logits
         image_embeds = getattr(encoder_outputs, "image_embeds", None)
         embeds = {"image_embeds": image_embeds, "text_embeds": text_embeds}
-        result = VLKDSeq2SeqLMOutput(**{**output, "loss": loss}, **embeds, replay_logits=replay_logits)
-        return _as_asked(result, return_dict, self.config)
+        return VLKDSeq2SeqLMOutput(**{**output, "loss": loss}, **embeds, replay_logits=replay_logits)
 
 
 def _unit(vectors: torch.FloatTensor) -> torch.FloatTensor:
     return vectors / vectors.norm(dim=-1, keepdim=True)
-
-
-def _left_padding(attention_mask: torch.Tensor) -> torch.LongTensor:
-    """(batch, tokens) -> (batch,): how many padding tokens stand before each row's first token."""
-    return attention_mask.long().argmax(dim=1)
-
-
-def _roll(rows: torch.Tensor, shift: torch.LongTensor) -> torch.Tensor:
-    """(batch, tokens, ...) -> the same, row i moved left by shift[i], round the end."""
-    columns = torch.arange(rows.shape[1], device=rows.device)
-    columns = (columns + shift.unsqueeze(1)) % rows.shape[1]  # (batch, tokens)
-    return rows[torch.arange(len(rows), device=rows.device).unsqueeze(1), columns]
 
 
 def _memory_mask(memory: torch.FloatTensor, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
@@ -425,7 +468,7 @@ def _memory_mask(memory: torch.FloatTensor, attention_mask: torch.Tensor | None)
             f"`attention_mask` covers {attention_mask.shape[1]} tokens, but the decoder's memory has only "
             f"{memory.shape[1]}; give the mask of the text that `input_ids` or `encoder_outputs` holds."
         )
-    return torch.cat([attention_mask.new_ones(len(attention_mask), image_tokens), attention_mask], dim=1)
+    return torch.cat([attention_mask.new_ones(attention_mask.shape[0], image_tokens), attention_mask], dim=1)
 
 
 def _language_modelling_loss(logits, labels, num_items_in_batch=None) -> torch.FloatTensor:
@@ -434,7 +477,3 @@ def _language_modelling_loss(logits, labels, num_items_in_batch=None) -> torch.F
     if num_items_in_batch is None:
         return nn.functional.cross_entropy(logits, labels)
     return nn.functional.cross_entropy(logits, labels, reduction="sum") / num_items_in_batch
-
-
-def _as_asked(output: ModelOutput, return_dict: bool | None, config: VLKDConfig) -> ModelOutput | tuple:
-    return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()

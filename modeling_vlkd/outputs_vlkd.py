@@ -3,26 +3,34 @@
 from dataclasses import dataclass
 
 import torch
-from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling, Seq2SeqLMOutput
 from transformers.utils import ModelOutput
 
 
 @dataclass
 class VLKDOutput(ModelOutput):
     """
-    Output of [`VLKDModel`].
+    Output of [`VLKDModel`], in the order of `CLIPModel`'s.
 
     Args:
-        image_embeds: (images, d_j), unit norm: CLIP's image embedding; None without images.
-        text_embeds: (texts, d_j), unit norm: BART's sentence embedding in CLIP's space; None without texts.
         logits_per_image: (images, texts), similarities times CLIP's temperature factor; needs both.
         logits_per_text: (texts, images), its transpose.
+        text_embeds: (texts, d_j), unit norm: BART's sentence embedding in CLIP's space; None without texts.
+        image_embeds: (images, d_j), unit norm: CLIP's image embedding; None without images.
+        text_model_output: what `get_text_features` gives.
+        vision_model_output: what `get_image_features` gives.
     """
 
-    image_embeds: torch.FloatTensor | None = None
-    text_embeds: torch.FloatTensor | None = None
     logits_per_image: torch.FloatTensor | None = None
     logits_per_text: torch.FloatTensor | None = None
+    text_embeds: torch.FloatTensor | None = None
+    image_embeds: torch.FloatTensor | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
+    vision_model_output: BaseModelOutputWithPooling | None = None
+
+    def to_tuple(self) -> tuple:
+        """As `CLIPModel`'s: the two inner outputs become tuples too."""
+        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
 
 @dataclass

@@ -2,14 +2,14 @@
 
 import os
 import re
-from pathlib import Path
+from typing import Unpack
 
 import torch
-from PIL import Image, ImageOps
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
-from transformers.image_utils import load_image
+from transformers.processing_utils import ProcessingKwargs
 
 from .configuration_vlkd import AUTO_MAP, IS_REMOTE_CODE, copy_code
+from .image_loading_vlkd import read_image
 
 MASK = "<mask>"  # as written in a prompt; the tokenizer's own mask token takes its place
 VQA_PROMPT = f"Question: {{question}} Answer: {MASK}"
@@ -25,14 +25,22 @@ class VLKDProcessor(ProcessorMixin):
         tokenizer: BART's.
 
     Raises:
-        ValueError: the tokenizer has no mask token.
+        ValueError: the tokenizer has no mask token, or no vocabulary.
     """
+
+    # Defaults of a call, where neither the call nor the tokenizer says otherwise.
+    text_kwargs = {"padding": True, "return_tensors": "pt"}
+    images_kwargs = {"return_tensors": "pt"}
 
     def __init__(self, image_processor=None, tokenizer=None, **kwargs):
         if tokenizer is not None and tokenizer.mask_token is None:
             raise ValueError(
                 f"`tokenizer` ({type(tokenizer).__name__}) has no mask token, which prompts need; give the tokenizer "
                 "of a BART checkpoint."
+            )
+        if tokenizer is not None and len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+            raise ValueError(  # transformers makes an empty tokenizer where tokenizer.json is missing
+                f"`tokenizer` ('{tokenizer.name_or_path}') knows special tokens alone; is its tokenizer.json missing?"
             )
         super().__init__(image_processor, tokenizer, **kwargs)
 
@@ -59,24 +67,17 @@ class VLKDProcessor(ProcessorMixin):
         self,
         images=None,
         text: str | list[str] | None = None,
-        *,
-        padding: bool | str = True,
-        truncation: bool = False,
-        return_tensors: str | None = "pt",
-        images_kwargs: dict | None = None,
-        **text_kwargs,
+        **kwargs: Unpack[ProcessingKwargs],
     ) -> BatchFeature:
         """
         Args:
-            images: a PIL image, path, URL, array (height, width, 3) or tensor (3, height, width); or a list of them.
+            images: a PIL image, path, URL, base64 string, array (height, width, 3) or tensor (3, height, width); or a
+                list of them: whatever `read_image` takes.
             text: a prompt or a list of them. With images, a text without `<mask>` is continued ("a photo of" is read
                 as "a photo of <mask>"), no text is the prompt `<mask>`, and one text serves all images. Without
                 images it is tokenized as BART's tokenizer does.
-            padding: as in the tokenizer.
-            truncation: cuts text that is longer than BART reads, where it would be an error.
-            return_tensors: as in the tokenizer.
-            images_kwargs: options of the image processor.
-            text_kwargs: further options of the tokenizer.
+            kwargs: options of the tokenizer and of the image processor, each by its name or in the dicts `text_kwargs`
+                and `images_kwargs`; `truncation=True` cuts text that is longer than BART reads.
 
         Returns:
             `pixel_values` (batch, 3, height, width), where images are given; `input_ids` and `attention_mask`
@@ -88,18 +89,17 @@ class VLKDProcessor(ProcessorMixin):
         """
         if images is None and text is None:
             raise ValueError("Neither `images` nor `text` is given; give images, texts, or both.")
+        options = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
         features = {}
         if images is not None:
             images = _as_list(images)
             pixels = self.image_processor(
-                [read_image(image, number) for number, image in enumerate(images)],
-                return_tensors=return_tensors,
-                **(images_kwargs or {}),
+                [read_image(image, f"images[{number}]") for number, image in enumerate(images)],
+                **options["images_kwargs"],
             )
             features.update(pixels)
             text = self._prompts(text, len(images))
-        options = {"padding": padding, "truncation": truncation, **text_kwargs}
-        tokens = self.tokenizer(text, return_tensors=return_tensors, **options)
+        tokens = self.tokenizer(text, **options["text_kwargs"])
         self._check_tokens(tokens["input_ids"], prompts=images is not None)
         return BatchFeature({**tokens, **features})
 
@@ -166,7 +166,7 @@ class VLKDProcessor(ProcessorMixin):
 
     def _check_tokens(self, input_ids, prompts: bool) -> None:
         """Raises a ValueError for rows that BART has no positions for, and for prompts that truncation spoilt."""
-        rows = input_ids.tolist() if isinstance(input_ids, torch.Tensor) else input_ids
+        rows = input_ids if isinstance(input_ids, list) else input_ids.tolist()
         rows = [rows] if rows and isinstance(rows[0], int) else rows
         longest, limit = max((len(row) for row in rows), default=0), self.tokenizer.model_max_length
         if longest > limit:
@@ -187,56 +187,6 @@ class VLKDProcessor(ProcessorMixin):
         end = prompt.index(tokenizer.mask_token_id) if tokenizer.mask_token_id in prompt else 0
         prefix = [token for token in prompt[:end] if token != tokenizer.pad_token_id]
         return generated[1 + len(prefix) :] if generated[1 : 1 + len(prefix)] == prefix else generated
-
-
-def read_image(image, number: int = 0) -> Image.Image:
-    """
-    An image as a person sees it: upright, opaque, 8 bits, RGB.
-
-    Args:
-        image: PIL image, path, URL, base64 string, array (height, width, 3) or tensor (3, height, width).
-        number: its place in the list, for the message.
-
-    Raises:
-        ValueError: it cannot be read; the message names it.
-    """
-    try:
-        if isinstance(image, (str, Path)):
-            image = Image.open(image) if os.path.isfile(image) else load_image(str(image))
-        elif not isinstance(image, Image.Image):
-            image = _from_array(image)
-        return to_rgb(image)
-    except Exception as error:  # Pillow raises many kinds for broken files; a list must say which file it was
-        name = getattr(image, "filename", "") or (image if isinstance(image, (str, Path)) else type(image).__name__)
-        raise ValueError(
-            f"images[{number}] ({str(name)[:200]}) cannot be read as an image: {error}. Give a PIL image, a path, a "
-            "URL, an array or a tensor."
-        ) from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Turns by the EXIF tag, scales 16 bits and floats to 8 bits, lays transparency on white, makes every mode RGB."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.getextrema()[1] > 255):
-        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-    if image.mode == "F" and image.getextrema()[1] <= 1:
-        image = image.point(lambda value: value * 255)
-    if "transparency" in image.info or image.mode in ("RGBA", "RGBa", "LA", "La", "PA"):
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def _from_array(array) -> Image.Image:
-    """(height, width[, channels]) or (3, height, width), 0 to 255, or 0 to 1 where floating, -> PIL."""
-    array = torch.as_tensor(array).detach().cpu()
-    if array.dim() == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3, 4):
-        array = array.permute(1, 2, 0)  # (height, width, channels)
-    if array.is_floating_point() and array.max() <= 1:
-        array = array * 255
-    if array.dim() == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    return Image.fromarray(array.round().clamp(0, 255).to(torch.uint8).numpy())
 
 
 def _as_list(images) -> list:

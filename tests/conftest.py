@@ -1,5 +1,7 @@
 """Tiny random CLIP and BART checkpoints, built offline, once for all tests."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from PIL import Image
@@ -14,6 +16,7 @@ from transformers import (
     CLIPTokenizer,
     PreTrainedTokenizerFast,
 )
+from web_server import WebServer
 
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 
@@ -117,6 +120,15 @@ def model(clip_dir, bart_dir) -> VLKDForConditionalGeneration:
 
 
 @pytest.fixture(scope="session")
+def vlkd_dir(model, processor, tmp_path_factory) -> str:
+    """The tiny VLKD as a folder, with its code. One that changes it takes a copy."""
+    folder = str(tmp_path_factory.mktemp("tiny-vlkd"))
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def images() -> list[Image.Image]:
     """Four images of noise, each different."""
     generator = torch.Generator().manual_seed(2)
@@ -133,3 +145,11 @@ def image(images) -> Image.Image:
 def batch(processor, images) -> BatchFeature:
     """The four images with four prompts of different lengths, as the processor hands them to the model."""
     return processor(images=images, text=PROMPTS)
+
+
+@pytest.fixture
+def web(monkeypatch) -> Iterator[WebServer]:
+    """A web server on loopback, reached past any proxy."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with WebServer() as server:
+        yield server

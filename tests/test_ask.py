@@ -1,6 +1,7 @@
 """`vlkd caption` and `vlkd ask` on real files: what is printed where, and the exit codes."""
 
 import json
+import shutil
 
 import pytest
 from PIL import Image
@@ -9,14 +10,6 @@ from trainer import ask
 from trainer.cli import main
 
 QUESTION = "what color is the circle?"
-
-
-@pytest.fixture(scope="module")
-def folder(model, processor, tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("tiny-vlkd")
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture
@@ -45,15 +38,15 @@ def run(capsys, *argv: str) -> tuple[int, list[str], list[str]]:
     return code, output.out.splitlines(), [line for line in output.err.splitlines() if line.startswith("vlkd")]
 
 
-def test_captions_of_files(photos, folder, model, processor, images, capsys):
-    code, out, errors = run(capsys, "caption", "photos/b.png", "photos/a.png", "--model", folder)
+def test_captions_of_files(photos, vlkd_dir, model, processor, images, capsys):
+    code, out, errors = run(capsys, "caption", "photos/b.png", "photos/a.png", "--model", vlkd_dir)
     captions = [expected(model, processor, image, None, False) for image in images[:2]]
     assert captions[0] != captions[1]
     assert (code, out, errors) == (0, [f"photos/b.png\t{captions[0]}", f"photos/a.png\t{captions[1]}"], [])
 
 
-def test_answers_as_json(photos, folder, model, processor, images, capsys):
-    code, out, errors = run(capsys, "ask", "photos/b.png", "photos/a.png", QUESTION, "--model", folder, "--json")
+def test_answers_as_json(photos, vlkd_dir, model, processor, images, capsys):
+    code, out, errors = run(capsys, "ask", "photos/b.png", "photos/a.png", QUESTION, "--model", vlkd_dir, "--json")
     answers = [expected(model, processor, i, f"Question: {QUESTION} Answer: <mask>", True) for i in images[:2]]
     assert (code, errors) == (0, [])
     assert [json.loads(line) for line in out] == [
@@ -62,8 +55,8 @@ def test_answers_as_json(photos, folder, model, processor, images, capsys):
     ]
 
 
-def test_captions_as_json(photos, folder, capsys):
-    _, out, _ = run(capsys, "caption", "photos/b.png", "--model", folder, "--json")
+def test_captions_as_json(photos, vlkd_dir, capsys):
+    _, out, _ = run(capsys, "caption", "photos/b.png", "--model", vlkd_dir, "--json")
     assert [list(json.loads(line)) for line in out] == [["image", "caption"]]
 
 
@@ -76,46 +69,65 @@ def test_captions_as_json(photos, folder, capsys):
         ("**/b.png", ["photos/b.png"]),
     ],
 )
-def test_folders_and_patterns(photos, folder, capsys, name, found):
-    code, out, _ = run(capsys, "caption", name, "--model", folder, "--max_new_tokens", "2")
+def test_folders_and_patterns(photos, vlkd_dir, capsys, name, found):
+    code, out, _ = run(capsys, "caption", name, "--model", vlkd_dir, "--max_new_tokens", "2")
     assert code == 0 and [line.split("\t")[0] for line in out] == found
 
 
-def test_a_file_may_look_like_a_pattern(photos, folder, images, capsys):
+def test_a_file_may_look_like_a_pattern(photos, vlkd_dir, images, capsys):
     images[0].save("photo[1].png")
-    code, out, _ = run(capsys, "caption", "photo[1].png", "--model", folder, "--max_new_tokens", "2")
+    code, out, _ = run(capsys, "caption", "photo[1].png", "--model", vlkd_dir, "--max_new_tokens", "2")
     assert code == 0 and out[0].startswith("photo[1].png\t")
 
 
-def test_the_rest_is_done_when_images_cannot_be_read(photos, folder, capsys):
+def test_the_rest_is_done_when_images_cannot_be_read(photos, vlkd_dir, capsys):
     (photos / "empty").mkdir()
     names = ["broken.png", "photos/a.png", "nowhere.png", "photos/notes.txt", "empty", "*.jpg", "x" * 300]
-    code, out, errors = run(capsys, "caption", *names, "--model", folder)
+    code, out, errors = run(capsys, "caption", *names, "--model", vlkd_dir)
     assert code == 1 and [line.split("\t")[0] for line in out] == ["photos/a.png"]
     assert sorted(line.split(":")[1].strip() for line in errors) == sorted(n for n in names if n != "photos/a.png")
     assert "vlkd: nowhere.png: there is no such file" in errors
-    assert any("cannot identify image file" in line for line in errors)
+    assert any("are no image of a kind that Pillow reads" in line for line in errors)
 
 
-def test_an_image_named_twice_is_no_failure(photos, folder, capsys):
-    code, out, _ = run(capsys, "caption", "photos/a.png", "photos/a.png", "--model", folder)
+def test_an_image_of_the_web(photos, vlkd_dir, web, capsys):
+    url = web.add("/a.png", (photos / "photos" / "a.png").read_bytes())
+    code, out, errors = run(capsys, "caption", url, f"{url}.gone", "photos/a.png", "--model", vlkd_dir)
+    assert code == 1 and [line.split("\t")[0] for line in out] == [url, "photos/a.png"]
+    assert out[0].split("\t")[1] == out[1].split("\t")[1]
+    assert errors == [f"vlkd: {url}.gone: HTTP Error 404: Not Found"]
+
+
+def test_a_broken_checkpoint_is_one_line(photos, vlkd_dir, tmp_path, capsys):
+    broken = shutil.copytree(vlkd_dir, tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:1000])
+    code, _, errors = run(capsys, "caption", "photos", "--model", str(broken))
+    assert code == 2 and len(errors) == 1 and "--model:" in errors[0] and "deserializing header" in errors[0]
+    config = (broken / "config.json").read_text().replace('"projection_dim": 24', '"projection_dim": "many"')
+    (broken / "config.json").write_text(config)
+    code, _, errors = run(capsys, "caption", "photos", "--model", str(broken))
+    assert code == 2 and len(errors) == 1 and "'projection_dim' expected int, got str (value: 'many')" in errors[0]
+
+
+def test_an_image_named_twice_is_no_failure(photos, vlkd_dir, capsys):
+    code, out, _ = run(capsys, "caption", "photos/a.png", "photos/a.png", "--model", vlkd_dir)
     assert code == 0 and len(out) == 2 and out[0] == out[1]
 
 
-def test_batches_change_nothing_and_many_images_show_progress(photos, folder, capsys, monkeypatch):
-    one_batch = run(capsys, "ask", "photos", QUESTION, "--model", folder)
+def test_batches_change_nothing_and_many_images_show_progress(photos, vlkd_dir, capsys, monkeypatch):
+    one_batch = run(capsys, "ask", "photos", QUESTION, "--model", vlkd_dir)
     monkeypatch.setattr(ask, "BATCH", 2)
     monkeypatch.setattr(ask, "MANY", 3)
-    assert main(["ask", "photos", QUESTION, "--model", folder]) == 0
+    assert main(["ask", "photos", QUESTION, "--model", vlkd_dir]) == 0
     output = capsys.readouterr()
     assert output.out.splitlines() == one_batch[1]
     assert "3/3" in output.err
 
 
-def test_options_reach_generate(photos, folder, processor, capsys):
-    _, short, _ = run(capsys, "caption", "photos/a.png", "--model", folder, "--max_new_tokens", "1")
-    _, beams, _ = run(capsys, "caption", "photos/a.png", "--model", folder, "--num_beams", "4")
-    _, greedy, _ = run(capsys, "caption", "photos/a.png", "--model", folder)
+def test_options_reach_generate(photos, vlkd_dir, processor, capsys):
+    _, short, _ = run(capsys, "caption", "photos/a.png", "--model", vlkd_dir, "--max_new_tokens", "1")
+    _, beams, _ = run(capsys, "caption", "photos/a.png", "--model", vlkd_dir, "--num_beams", "4")
+    _, greedy, _ = run(capsys, "caption", "photos/a.png", "--model", vlkd_dir)
     assert len({short[0], beams[0], greedy[0]}) == 3 and len(short[0]) < len(greedy[0])
 
 
@@ -135,9 +147,9 @@ def test_options_reach_generate(photos, folder, processor, capsys):
         (["ask", "photos", "why? " * 100], "BART reads at most 64"),
     ],
 )
-def test_mistakes_are_one_line(photos, folder, capsys, argv, message):
+def test_mistakes_are_one_line(photos, vlkd_dir, capsys, argv, message):
     (photos / "empty").mkdir()
-    code, out, errors = run(capsys, *argv, "--model", folder)
+    code, out, errors = run(capsys, *argv, "--model", vlkd_dir)
     assert (code, out, len(errors)) == (2, [], 1)
     assert errors[0].startswith("vlkd: error: ") and message in errors[0]
 

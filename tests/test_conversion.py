@@ -70,6 +70,60 @@ def test_joint_space_may_be_narrower_or_wider_than_bart(projection_dim, width):
     assert output.encoder_last_hidden_state.shape == (1, 5 + 3, width)
 
 
+def test_an_image_token_may_become_several_vectors(clip_dir, bart_dir, batch):
+    build_joined = VLKDForConditionalGeneration.from_vision_text_pretrained
+    options = {"image_token_expansion": 3, "projector_init": "random"}
+    for projector in ("linear", "mlp"):
+        model = build_joined(clip_dir, bart_dir, image_projector=projector, **options)
+        features = model.get_image_features(batch["pixel_values"]).last_hidden_state  # (4, 17, d_j)
+        seen = model(**batch).encoder_last_hidden_state[:, : 3 * 17]
+        mapped = model.image_projection(features)  # three vectors side by side
+        torch.testing.assert_close(seen[:, 3 * 5 + 1], mapped[:, 5].chunk(3, dim=-1)[1], rtol=0, atol=1e-6)
+        assert model.generate(**batch, max_new_tokens=3).shape[0] == 4
+    assert model.config.image_projector_hidden_size == 3 * model.config.text_config.d_model
+    with pytest.raises(ValueError, match="`image_token_expansion`=3: .* use projector_init='random'"):
+        build_joined(clip_dir, bart_dir, image_token_expansion=3)
+    with pytest.raises(ValueError, match="`image_token_expansion`=0 must be 1 or more"):
+        VLKDConfig(image_token_expansion=0)
+
+
+def test_patches_may_attend_to_themselves_alone(clip_dir, bart_dir, batch):
+    build_joined = VLKDForConditionalGeneration.from_vision_text_pretrained
+    ordinary, local = (build_joined(clip_dir, bart_dir, patch_attention=kind) for kind in ("global", "self"))
+    pixels = batch["pixel_values"]
+    expected, found = ordinary.get_image_features(pixels), local.get_image_features(pixels)
+    assert torch.equal(found.pooler_output, expected.pooler_output)  # the image embedding stays CLIP's
+    assert torch.equal(found.last_hidden_state[:, 0], expected.last_hidden_state[:, 0])
+    # The reference: CLIP's own layer under a mask that lets a token see only itself.
+    tower = ordinary.vision_model
+    before_last = tower(pixels, output_hidden_states=True).hidden_states[-2]
+    mask = torch.full((17, 17), torch.finfo(torch.float32).min).fill_diagonal_(0).expand(4, 1, 17, 17)
+    last = tower.encoder.layers[-1](before_last, attention_mask=mask)
+    reference = ordinary.visual_projection(tower.post_layernorm(last))
+    torch.testing.assert_close(found.last_hidden_state[:, 1:], reference[:, 1:], rtol=0, atol=1e-5)
+    assert (reference - expected.last_hidden_state)[:, 1:].abs().max() > 1e-3
+    assert found.hidden_states is None
+
+
+def test_the_encoder_may_read_a_prompt_from_its_mask_on(clip_dir, bart_dir, batch):
+    """A question in the decoder's start alone is answered as if the encoder had been given the bare <mask>."""
+    build_joined = VLKDForConditionalGeneration.from_vision_text_pretrained
+    whole, rest = (build_joined(clip_dir, bart_dir, prompt_in_encoder=option) for option in (True, False))
+    mask = whole.config.mask_token_id
+    prompts = torch.tensor([[0, 5, 6, mask, 2], [0, 7, mask, 9, 2], [1, 0, 8, mask, 2]])
+    attention_mask = (prompts != 1).long()
+    images = {"pixel_values": batch["pixel_values"][:3], "max_new_tokens": 4, "min_new_tokens": 4}
+    found = rest.generate(input_ids=prompts, attention_mask=attention_mask, **images)
+    starts = whole.decoder_prompt_ids(prompts, attention_mask)
+    bare = torch.tensor([[0, mask, 2, 1], [0, mask, 9, 2], [0, mask, 2, 1]])
+    expected = whole.generate(input_ids=bare, attention_mask=(bare != 1).long(), decoder_input_ids=starts, **images)
+    assert torch.equal(found, expected)
+    memory = whole.encode(prompts, attention_mask, batch["pixel_values"][:3]).last_hidden_state.shape[1]
+    assert memory == 17 + 5  # with the option on, all of it is read
+    text_only = {"input_ids": prompts, "attention_mask": attention_mask, "max_new_tokens": 4}
+    assert torch.equal(rest.generate(**text_only), whole.generate(**text_only))
+
+
 def test_names_of_the_mlp_are_found():
     model = build(projection_dim=8, image_projector="mlp")
     layers = {f"image_projection.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")}
@@ -99,7 +153,7 @@ def test_wrong_checkpoints_are_value_errors(clip_dir, bart_dir, tmp_path, pair, 
 
 
 def test_unknown_options_are_value_errors(clip_dir, bart_dir):
-    for option in ("image_tokens", "image_projector", "projector_init"):
+    for option in ("image_tokens", "image_projector", "patch_attention", "projector_init"):
         with pytest.raises(ValueError, match=f"`{option}`='other' is unknown; choose one of"):
             VLKDForConditionalGeneration.from_vision_text_pretrained(clip_dir, bart_dir, **{option: "other"})
     with pytest.raises(ValueError, match="`mask_token_id`=50264 is outside .* 50264 tokens"):

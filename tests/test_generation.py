@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    DynamicCache,
+    EncoderDecoderCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StaticCache,
+)
 
 PROMPTS = ["a photo of", "<mask>", "Question: what color is the circle? Answer: <mask>", "a red"]
 
@@ -48,6 +55,55 @@ def test_cache_batch_and_static_cache_change_nothing(model, batch):
     assert torch.equal(static, expected)
 
 
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3, "num_return_sequences": 2}, {"use_cache": False}])
+def test_padding_on_the_left_gives_what_padding_on_the_right_gives(model, processor, images, batch, options):
+    left = processor(images=images, text=PROMPTS, padding_side="left")
+    assert left["attention_mask"][:, 0].sum() == 1 and batch["attention_mask"][:, 0].all()
+    expected = model.generate(**batch, max_new_tokens=7, **options)
+    assert torch.equal(model.generate(**left, max_new_tokens=7, **options), expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"do_sample": True, "num_return_sequences": 2, "top_k": 0}])
+def test_a_user_s_own_cache_changes_nothing(model, processor, images, options):
+    batch = processor(images=images[:2], text=["a photo of", "a photo of"])
+    config = model.config.text_config
+    memory, rows = 17 + batch["input_ids"].shape[1], 2 * options.get("num_return_sequences", 1)
+
+    def write(**cache):
+        torch.manual_seed(0)
+        return model.generate(**batch, max_new_tokens=6, min_new_tokens=6, **cache, **options)
+
+    expected = write()
+    dynamic = EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
+    assert torch.equal(write(past_key_values=dynamic), expected)
+    assert dynamic.self_attention_cache.get_seq_length() == expected.shape[1] - 1  # it was used
+    assert dynamic.cross_attention_cache.layers[0].keys.shape[:3] == (rows, 4, memory)
+    static = EncoderDecoderCache(
+        StaticCache(config=config, max_cache_len=32), StaticCache(config=config, max_cache_len=memory)
+    )
+    assert torch.equal(write(past_key_values=static, disable_compile=True), expected)
+    assert static.cross_attention_cache.layers[0].keys.shape[:3] == (rows, 4, memory)
+
+
+def test_embeddings_stand_for_the_prompt(model, batch):
+    embeds = model.get_input_embeddings()(batch["input_ids"])
+    inputs = {**batch, "inputs_embeds": embeds}
+    ids = inputs.pop("input_ids")
+    prompts = model.decoder_prompt_ids(ids, batch["attention_mask"])
+    given = model.generate(**inputs, decoder_input_ids=prompts, max_new_tokens=6)
+    assert torch.equal(given, model.generate(**batch, max_new_tokens=6))
+
+
+def test_tokens_are_streamed(model, processor, image):
+    class Streamer(list):
+        put, end = list.append, lambda self: None
+
+    streamer = Streamer()
+    batch = processor(images=image, text="a photo of")
+    written = model.generate(**batch, max_new_tokens=5, streamer=streamer)
+    assert torch.equal(torch.cat([tokens.flatten() for tokens in streamer]), written[0])
+
+
 def test_greedy_is_the_argmax_of_forward(model, processor, image):
     batch = processor(images=image, text="a photo of")
     model_config = GenerationConfig(max_new_tokens=4, bos_token_id=0, eos_token_id=2, pad_token_id=1)
@@ -70,12 +126,13 @@ def test_sampling_is_seeded_and_returns_several(model, processor, image):
     assert len({tuple(row) for row in first.tolist()}) == 3
 
 
-def test_image_alone_is_the_default_prompt(model, processor, images):
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3, "num_return_sequences": 2}])
+def test_image_alone_is_the_default_prompt(model, processor, images, options):
     batch = processor(images=images)
-    expected = model.generate(**batch, max_new_tokens=6)
-    assert torch.equal(model.generate(pixel_values=batch["pixel_values"], max_new_tokens=6), expected)
+    expected = model.generate(**batch, max_new_tokens=6, **options)
+    assert torch.equal(model.generate(pixel_values=batch["pixel_values"], max_new_tokens=6, **options), expected)
     features = model.get_image_features(batch["pixel_values"]).last_hidden_state
-    assert torch.equal(model.generate(image_features=features, max_new_tokens=6), expected)
+    assert torch.equal(model.generate(image_features=features, max_new_tokens=6, **options), expected)
     assert len({tuple(row) for row in expected.tolist()}) > 1  # images make a difference
 
 

@@ -1,13 +1,11 @@
 """Prompts and images, as the processor hands them to the model."""
 
-import io
-
+import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from modeling_vlkd import VLKDProcessor
-from modeling_vlkd.processing_vlkd import VQA_PROMPT, read_image, to_rgb
+from modeling_vlkd.processing_vlkd import VQA_PROMPT
 
 
 def tokens(processor, **kwargs) -> list[str]:
@@ -95,73 +93,7 @@ def test_an_answer_is_one_sentence(processor, text, sentence):
     assert processor.post_process_generation(written, first_sentence=True) == [sentence]
 
 
-# images
-
-RED, BLUE = (200, 30, 30), (30, 30, 200)
-
-
-def two_coloured() -> Image.Image:
-    """Red on the left, blue on the right, 8 wide and 4 high."""
-    image = Image.new("RGB", (8, 4), RED)
-    image.paste(BLUE, (4, 0, 8, 4))
-    return image
-
-
-def with_exif(image: Image.Image, orientation: int) -> Image.Image:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    file = io.BytesIO()
-    image.save(file, "png", exif=exif)
-    return Image.open(file)
-
-
-def test_exif_rotation_is_applied_to_images_and_paths(processor, tmp_path):
-    turned = with_exif(two_coloured(), 6)  # to be turned by 90 degrees to the right
-    upright = two_coloured().rotate(-90, expand=True)
-    assert to_rgb(turned).tobytes() == upright.tobytes()
-    turned.save(tmp_path / "turned.png", exif=turned.getexif())
-    for source in (turned, str(tmp_path / "turned.png"), tmp_path / "turned.png"):
-        assert read_image(source).tobytes() == upright.tobytes()
-        pixels = processor(images=source)["pixel_values"]
-        assert torch.equal(pixels, processor(images=upright)["pixel_values"])
-
-
-def test_transparency_is_laid_on_white():
-    image = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
-    image.putpixel((1, 0), (0, 0, 255, 255))
-    assert [to_rgb(image).getpixel((x, 0)) for x in range(2)] == [(255, 255, 255), (0, 0, 255)]
-    grey = Image.new("LA", (1, 1), (10, 0))
-    assert to_rgb(grey).getpixel((0, 0)) == (255, 255, 255)
-    half = Image.new("RGBA", (1, 1), (0, 0, 0, 128))
-    assert to_rgb(half).getpixel((0, 0)) == (127, 127, 127)
-
-
-def test_palette_with_transparency(tmp_path):
-    image = Image.new("P", (2, 1))
-    image.putpalette([255, 0, 0, 0, 255, 0])
-    image.putpixel((1, 0), 1)
-    image.save(tmp_path / "palette.png", transparency=0)
-    assert [read_image(tmp_path / "palette.png").getpixel((x, 0)) for x in range(2)] == [(255, 255, 255), (0, 255, 0)]
-
-
-def test_sixteen_bits_are_scaled(tmp_path):
-    image = Image.new("I;16", (3, 1))
-    for x, value in enumerate((0, 32768, 65535)):
-        image.putpixel((x, 0), value)
-    image.save(tmp_path / "deep.png")
-    for source in (image, str(tmp_path / "deep.png")):
-        assert [read_image(source).getpixel((x, 0))[0] for x in range(3)] == [0, 127, 255]
-    assert [to_rgb(image.convert("I")).getpixel((x, 0))[0] for x in range(3)] == [0, 127, 255]
-    assert to_rgb(Image.new("I", (1, 1), 200)).getpixel((0, 0)) == (200, 200, 200)
-    assert to_rgb(Image.new("F", (1, 1), 1.0)).getpixel((0, 0)) == (255, 255, 255)
-    assert to_rgb(Image.new("F", (1, 1), 200.0)).getpixel((0, 0)) == (200, 200, 200)
-
-
-@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr", "HSV", "RGBX"])
-def test_every_mode_becomes_rgb(mode, processor):
-    image = Image.new("RGB", (4, 4), (255, 255, 255)).convert(mode)
-    assert to_rgb(image).getpixel((0, 0)) == pytest.approx((255, 255, 255), abs=1)
-    assert processor(images=image)["pixel_values"].shape == (1, 3, 32, 32)
+# images: see also test_image_loading.py
 
 
 def test_arrays_and_tensors_are_the_image(processor, image):
@@ -170,22 +102,6 @@ def test_arrays_and_tensors_are_the_image(processor, image):
     floating = tensor.permute(2, 0, 1) / 255  # 0 to 1, channels first
     for source in (tensor, tensor.numpy(), floating, floating.numpy(), floating[None], tensor.float()):
         assert torch.equal(processor(images=source)["pixel_values"], expected)
-
-
-def test_unreadable_images_are_named(processor, image, tmp_path):
-    broken = tmp_path / "broken.png"
-    file = io.BytesIO()
-    image.save(file, "png")
-    broken.write_bytes(file.getvalue()[:200])
-    text = tmp_path / "notes.txt"
-    text.write_text("no image")
-    for source, name in ((broken, "broken.png"), (str(text), "notes.txt"), (tmp_path / "none.png", "none.png")):
-        with pytest.raises(ValueError, match=rf"images\[1\] .*{name}.* cannot be read as an image"):
-            processor(images=[image, source])
-    with pytest.raises(ValueError, match=r"images\[0\] .*broken.png"):
-        processor(images=Image.open(broken))
-    with pytest.raises(ValueError, match=r"images\[0\] \(dict\)"):
-        processor(images={"image": image})
 
 
 # checkpoints
@@ -203,3 +119,14 @@ def test_wrong_checkpoints_are_value_errors(clip_dir, bart_dir, tmp_path):
         VLKDProcessor.from_vision_text_pretrained(clip_dir, clip_dir)
     with pytest.raises(ValueError, match="`bart`=.* gives no tokenizer"):
         VLKDProcessor.from_vision_text_pretrained(clip_dir, str(tmp_path))
+
+
+def test_options_reach_their_part_by_name_or_in_its_dict(processor, image):
+    raw = processor(images=image, do_rescale=False, do_normalize=False, padding="max_length", max_length=9)
+    assert raw["pixel_values"].max() > 1 and raw["input_ids"].shape == (1, 9)
+    parts = {"images_kwargs": {"do_rescale": False, "do_normalize": False}, "text_kwargs": {"padding": "max_length"}}
+    again = processor(images=image, **parts, max_length=9)
+    assert all(torch.equal(again[name], raw[name]) for name in raw)
+    assert isinstance(processor(images=image, return_tensors="np")["input_ids"], np.ndarray)
+    with pytest.raises(ValueError, match="do_rescale was passed two times"):
+        processor(images=image, do_rescale=False, images_kwargs={"do_rescale": False})

@@ -28,6 +28,19 @@ class ModelArguments:
     image_tokens: Literal["all", "patch", "pooled"] = field(
         default="all", metadata={"help": "Which of CLIP's image tokens the decoder sees."}
     )
+    image_token_expansion: int = field(
+        default=1, metadata={"help": "Vectors that the decoder sees of each image token; 1 is the paper's."}
+    )
+    patch_attention: Literal["global", "self"] = field(
+        default="global",
+        metadata={"help": "What a patch attends to in CLIP's last layer: all, or itself alone."},
+    )
+    prompt_in_encoder: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether the encoder reads the prompt's words before <mask> too; the decoder starts from them."
+        },
+    )
     projector_init: Literal["pinv", "random"] = field(
         default="pinv", metadata={"help": "Start of W_d: the pseudo-inverse of W_e, or random."}
     )

@@ -1,4 +1,4 @@
-"""`vlkd caption` and `vlkd ask`: a trained model, and images by name, folder or pattern."""
+"""`vlkd caption` and `vlkd ask`: a trained model, and images by name, folder, pattern or URL."""
 
 import argparse
 import glob
@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
-from modeling_vlkd.processing_vlkd import read_image
+from modeling_vlkd.image_loading_vlkd import read_image
 from trainer.checkpoint import load_vlkd
 
 BATCH = 16  # images
@@ -24,7 +24,7 @@ MANY = 2 * BATCH  # from here on, progress is shown
 def add_command(commands: Any) -> None:
     caption = commands.add_parser("caption", help="write a caption for each image")
     caption.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="image files, folders, or patterns such as 'photos/*.jpg'"
+        "images", nargs="+", metavar="IMAGE", help="image files, folders, URLs, or patterns such as 'photos/*.jpg'"
     )
     caption.set_defaults(question=None)
     ask = commands.add_parser("ask", help="answer a question about each image")
@@ -74,8 +74,10 @@ def check_question(question: str | None) -> None:
         raise ValueError(f"'{question}' stands where the question belongs, but is a file: write the question last.")
 
 
-def find_images(name: str) -> list[Path]:
-    """A file as it is named; of a folder, and of what a pattern finds, the files with an image's extension, sorted."""
+def find_images(name: str) -> list[Path | str]:
+    """A file or URL as named; of a folder, or what a pattern finds, the files with an image's extension, sorted."""
+    if name.startswith(("http://", "https://")):
+        return [name]
     if os.path.isdir(name):
         candidates = Path(name).iterdir()
     elif os.path.exists(name) or not glob.has_magic(name):
@@ -86,19 +88,16 @@ def find_images(name: str) -> list[Path]:
     return sorted(file for file in candidates if file.suffix.lower() in extensions)
 
 
-def read_all(paths: list[Path]) -> Iterator[tuple[Path, Image.Image]]:
+def read_all(paths: list[Path | str]) -> Iterator[tuple[Path | str, Image.Image]]:
     """The images that can be read; the others are named on stderr."""
     for path in paths:
-        if not os.path.isfile(path):
-            complain(path, "there is no such file")
-            continue
         try:
             yield path, read_image(path)
         except ValueError as error:
             complain(path, error.__cause__ or error)
 
 
-def complain(name: str | Path, reason: object) -> None:
+def complain(name: Path | str, reason: object) -> None:
     tqdm.write(f"vlkd: {name}: {reason}", file=sys.stderr)
 
 
@@ -113,7 +112,7 @@ def describe(
     return processor.post_process_generation(ids, inputs["input_ids"], first_sentence=args.question is not None)
 
 
-def as_line(path: Path, text: str, args: argparse.Namespace) -> str:
+def as_line(path: Path | str, text: str, args: argparse.Namespace) -> str:
     if not args.json:
         return f"{path}\t{' '.join(text.split())}"
     asked = {} if args.question is None else {"question": args.question}

@@ -18,6 +18,6 @@ def load_vlkd(name: str, option: str) -> tuple[VLKDForConditionalGeneration, VLK
             raise ValueError(f"it holds a model of type '{kind}'.")
         model = VLKDForConditionalGeneration.from_pretrained(name, dtype=torch.float32)
         return model, VLKDProcessor.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # each library has its own kinds for a broken file
+        reason = " ".join(str(error).split("\n")[:2])  # a few span lines: what, and which value
         raise ValueError(f"{option}: '{name}' is no VLKD checkpoint that can be read: {reason}") from error

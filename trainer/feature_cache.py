@@ -110,7 +110,8 @@ def add_image_features(
 
     width = encode(dataset[:1], [0])["image_features"].shape[1]
     frozen = ((name, parameter) for name, parameter in model.named_parameters() if not parameter.requires_grad)
-    key = fingerprint(dataset, frozen, processor.image_processor.to_json_string(), image_column, tokens)
+    settings = (processor.image_processor.to_json_string(), image_column, tokens, model.config.patch_attention)
+    key = fingerprint(dataset, frozen, *settings)
     column = List(Value("float16"), length=width)
     return _add_column(dataset, "image_features", column, encode, [image_column], key, cache_dir, [image_column])
 

@@ -1,0 +1,1 @@
+"""transformers' own common tests on our classes."""
