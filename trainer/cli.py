@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
-from trainer import ask, train
+from trainer import ask, hub, train
 
-COMMANDS = (train, ask)
+COMMANDS = (train, ask, hub)
 
 
 class CommandParser(HfArgumentParser):

@@ -1,7 +1,7 @@
 """`vlkd train`: a flat YAML file becomes a trained model."""
 
 import argparse
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 import torch
@@ -87,6 +87,7 @@ def build_trainer(model_args: ModelArguments, data_args: DataArguments, args: VL
         eval_dataset=examples(data_args.eval_split) if data_args.eval_split else None,
         data_collator=build_collator(model, processor, teacher_tokenizer, data_args, args),
         processing_class=processor,
+        sources={**asdict(model_args), **asdict(data_args), "cache_dir": None},
     )
 
 
@@ -97,7 +98,15 @@ def load_model(args: ModelArguments) -> tuple[VLKDForConditionalGeneration, VLKD
         ValueError: a checkpoint is missing or of another kind.
     """
     if args.model is None:
-        options = {name: getattr(args, name) for name in ("image_tokens", "image_projector", "projector_init")}
+        names = (
+            "image_tokens",
+            "image_projector",
+            "image_token_expansion",
+            "patch_attention",
+            "prompt_in_encoder",
+            "projector_init",
+        )
+        options = {name: getattr(args, name) for name in names}
         model = VLKDForConditionalGeneration.from_vision_text_pretrained(args.clip, args.bart, **options)
         processor = VLKDProcessor.from_vision_text_pretrained(args.clip, args.bart)
     else:

@@ -1,0 +1,280 @@
+"""A Hub on this machine, in memory: the calls that `huggingface_hub` makes to push and to load, over real HTTP.
+
+A process that shall use it needs `Hub.environment()` before it imports huggingface_hub.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import yaml
+
+TOKEN = "hf_loopback"
+USER = "user"
+REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass
+class Repo:
+    """Commits are whole trees: {path: content}."""
+
+    private: bool = False
+    branches: dict[str, str] = field(default_factory=dict)
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    messages: dict[str, str] = field(default_factory=dict)
+
+    def commit(self, branch: str, message: str, tree: dict[str, bytes]) -> str:
+        sha = hashlib.sha1(f"{len(self.commits)} {message}".encode()).hexdigest()
+        self.commits[sha], self.messages[sha], self.branches[branch] = tree, message, sha
+        return sha
+
+    def resolve(self, revision: str) -> str | None:
+        revision = self.branches.get(revision, revision)
+        return revision if revision in self.commits else None
+
+
+class Hub(ThreadingHTTPServer):
+    """Repositories by name, and large files by their hash."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.repos: dict[str, Repo] = {}
+        self.blobs: dict[str, bytes] = {}
+        self.lock = threading.Lock()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def create(self, name: str, private: bool = False) -> Repo:
+        repo = self.repos[name] = Repo(private)
+        repo.commit("main", "initial commit", {".gitattributes": b"*.safetensors filter=lfs\n"})
+        return repo
+
+    def files(self, name: str, revision: str = "main") -> dict[str, bytes]:
+        """{path: content} of one revision, without what the Hub itself puts there."""
+        repo = self.repos[name]
+        tree = repo.commits[repo.resolve(revision)]
+        return {path: content for path, content in tree.items() if path != ".gitattributes"}
+
+    def environment(self, home: str, token: str = TOKEN) -> dict[str, str]:
+        """Environment variables of a client, whose caches lie under `home`."""
+        return {
+            "HF_ENDPOINT": self.url,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_TOKEN": token,
+            "HF_HOME": home,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "no_proxy": "127.0.0.1",
+        }
+
+
+@contextmanager
+def running_hub() -> Iterator[Hub]:
+    """A Hub that answers until the block ends."""
+    with Hub() as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        yield hub
+        hub.shutdown()
+
+
+class Refusal(Exception):
+    """An HTTP error, with the header by which the client tells a missing file from a missing repository."""
+
+    def __init__(self, status: int, code: str):
+        super().__init__(code)
+        self.status, self.code = status, code
+
+
+def check_card(text: str) -> list[str]:
+    """What the Hub would refuse in a card's metadata."""
+    parts = text.split("---\n")
+    data = yaml.safe_load(parts[1]) if len(parts) > 2 else {}
+    errors = []
+    for key in ("base_model", "datasets"):
+        values = data.get(key, [])
+        for value in [values] if isinstance(values, str) else values:
+            if not REPO_ID.fullmatch(value):
+                errors.append(f'"{key}" with value "{value}" is not valid. Use an id from https://hf.co.')
+    for model in data.get("model-index", []):
+        for result in model["results"]:
+            needed = (result["task"]["type"], result["dataset"]["type"], result["dataset"]["name"])
+            if not all(needed) or not all(metric["type"] and "value" in metric for metric in result["metrics"]):
+                errors.append('"model-index" lacks a task, dataset or metric.')
+    return errors
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Routes are methods of `ROUTES`: a pattern of the path, and what answers it."""
+
+    protocol_version = "HTTP/1.1"
+    server: Hub
+
+    def log_message(self, *args) -> None:
+        pass
+
+    def answer(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        self.body = self.rfile.read(length) if length else self._read_chunks()
+        try:
+            with self.server.lock:
+                status, content, headers = self._route()
+        except Refusal as refusal:
+            headers = {"X-Error-Code": refusal.code, "X-Error-Message": refusal.code}
+            status, content = refusal.status, json.dumps({"error": refusal.code}).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
+
+    def _read_chunks(self) -> bytes:
+        body = b""
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        return body
+
+    def _route(self) -> tuple[int, bytes, dict[str, str]]:
+        path = urlsplit(self.path).path
+        for method, pattern, answer in ROUTES:
+            if (match := re.fullmatch(pattern, path)) and self.command in method:
+                found = answer(self, *(unquote(group) for group in match.groups() if group))
+                return found if isinstance(found, tuple) else (200, json.dumps(found).encode(), {})
+        raise Refusal(404, f"no route for {self.command} {path}")
+
+    def _repo(self, name: str, write: bool = False) -> Repo:
+        authorized = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+        repo = self.server.repos.get(name)
+        if write and not authorized:
+            raise Refusal(401, "Invalid credentials")
+        if repo is None or (repo.private and not authorized):
+            raise Refusal(404 if authorized else 401, "RepoNotFound")
+        return repo
+
+    def _tree(self, name: str, revision: str) -> tuple[str, dict[str, bytes]]:
+        repo = self._repo(name)
+        sha = repo.resolve(revision)
+        if sha is None:
+            raise Refusal(404, "RevisionNotFound")
+        return sha, repo.commits[sha]
+
+    # ---- upload
+
+    def create_repo(self):
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            raise Refusal(401, "Invalid credentials")
+        options = json.loads(self.body)
+        name = f"{options.get('organization') or USER}/{options['name']}"
+        status = 409 if name in self.server.repos else 200
+        if status == 200:
+            self.server.create(name, options.get("visibility") == "private")
+        return status, json.dumps({"url": f"{self.server.url}/{name}", "id": name}).encode(), {}
+
+    def create_branch(self, name: str, branch: str):
+        repo = self._repo(name, write=True)
+        if branch in repo.branches:
+            raise Refusal(409, "Reference already exists")
+        repo.branches[branch] = repo.branches["main"]
+        return {}
+
+    def validate_yaml(self):
+        errors = check_card(json.loads(self.body)["content"])
+        status = 400 if errors else 200
+        return status, json.dumps({"errors": [{"message": e} for e in errors], "warnings": []}).encode(), {}
+
+    def preupload(self, name: str, revision: str):
+        if self._repo(name, write=True).resolve(revision) is None:
+            raise Refusal(404, "RevisionNotFound")
+        files = json.loads(self.body)["files"]
+        modes = [
+            "lfs" if file["path"].endswith((".safetensors", ".bin", ".pt", ".pth")) else "regular" for file in files
+        ]
+        return {
+            "files": [
+                {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}
+                for file, mode in zip(files, modes, strict=True)
+            ]
+        }
+
+    def lfs_batch(self, name: str):
+        self._repo(name, write=True)
+        objects = []
+        for item in json.loads(self.body)["objects"]:
+            known = item["oid"] in self.server.blobs
+            actions = {} if known else {"actions": {"upload": {"href": f"{self.server.url}/lfs/{item['oid']}"}}}
+            objects.append({"oid": item["oid"], "size": item["size"], **actions})
+        return {"transfer": "basic", "objects": objects}
+
+    def put_blob(self, oid: str):
+        if hashlib.sha256(self.body).hexdigest() != oid:
+            raise Refusal(400, "the content has another hash")
+        self.server.blobs[oid] = self.body
+        return {}
+
+    def commit(self, name: str, revision: str):
+        repo = self._repo(name, write=True)
+        lines = [json.loads(line) for line in self.body.splitlines() if line.strip()]
+        tree = dict(repo.commits[repo.branches[revision]])
+        for line in lines[1:]:
+            value = line["value"]
+            content = self.server.blobs[value["oid"]] if line["key"] == "lfsFile" else None
+            tree[value["path"]] = base64.b64decode(value["content"]) if content is None else content
+        sha = repo.commit(revision, lines[0]["value"]["summary"], tree)
+        return {"success": True, "commitOid": sha, "commitUrl": f"{self.server.url}/{name}/commit/{sha}"}
+
+    # ---- download
+
+    def info(self, name: str, revision: str = "main"):
+        sha, tree = self._tree(name, revision)
+        files = [{"rfilename": path} for path in tree]
+        private = self.server.repos[name].private
+        return {"id": name, "modelId": name, "sha": sha, "private": private, "tags": [], "siblings": files}
+
+    def tree(self, name: str, revision: str, folder: str = ""):
+        _, tree = self._tree(name, revision)
+        recursive = parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() == "true"
+        prefix = folder and folder.strip("/") + "/"
+        found = {path: content for path, content in tree.items() if path.startswith(prefix)}
+        if prefix and not found:
+            raise Refusal(404, "EntryNotFound")
+        return [
+            {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+            for path, content in found.items()
+            if recursive or "/" not in path.removeprefix(prefix)
+        ]
+
+    def file(self, name: str, revision: str, path: str):
+        sha, tree = self._tree(name, revision)
+        if path not in tree:
+            raise Refusal(404, "EntryNotFound")
+        content = tree[path]
+        headers = {"X-Repo-Commit": sha, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
+        return 200, content, headers
+
+
+NAME = r"([^/]+/[^/]+)"
+ROUTES = (
+    (("POST",), r"/api/repos/create", Handler.create_repo),
+    (("POST",), r"/api/validate-yaml", Handler.validate_yaml),
+    (("POST",), rf"/api/models/{NAME}/branch/(.+)", Handler.create_branch),
+    (("POST",), rf"/api/models/{NAME}/preupload/(.+)", Handler.preupload),
+    (("POST",), rf"/api/models/{NAME}/commit/(.+)", Handler.commit),
+    (("POST",), rf"/{NAME}\.git/info/lfs/objects/batch", Handler.lfs_batch),
+    (("PUT",), r"/lfs/(\w+)", Handler.put_blob),
+    (("GET",), rf"/api/models/{NAME}(?:/revision/([^/]+))?", Handler.info),
+    (("GET",), rf"/api/models/{NAME}/tree/([^/]+)(/.+)?", Handler.tree),
+    (("GET", "HEAD"), rf"/{NAME}/resolve/([^/]+)/(.+)", Handler.file),
+)

@@ -1,0 +1,151 @@
+"""hub_configs/: each folder builds a model of the right size, and `vlkd train` reads each recipe."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoConfig, AutoImageProcessor, GenerationConfig
+
+from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration
+from modeling_vlkd.processing_vlkd import VLKDProcessor
+from trainer.cli import CommandParser, flags_of_config
+from trainer.train import ARGUMENTS
+
+ROOT = Path(__file__).parents[1]
+HUB_CONFIGS = ROOT / "hub_configs"
+BASE_BASE, BASE_LARGE, LARGE_LARGE = (
+    f"vlkd-vit-{name}" for name in ("base-patch16-bart-base", "base-patch16-bart-large", "large-patch14-bart-large")
+)
+REAL = (BASE_BASE, BASE_LARGE, LARGE_LARGE)
+ALL = (*REAL, "microworld")
+
+BART_BASE, BART_LARGE = 139_420_416, 406_291_456
+CLIP_BASE, CLIP_LARGE = 85_799_424 + 768 * 512, 303_179_776 + 1024 * 768  # tower and visual_projection
+COUNTS = {  # language side: BART and two maps; all: CLIP and its temperature too
+    BASE_BASE: (BART_BASE + 2 * 768 * 512, CLIP_BASE),
+    BASE_LARGE: (BART_LARGE + 2 * 1024 * 512, CLIP_BASE),
+    LARGE_LARGE: (BART_LARGE + 2 * 1024 * 768, CLIP_LARGE),
+}
+
+
+def build(name: str) -> VLKDForConditionalGeneration:
+    config = AutoConfig.from_pretrained(HUB_CONFIGS / name)
+    assert type(config) is VLKDConfig
+    with torch.device("meta"):
+        return VLKDForConditionalGeneration(config)
+
+
+def test_every_folder_is_examined():
+    assert {path.parent.name for path in HUB_CONFIGS.glob("*/train.yaml")} == set(ALL)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_parameters(name):
+    model = build(name)
+    maps = (model.text_projection, model.image_projection)
+    language = sum(p.numel() for part in (model.language_model, *maps) for p in part.parameters())
+    assert (language, model.num_parameters() - language - 1) == COUNTS[name]
+    assert all(p.is_meta for p in model.parameters())
+
+
+@pytest.mark.parametrize(("name", "millions", "total"), [(BASE_LARGE, 407, 494), (LARGE_LARGE, 408, 712)])
+def test_language_side_has_the_papers_size(name, millions, total):
+    language, vision = COUNTS[name]
+    assert round(language / 1e6) == millions and round((language + vision + 1) / 1e6) == total
+
+
+@pytest.mark.parametrize(
+    ("name", "vision", "text"),
+    [
+        (BASE_BASE, (768, 3072, 12, 12, 16, 224, 512), (768, 3072, 6, 6, 12)),
+        (BASE_LARGE, (768, 3072, 12, 12, 16, 224, 512), (1024, 4096, 12, 12, 16)),
+        (LARGE_LARGE, (1024, 4096, 24, 16, 14, 224, 768), (1024, 4096, 12, 12, 16)),
+    ],
+)
+def test_shapes_of_the_public_checkpoints(name, vision, text):
+    config = AutoConfig.from_pretrained(HUB_CONFIGS / name)
+    v, t = config.vision_config, config.text_config
+    assert vision == (
+        v.hidden_size,
+        v.intermediate_size,
+        v.num_hidden_layers,
+        v.num_attention_heads,
+        v.patch_size,
+        v.image_size,
+        v.projection_dim,
+    )
+    assert text == (t.d_model, t.encoder_ffn_dim, t.encoder_layers, t.decoder_layers, t.encoder_attention_heads)
+    assert (t.decoder_ffn_dim, t.decoder_attention_heads) == (t.encoder_ffn_dim, t.encoder_attention_heads)
+    assert (v.hidden_act, t.activation_function, t.dropout) == ("quick_gelu", "gelu", 0.1)
+    assert (t.vocab_size, t.max_position_embeddings, config.mask_token_id) == (50265, 1024, 50264)
+    assert (t.bos_token_id, t.pad_token_id, t.eos_token_id, t.decoder_start_token_id) == (0, 1, 2, 2)
+    assert config.default_prompt_ids == [0, 50264, 2] and config.projection_dim == v.projection_dim
+    assert config.logit_scale_init_value == pytest.approx(4.6052, abs=1e-4)
+    recipe = yaml.safe_load((HUB_CONFIGS / name / "train.yaml").read_text())
+    assert config.base_models == [recipe["clip"], recipe["bart"]]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_generation_and_images(name):
+    config = AutoConfig.from_pretrained(HUB_CONFIGS / name)
+    generation = GenerationConfig.from_pretrained(HUB_CONFIGS / name)
+    assert (generation.decoder_start_token_id, generation.eos_token_id) == (2, 2)
+    images = AutoImageProcessor.from_pretrained(HUB_CONFIGS / name)
+    size = config.vision_config.image_size
+    assert images.crop_size == {"height": size, "width": size} and images.size == {"shortest_edge": size}
+    assert json.loads((HUB_CONFIGS / name / "processor_config.json").read_text())["processor_class"] == "VLKDProcessor"
+    if name in REAL:
+        assert (generation.num_beams, generation.no_repeat_ngram_size, generation.forced_bos_token_id) == (4, 3, 0)
+        assert list(images.image_mean) == [0.48145466, 0.4578275, 0.40821073]
+        assert list(images.image_std) == [0.26862954, 0.26130258, 0.27577711]
+
+
+def test_microworld_is_what_its_teachers_make(monkeypatch):
+    """If this fails, the teachers or train.yaml have changed: run `python hub_configs/make.py`."""
+    monkeypatch.chdir(ROOT)
+    recipe = yaml.safe_load((HUB_CONFIGS / "microworld" / "train.yaml").read_text())
+    options = {key: recipe[key] for key in VLKDConfig.__annotations__ if key in recipe}
+    if "projector_init" in recipe:
+        options["projector_init"] = recipe["projector_init"]
+    joined = VLKDForConditionalGeneration.from_vision_text_pretrained(recipe["clip"], recipe["bart"], **options)
+    config = AutoConfig.from_pretrained(HUB_CONFIGS / "microworld")
+    written, made = config.to_dict(), joined.config.to_dict()
+    for values in (written, made):
+        for key in ("architectures", "transformers_version", "dtype", "_name_or_path"):
+            values.pop(key, None)
+        for part in ("text_config", "vision_config"):
+            values[part].pop("dtype", None)
+    assert written == made
+    assert build("microworld").num_parameters() == joined.num_parameters()
+    assert GenerationConfig.from_pretrained(HUB_CONFIGS / "microworld").to_dict() == joined.generation_config.to_dict()
+    processor = VLKDProcessor.from_vision_text_pretrained(recipe["clip"], recipe["bart"])
+    images = AutoImageProcessor.from_pretrained(HUB_CONFIGS / "microworld")
+    assert images.to_dict() == processor.image_processor.to_dict()
+
+
+RECIPES = sorted(path.relative_to(HUB_CONFIGS).as_posix() for path in HUB_CONFIGS.glob("*/train*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_is_read(recipe, tmp_path):
+    path = str(HUB_CONFIGS / recipe)
+    flags = [*flags_of_config(path), "--use_cpu", "--output_dir", str(tmp_path)]
+    model, data, training, *_ = CommandParser(ARGUMENTS).parse_args_into_dataclasses(flags)
+    given = yaml.safe_load(Path(path).read_text())
+    assert (model.clip, model.bart, data.dataset) == (given["clip"], given["bart"], given["dataset"])
+    assert (training.learning_rate, training.mask_ratio) == (given["learning_rate"], given["mask_ratio"])
+    if not recipe.startswith("microworld"):
+        assert (data.dataset, data.image_column, data.caption_column) == ("pixparse/cc3m-wds", "jpg", "txt")
+        assert (training.ttdm_weight, training.itcl_weight, training.icti_weight) == (1, 1, 1)
+        assert (model.image_projector, training.freeze, training.replay_weight) == ("linear", "nothing", 0)
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if not recipe.startswith("microworld")])
+def test_every_value_says_where_it_comes_from(recipe):
+    lines = (HUB_CONFIGS / recipe).read_text().splitlines()
+    values = [line for line in lines if line and not line.startswith("#")]
+    assert len(values) > 30
+    assert [line for line in values if not re.search(r" # (paper|ours|measured)\b", line)] == []

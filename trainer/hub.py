@@ -1,0 +1,148 @@
+"""`vlkd push`, and what it shares with the trainer: a complete repository on the Hub, without pickles."""
+
+import argparse
+import json
+import sys
+from concurrent.futures import Future
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
+from huggingface_hub.errors import HTTPError
+from huggingface_hub.utils import validate_repo_id
+
+from modeling_vlkd import VLKDConfig
+from trainer.card import card_by_hand, load_metrics, make_card
+from trainer.recipe import FILE as RECIPE
+
+# Whatever else lies in a folder stays there: pickles (training_args.bin, optimizer.pt), checkpoints, notes.
+PATTERNS = ("*.json", "*.safetensors", "*_vlkd.py", "__init__.py", "*tfevents*", RECIPE)
+NEEDED = ("config.json", "generation_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json")
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+METRICS = "metrics.json"
+HUB = HfApi()  # one for all: uploads in the background then keep their order
+
+
+def add_command(commands: Any) -> None:
+    parser = commands.add_parser("push", help="upload a trained model with its code and a model card")
+    parser.add_argument("folder", metavar="DIR", help="folder of the model, as `vlkd train` leaves it")
+    parser.add_argument("repo_id", metavar="USER/NAME", help="repository on the Hub; it is made if there is none")
+    parser.add_argument("--private", action="store_true", help="make the repository private")
+    parser.add_argument("--revision", metavar="BRANCH", help="branch to push to; it is made if there is none")
+    parser.add_argument("--metrics", metavar="FILE", help="figures for the card; metrics.json in or beside DIR")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Push, and print what went where."""
+    metrics = find_metrics(args.folder) if args.metrics is None else Path(args.metrics)
+    print(f"figures: {metrics or 'none'}", file=sys.stderr)
+    commit = push_folder(args.folder, args.repo_id, metrics, private=args.private, revision=args.revision)
+    print(commit.commit_url)
+    return 0
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    metrics: str | Path | None = None,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+) -> CommitInfo:
+    """Uploads a model folder as a complete repository: code, weights, processor, card. The folder stays as it is.
+
+    Args:
+        folder: what `save_pretrained` of model and processor, or `vlkd train`, wrote.
+        repo_id: "user/name".
+        metrics: a metrics.json, for the card; None for a card without figures.
+        private: makes the repository private, if there is none yet.
+        revision: branch; made if there is none.
+
+    Raises:
+        ValueError: something is missing, `repo_id` or `metrics` is malformed, or the Hub refuses.
+    """
+    validate_repo_id(repo_id)
+    check_complete(folder)
+    files: dict[str, Path | bytes] = dict(repository_files(folder))
+    found = None if metrics is None else load_metrics(metrics)
+    card = card_by_hand(folder) or str(make_card(folder, VLKDConfig.from_pretrained(folder), repo_id, found))
+    files["README.md"] = card.encode()
+    if metrics is not None:
+        files[METRICS] = Path(metrics)
+    try:
+        repo_id = HUB.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
+        if private and not HUB.model_info(repo_id).private:
+            raise ValueError(f"{repo_id} exists and is public; make it private on the Hub, or choose another name.")
+        return upload(files, repo_id, message="Upload VLKD", revision=revision)
+    except (HTTPError, ConnectionError) as error:  # refused, out of reach, or offline
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{repo_id} was not pushed: {reason}. Is the Hub within reach, and has `hf auth login`, or HF_TOKEN, a "
+            "token that may write there?"
+        ) from error
+
+
+def find_metrics(folder: str | Path) -> Path | None:
+    """metrics.json in or beside a model folder, unless it is older than the weights, of which it then says nothing."""
+    weights = max((file.stat().st_mtime for file in Path(folder).glob("*.safetensors")), default=0)
+    for path in (Path(folder, METRICS), Path(folder).absolute().parent / METRICS):
+        if path.is_file():
+            if path.stat().st_mtime >= weights:
+                return path
+            print(f"{path} is older than the weights: left out; name it with --metrics if it holds.", file=sys.stderr)
+    return None
+
+
+def repository_files(folder: str | Path) -> dict[str, Path]:
+    """Of a folder's files, those that belong into a repository, by name; the card is not among them."""
+    root = Path(folder)
+    files = [*(file for file in root.iterdir() if file.is_file()), *root.glob("runs/**/*tfevents*")]
+    files = sorted(file for file in files if any(fnmatch(file.name, pattern) for pattern in PATTERNS))
+    return {file.relative_to(root).as_posix(): file for file in files}
+
+
+def check_complete(folder: str | Path) -> None:
+    """
+    Raises:
+        ValueError: it is no VLKD checkpoint, or would not load from the Hub; the message names what is missing.
+    """
+    remedy = "write it by `model.save_pretrained` and `processor.save_pretrained` of the installed package."
+    try:
+        config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"DIR: '{folder}' has no config.json that can be read: {error}; {remedy}") from error
+    if config.get("model_type") != "vlkd":
+        raise ValueError(f"DIR: '{folder}' holds a model of type {config.get('model_type')!r}, not 'vlkd'.")
+    pipelines = config.get("custom_pipelines") or {}
+    classes = [*(config.get("auto_map") or {}).values(), *(pipeline["impl"] for pipeline in pipelines.values())]
+    missing = [f"{key} in config.json" for key in ("auto_map", "custom_pipelines") if not config.get(key)]
+    missing += [f"code of its own: config.json names {name}" for name in classes if "--" in name][:1]
+    code = {f"{name.partition('.')[0]}.py" for name in classes if "--" not in name}
+    missing += [name for name in (*NEEDED, *sorted(code)) if not Path(folder, name).is_file()]
+    missing += [] if any(Path(folder, name).is_file() for name in WEIGHTS) else [WEIGHTS[0]]
+    if missing:
+        raise ValueError(f"DIR: '{folder}' has no {', '.join(missing)}; {remedy}")
+
+
+def upload(
+    files: dict[str, Path | bytes],
+    repo_id: str,
+    *,
+    message: str,
+    token: str | None = None,
+    revision: str | None = None,
+    run_as_future: bool = False,
+) -> CommitInfo | Future:
+    """One commit of files, by their paths in the repository."""
+    if revision is not None:
+        HUB.create_branch(repo_id, branch=revision, token=token, exist_ok=True)
+    return HUB.create_commit(
+        repo_id,
+        [CommitOperationAdd(path_in_repo=path, path_or_fileobj=content) for path, content in files.items()],
+        commit_message=message,
+        token=token,
+        revision=revision,
+        run_as_future=run_as_future,
+    )
