@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["modeling_vlkd*", "trainer*", "microworld*"]),
-    package_data={"microworld": ["teachers/*/*"]},
+    package_data={"microworld": ["teachers/*/*"], "modeling_vlkd": ["model_card.md"]},
     install_requires=[
         "torch>=2.6",
         "transformers>=5.23",
@@ -21,9 +21,9 @@ setup(
         "datasets>=4.0",
         "huggingface_hub>=1.0",
         "matplotlib",
-        "pillow",
+        "pillow>=10.1",
         "pyyaml",
     ],
-    extras_require={"dev": ["pytest", "ruff", "import-linter", "peft", "evaluate", "scikit-learn"]},
+    extras_require={"dev": ["pytest", "parameterized", "ruff", "import-linter", "peft", "evaluate", "scikit-learn"]},
     entry_points={"console_scripts": ["vlkd=trainer.cli:main"]},
 )

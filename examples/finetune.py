@@ -1,0 +1,95 @@
+"""
+Fine-tunes a VLKD model with transformers' own `Trainer`: labels in, loss out.
+
+    python examples/finetune.py --model my_vlkd --data my_images --output my_finetuned
+
+`my_images` is a folder of images with a metadata.jsonl of captions, {"file_name": "1.jpg", "caption": "a dog"}, or of
+questions, {"file_name": "1.jpg", "question": "what is it?", "answer": "a dog"}.
+"""
+
+import argparse
+from functools import partial
+from typing import Any
+
+from datasets import Dataset, load_dataset
+from torch import Tensor
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+
+from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
+
+
+def prompt_and_target(row: dict[str, Any], processor: VLKDProcessor) -> tuple[str, str]:
+    """
+    What the encoder reads, with a `<mask>`, and the same text with the mask filled: what the decoder shall write.
+
+    Raises:
+        ValueError: the row has neither a caption nor a question with its answer.
+    """
+    if row.get("caption"):
+        return "<mask>", row["caption"]
+    if row.get("question") and row.get("answer"):
+        prompt = processor.question(row["question"])
+        return prompt, prompt.replace("<mask>", row["answer"])
+    raise ValueError(
+        f"The row {row} has no `caption`, and no `question` with its `answer`; metadata.jsonl gives them."
+    )
+
+
+def collate(rows: list[dict[str, Any]], processor: VLKDProcessor) -> dict[str, Tensor]:
+    """`pixel_values`, the prompts as `input_ids` and `attention_mask`, and `labels` (batch, target_tokens)."""
+    prompts, targets = zip(*(prompt_and_target(row, processor) for row in rows), strict=True)
+    batch = processor(images=[row["image"] for row in rows], text=list(prompts))
+    labels = processor.tokenizer(list(targets), padding=True, truncation=True, return_tensors="pt")["input_ids"]
+    return {**batch, "labels": labels.masked_fill(labels == processor.tokenizer.pad_token_id, -100)}
+
+
+def build_trainer(
+    model: PreTrainedModel, processor: VLKDProcessor, rows: Dataset, output: str, **options: Any
+) -> Trainer:
+    """A `Trainer` for a VLKD model, or one with an adapter; `options` are those of `TrainingArguments`."""
+    arguments = TrainingArguments(
+        output,
+        remove_unused_columns=False,  # the collator, not the model, reads the dataset's columns
+        label_names=["labels"],  # Trainer cannot see through an adapter what the labels are
+        report_to="none",
+        **options,
+    )
+    return Trainer(
+        model,
+        arguments,
+        train_dataset=rows,
+        data_collator=partial(collate, processor=processor),
+        processing_class=processor,
+    )
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="Hub name or folder of a VLKD model")
+    parser.add_argument("--data", required=True, help="folder of images with metadata.jsonl")
+    parser.add_argument("--output", required=True, help="folder that takes the result")
+    parser.add_argument("--learning-rate", type=float, default=5e-5)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--epochs", type=float, default=3)
+    return parser.parse_args()
+
+
+def main(adapt: Any = lambda model: model) -> None:
+    """Trains what `adapt` makes of the model, and saves it."""
+    given = parse_arguments()
+    trainer = build_trainer(
+        adapt(VLKDForConditionalGeneration.from_pretrained(given.model)),
+        VLKDProcessor.from_pretrained(given.model),
+        load_dataset("imagefolder", data_dir=given.data, split="train"),
+        given.output,
+        learning_rate=given.learning_rate,
+        per_device_train_batch_size=given.batch_size,
+        num_train_epochs=given.epochs,
+        save_strategy="no",
+    )
+    trainer.train()
+    trainer.save_model()
+
+
+if __name__ == "__main__":
+    main()

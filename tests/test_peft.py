@@ -1,0 +1,171 @@
+"""LoRA on BART: what it adapts, trained by both trainers, saved, loaded, merged, pushed."""
+
+import copy
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from caption_data import load
+from finetune_data import EXAMPLES, TEACHERS, blocks, micro_batch, micro_model, run_command, write_images, write_model
+from loopback_hub import running_hub
+from lora import LORA, add_lora
+from peft import PeftModel, get_peft_model
+from transformers import AutoModelForImageTextToText, pipeline
+
+from modeling_vlkd import VLKDForConditionalGeneration
+from trainer import TextInfilling, VLKDDataCollator, VLKDTrainer, VLKDTrainingArguments
+from trainer.feature_cache import load_teacher
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "my_vlkd")
+    return tmp_path
+
+
+def trainable(model: torch.nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@torch.no_grad()
+def logits(model: torch.nn.Module, batch: dict) -> torch.Tensor:
+    return model.eval()(**batch).logits
+
+
+def test_target_expression_adapts_bart_and_leaves_clip_alone(model):
+    adapted = add_lora(copy.deepcopy(model))
+    layers = model.config.text_config
+    attentions = layers.encoder_layers + 2 * layers.decoder_layers  # the decoder also attends to the memory
+    names = {name.rsplit(".lora_A", 1)[0] for name in trainable(adapted) if ".lora_A" in name}
+    assert len(names) == 2 * attentions
+    assert all(name.endswith(("q_proj", "v_proj")) and "language_model." in name for name in names)
+    whole = {name for name in trainable(adapted) if "lora_" not in name}
+    maps = ("text_projection", "image_projection")
+    assert whole == {f"base_model.model.{name}.modules_to_save.default.weight" for name in maps}
+    # The plain names, as they are used with a BART, would adapt CLIP as well.
+    naive = replace(LORA, target_modules=["q_proj", "v_proj"])
+    assert any("vision_model" in name for name in trainable(get_peft_model(copy.deepcopy(model), naive)))
+
+
+def test_adapter_of_the_example_is_loaded_and_merged(workplace, monkeypatch):
+    """Trained with transformers' own `Trainer`, by the documented command; loaded and merged by the block below it."""
+    lines = write_images(workplace / "my_images")
+    options = ("--learning-rate", "5e-3", "--batch-size", "10", "--epochs", "50")
+    run_command("LoRA", monkeypatch, *options)
+    names: dict = {}
+    (code,) = blocks("LoRA", "python")
+    exec(code, names)
+    original, processor = micro_model()
+    batch = micro_batch(processor)
+
+    expected = logits(names["adapted"], batch)
+    assert (expected - logits(original, batch)).abs().max() > 0.1
+    torch.testing.assert_close(logits(names["merged"], batch), expected, rtol=1e-3, atol=1e-3)
+    merged = AutoModelForImageTextToText.from_pretrained("my_merged")
+    assert torch.equal(logits(merged, batch), logits(names["merged"], batch))
+    assert merged.state_dict().keys() == original.state_dict().keys()
+    changed = {
+        name for name, value in merged.state_dict().items() if not torch.equal(value, original.state_dict()[name])
+    }
+    assert changed and not any(
+        name.startswith(("vision_model", "visual_projection", "logit_scale")) for name in changed
+    )
+    assert merged.language_model.lm_head.weight is merged.language_model.model.shared.weight
+    ids = batch["input_ids"]
+    torch.testing.assert_close(merged.to_bart()(ids).logits, merged(ids).logits)
+
+    captioner = pipeline("image-to-text", model=names["adapted"], processor=processor)
+    said = captioner([f"my_images/{line['file_name']}" for line in lines])
+    assert [one["generated_text"] for (one,) in said] == [line["caption"] for line in lines]
+
+
+def vlkd_trainer(folder: Path, **options) -> VLKDTrainer:
+    """A trainer of an adapted micro model on a few captioned squares."""
+    model, processor = micro_model()
+    model.name_or_path = str(folder / "my_vlkd")
+    teacher, tokenizer = load_teacher(str(TEACHERS / "clip"))
+    arguments = VLKDTrainingArguments(
+        str(folder / "my_adapter"), per_device_train_batch_size=8, use_cpu=True, save_strategy="no", **options
+    )
+    collator = VLKDDataCollator(
+        processor=processor,
+        teacher_tokenizer=tokenizer,
+        infilling=TextInfilling(processor.tokenizer.mask_token_id, 0.3, 0.3),
+        decoder_start_token_id=model.config.text_config.decoder_start_token_id,
+        projection_dim=model.config.projection_dim,
+    )
+    return VLKDTrainer(
+        add_lora(model),
+        arguments,
+        teacher,
+        train_dataset=load(),
+        data_collator=collator,
+        processing_class=processor,
+    )
+
+
+def test_vlkd_trainer_trains_the_adapter_and_nothing_else(workplace):
+    options = {"projection_learning_rate": 1e-2, "projection_optimizer": "muon", "logging_steps": 5}
+    trainer = vlkd_trainer(workplace, max_steps=20, num_train_epochs=10, learning_rate=5e-3, **options)
+    expected = trainable(trainer.model)
+    before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+    trainer.train()
+    moved = {name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == expected == trainable(trainer.model)
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    assert all(logs[-1][term] < logs[0][term] for term in ("ttdm", "itcl", "icti"))
+
+    trainer.save_model()
+    batch = micro_batch(trainer.processing_class)
+    again = PeftModel.from_pretrained(VLKDForConditionalGeneration.from_pretrained("my_vlkd"), "my_adapter")
+    assert torch.equal(logits(again, batch), logits(trainer.model, batch))
+    assert torch.equal(logits(AutoModelForImageTextToText.from_pretrained("my_adapter"), batch), logits(again, batch))
+    assert not (workplace / "my_adapter" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("freeze", ["decoder", "all"])
+def test_freeze_does_not_undo_the_adapter(workplace, freeze):
+    with pytest.raises(ValueError, match=f"freeze='{freeze}' would undo the adapter"):
+        vlkd_trainer(workplace, max_steps=1, freeze=freeze)
+
+
+PUSH = """
+import sys, torch
+from peft import PeftModel
+from transformers import AutoModelForImageTextToText
+import modeling_vlkd
+from lora import add_lora
+
+torch.manual_seed(0)
+ids = torch.tensor([[0, 9, 10, 4, 2]])
+modeling_vlkd.VLKDForConditionalGeneration.from_pretrained("my_vlkd").push_to_hub("user/base")
+model = add_lora(AutoModelForImageTextToText.from_pretrained("user/base"))
+for name, parameter in model.named_parameters():
+    if "lora_B" in name:
+        torch.nn.init.normal_(parameter)
+expected = model.eval()(ids).logits
+model.push_to_hub("user/adapter")
+assert torch.equal(AutoModelForImageTextToText.from_pretrained("user/adapter")(ids).logits, expected)
+merged = model.merge_and_unload()
+merged.push_to_hub("user/merged")
+again = AutoModelForImageTextToText.from_pretrained("user/merged")
+assert torch.equal(again(ids).logits, merged(ids).logits)
+print("pushed")
+"""
+
+
+def test_adapter_and_merged_model_are_pushed_and_loaded_by_name(workplace):
+    """Through the real client over HTTP; the adapter finds its base on the Hub by name."""
+    with running_hub() as hub:
+        environment = {**os.environ, **hub.environment(str(workplace / "home"))}
+        environment["PYTHONPATH"] = str(EXAMPLES)
+        run = subprocess.run([sys.executable, "-c", PUSH], env=environment, capture_output=True, text=True)
+        assert run.stdout.strip().endswith("pushed"), run.stderr[-3000:]
+        assert {"adapter_config.json", "adapter_model.safetensors"} <= hub.files("user/adapter").keys()
+        assert len(hub.files("user/adapter")["adapter_model.safetensors"]) < 1e6
+        assert {"config.json", "model.safetensors", "modeling_vlkd.py"} <= hub.files("user/merged").keys()

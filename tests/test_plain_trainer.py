@@ -1,0 +1,91 @@
+"""Fine-tuning with transformers' own `Trainer`: labels in, loss out."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from finetune import build_trainer
+from finetune_data import blocks, micro_model, run_command, write_images, write_model
+from PIL import Image
+from transformers import pipeline
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "my_vlkd")
+    return tmp_path
+
+
+FAST = ("--learning-rate", "1e-3", "--batch-size", "10")
+
+
+def test_ten_captions_are_learnt_by_heart(workplace, monkeypatch):
+    lines = write_images(workplace / "my_images")
+    run_command("Fine-tune with transformers' own Trainer", monkeypatch, *FAST, "--epochs", "40")
+    captioner = pipeline("image-to-text", model="my_finetuned")
+    said = captioner([f"my_images/{line['file_name']}" for line in lines])
+    assert [one["generated_text"] for (one,) in said] == [line["caption"] for line in lines]
+
+
+def test_ten_answers_are_learnt_by_heart(workplace, monkeypatch):
+    lines = write_images(workplace / "my_images", kind="question")
+    run_command("Fine-tune with transformers' own Trainer", monkeypatch, *FAST, "--epochs", "30")
+    ask = pipeline("visual-question-answering", model="my_finetuned")
+    said = ask([{"image": f"my_images/{line['file_name']}", "question": line["question"]} for line in lines])
+    assert [one["answer"] for (one,) in said] == [line["answer"] for line in lines]
+
+
+def test_loss_on_the_answer_alone(workplace):
+    """The documented block: the question stays in the decoder's input, and out of the loss."""
+    write_images(workplace / "my_images", number=1)
+    names = {}
+    (code,) = blocks("Fine-tune with transformers' own Trainer", "python")
+    exec(code, names)
+    model, batch, target = names["model"], names["batch"], names["target"]
+    kept = batch["labels"] != -100
+    assert names["processor"].tokenizer.decode(target[kept]).strip() == "red</s>"
+    assert torch.equal(batch["decoder_input_ids"][0, 1:], target[0, :-1])
+    logits = model(**batch).logits
+    expected = torch.nn.functional.cross_entropy(logits[kept], target[kept])
+    torch.testing.assert_close(names["loss"], expected)
+
+
+def test_accumulated_step_is_the_step_of_the_whole_batch(tmp_path):
+    """Labels are ragged, so a mean of the batches' means would differ."""
+    lines = write_images(tmp_path / "images", number=8)
+    rows = [{"image": Image.open(tmp_path / "images" / line["file_name"]), **line} for line in lines]
+    results = []
+    for batch_size in (8, 2):
+        model, processor = micro_model()
+        for module in model.modules():
+            if isinstance(getattr(module, "dropout", None), float):
+                module.dropout = 0.0
+        options = {"optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0.0, "train_sampling_strategy": "sequential"}
+        trainer = build_trainer(
+            model,
+            processor,
+            Dataset.from_list(rows),
+            str(tmp_path),
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=8 // batch_size,
+            max_steps=1,
+            save_strategy="no",
+            lr_scheduler_type="constant",
+            logging_steps=1,
+            **options,
+        )
+        trainer.train()
+        results.append((trainer.state.log_history[0]["loss"], model.image_projection.weight.detach()))
+    (loss, weight), (accumulated_loss, accumulated_weight) = results
+    assert accumulated_loss == pytest.approx(loss, rel=1e-5)
+    torch.testing.assert_close(accumulated_weight, weight, rtol=1e-4, atol=1e-6)
+
+
+def test_row_without_caption_and_question(workplace, monkeypatch):
+    lines = write_images(workplace / "my_images", number=2)
+    metadata = workplace / "my_images" / "metadata.jsonl"
+    metadata.write_text(metadata.read_text().replace(lines[1]["caption"], ""))
+    with pytest.raises(ValueError, match="no `caption`"):
+        run_command("Fine-tune with transformers' own Trainer", monkeypatch, *FAST)
