@@ -33,7 +33,10 @@ _QUESTION_WEIGHTS = {
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of a document; `role` is 'passage', 'question' or 'answer'."""
+    """A piece of a document.
+
+    `role` is 'passage'; 'question' and 'answer' (of a statement, its subject and what it says of it); or 'paraphrase'.
+    """
 
     text: str
     role: str
@@ -42,30 +45,41 @@ class Segment:
 def document(rng: random.Random) -> list[Segment]:
     """One training document; test and validation scenes are left to the measurements."""
     kind = rng.random()
-    if kind < 0.12:
+    if kind < 0.05:
         return [Segment(caption(_train_scene(rng), rng), "passage")]
-    if kind < 0.17:
+    if kind < 0.09:
         said = statements(_train_scene(rng))
         return [Segment(". ".join(rng.sample(said, rng.randint(1, 3))), "passage")]
-    if kind < 0.23:
+    if kind < 0.14:
         told = [rng.choice(facts(shape)) for shape in rng.sample(SHAPES, rng.randint(1, 3))]
         return [Segment(". ".join(told), "passage")]
-    if kind < 0.36:
+    if kind < 0.26:
         return question_segments([fact_question(shape, rng) for shape in rng.sample(SHAPES, rng.randint(1, 3))])
-    return questioned_passage(_train_scene(rng), rng, rng.choice((1, 1, 2, 3)))
+    scene = _train_scene(rng)
+    if kind < 0.38:
+        return join(caption(scene, rng, full=True), [Segment(caption(scene, rng), "paraphrase")], rng.random() < 0.7)
+    if kind < 0.58:
+        return stated_passage(scene, rng, rng.choice((1, 1, 2, 3)))
+    return questioned_passage(scene, rng, rng.choice((1, 1, 2, 3)))
 
 
 def pair_document(rng: random.Random) -> list[Segment]:
-    """A passage about two groups and one question: the hardest thing to learn, and so what is read first."""
+    """A passage about two groups, a question or statement: the hardest thing to learn, and so what is read first."""
     while len((scene := _train_scene(rng)).groups) < 2:
         pass
-    return questioned_passage(scene, rng, 1)
+    return stated_passage(scene, rng, 1) if rng.random() < 0.3 else questioned_passage(scene, rng, 1)
 
 
 def questioned_passage(scene: Scene, rng: random.Random, questions: int) -> list[Segment]:
     """A full caption, with so many questions and answers before or behind it."""
     asked = question_segments([ask(scene, rng) for _ in range(questions)])
-    return join(caption(scene, rng, full=True), asked, questions_first=rng.random() < 0.6)
+    return join(caption(scene, rng, full=True), asked, first=rng.random() < 0.6)
+
+
+def stated_passage(scene: Scene, rng: random.Random, number: int) -> list[Segment]:
+    """A full caption, with so many short statements of the same scene before or behind it."""
+    said = statement_segments(rng.sample(statements(scene), number))
+    return join(caption(scene, rng, full=True), said, first=rng.random() < 0.7)
 
 
 def ask(scene: Scene, rng: random.Random) -> Question:
@@ -86,12 +100,23 @@ def question_segments(questions: list[Question]) -> list[Segment]:
     return segments
 
 
-def join(passage: str, asked: list[Segment], questions_first: bool) -> list[Segment]:
-    """A passage and its questions in one of the two orders."""
-    if questions_first:
-        return [*asked, Segment(f". {passage}", "passage")]
-    first = Segment(f". {asked[0].text}", asked[0].role)
-    return [Segment(passage, "passage"), first, *asked[1:]]
+def statement_segments(said: list[str]) -> list[Segment]:
+    """'the circles are' and 'red', sentence by sentence."""
+    segments = []
+    for i, statement in enumerate(said):
+        verb = " are " if " are " in statement else " is "
+        subject, _, rest = statement.partition(verb)
+        opening = ". " if i else ""
+        segments += [Segment(f"{opening}{subject}{verb.rstrip()}", "question"), Segment(f" {rest}", "answer")]
+    return segments
+
+
+def join(passage: str, others: list[Segment], first: bool) -> list[Segment]:
+    """A passage, with other segments before it (`first`) or behind it."""
+    if first:
+        return [*others, Segment(f". {passage}", "passage")]
+    following = Segment(f". {others[0].text}", others[0].role)
+    return [Segment(passage, "passage"), following, *others[1:]]
 
 
 def _train_scene(rng: random.Random) -> Scene:

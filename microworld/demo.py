@@ -24,7 +24,7 @@ from microworld.task import (
     text_answers,
     true_captions,
 )
-from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
+from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration, VLKDProcessor
 from trainer.cli import main as vlkd
 from trainer.evaluation.plots import plot_training
 
@@ -48,18 +48,24 @@ def train(recipe: str, folder: Path, max_steps: int) -> float:
     return time.time() - start
 
 
+def before_training(config: VLKDConfig) -> VLKDForConditionalGeneration:
+    """The teachers joined by the maps of `config`, as they are before any training."""
+    options = ("image_tokens", "image_projector", "image_token_expansion", "patch_attention", "prompt_in_encoder")
+    return VLKDForConditionalGeneration.from_vision_text_pretrained(
+        str(TEACHERS / "clip"),
+        str(TEACHERS / "bart"),
+        projector_init="pinv" if config.image_token_expansion == 1 else "random",
+        **{name: getattr(config, name) for name in options},
+    )
+
+
 @torch.no_grad()
 def examine(folder: Path, num_scenes: int, split: str = "test") -> tuple[Figures, Exam, list[str], list[str]]:
     """Every figure of the table, and what the model answered and wrote on the exam."""
     model = _load(VLKDForConditionalGeneration, folder)
     processor = VLKDProcessor.from_pretrained(folder)
     tokenizer = processor.tokenizer
-    before = VLKDForConditionalGeneration.from_vision_text_pretrained(
-        str(TEACHERS / "clip"),
-        str(TEACHERS / "bart"),
-        image_tokens=model.config.image_tokens,
-        image_projector=model.config.image_projector,
-    )
+    before = before_training(model.config)
     exam, knowledge = draw_exam(split, num_scenes), draw_exam(split, num_scenes, ("knowledge",), seed=1)
     unseen = draw_exam("unseen", num_scenes)
     for drawn in (exam, knowledge, unseen):
@@ -120,7 +126,8 @@ def main() -> None:
     start = time.time()
     figures, exam, given, written = examine(folder / "model", args.exam_scenes, args.split)
     seconds = {"train": round(train_seconds, 1), "evaluate": round(time.time() - start, 1)}
-    metrics = {"recipe": args.recipe, "split": args.split, "seconds": seconds, "figures": figures.as_list()}
+    metrics = {"dataset": "microworld", "recipe": args.recipe, "split": args.split, "seconds": seconds}
+    metrics["figures"] = figures.as_list()
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     (folder / "table.md").write_text(markdown_table(figures), encoding="utf-8")
     plot_training(folder / "model" / "trainer_state.json", folder / "training.png")

@@ -63,6 +63,8 @@ def caption(scene: Scene, rng: random.Random, full: bool | None = None) -> str:
     if not full:
         return _brief_caption(scene, groups, rng)
     ground = f"{article(scene.background)} background"
+    if rng.random() < 0.4:
+        return _noun_first_caption(scene, groups, rng)
     if len(groups) == 1:
         phrase = noun_phrase(groups[0])
         return rng.choice(
@@ -78,6 +80,22 @@ def caption(scene: Scene, rng: random.Random, full: bool | None = None) -> str:
             f"{phrase_a} and {phrase_b}. the {noun(a)} {be(a)} {relation} the {noun(b)}. {_ground(scene)}",
         )
     )
+
+
+def _noun_first_caption(scene: Scene, groups: list[Group], rng: random.Random) -> str:
+    """'two circles and a square. the circles are red and small. …': a noun comes before what is said of it."""
+    said = [" and ".join(_bare_phrase(g) for g in groups)]
+    for g in groups:
+        said.append(f"the {noun(g)} {be(g)} {' and '.join(rng.sample((g.size, g.color), 2))}")
+    if len(groups) == 2:
+        a, b = groups
+        said.append(f"the {noun(a)} {be(a)} {scene.relation(a, b)} the {noun(b)}")
+    return ". ".join([*said, _ground(scene)])
+
+
+def _bare_phrase(group: Group) -> str:
+    """'a circle', 'two squares'."""
+    return article(group.shape) if group.count == 1 else f"{NUMBERS[group.count]} {noun(group)}"
 
 
 def _brief_caption(scene: Scene, groups: list[Group], rng: random.Random) -> str:
@@ -253,10 +271,12 @@ def read_caption(text: str) -> Claims:
 _SINGULAR = {plural: shape for shape, plural in PLURALS.items()}
 _COUNT_WORDS = {"a": 1, "an": 1} | {word: number for number, word in NUMBERS.items()}
 _GROUND = f"(?:{'|'.join(BACKGROUNDS)})"
+_TRAIT = f"(?:{'|'.join((*SIZES, *COLORS))})"
 # The units of a caption. Each kind is read by a method of `_Reader`; the first that fits is taken.
 _UNITS = {
     "background": rf"(?:(?:on )?(?:an? |the )?{_GROUND} background|the background is {_GROUND})\b",
     "relation": rf"(?:(?:is|are) )?(?:{'|'.join(RELATIONS)})\b",
+    "predicate": rf"(?:is|are) {_TRAIT}(?: and {_TRAIT})?\b",
     "joint": r"(?:and|there is|there are|the)\b",
     "number": rf"(?:{'|'.join(_COUNT_WORDS)})\b",
     "size": rf"(?:{'|'.join(SIZES)})\b",
@@ -275,6 +295,7 @@ class _Reader:
         self.text = text
         self.claims = Claims()
         self.subject: str | None = None  # the sentence's last noun
+        self.plural = False  # whether it was one
         self.relation: str | None = None  # in which the subject stands to a noun that is still to come
         self.traits: dict[str, str | int] = {}  # of a noun that is still to come
 
@@ -290,6 +311,16 @@ class _Reader:
         if self.subject is None:
             raise self._error("a relation without a subject")
         self.relation = phrase.removeprefix("is ").removeprefix("are ")
+
+    def read_predicate(self, phrase: str) -> None:
+        """'are red and small' is said of the sentence's last noun."""
+        self._check_complete()
+        if self.subject is None:
+            raise self._error("a trait without a subject")
+        for word in phrase.split()[1::2]:
+            self._add_trait("size" if word in SIZES else "color", word)
+        self.claims.mentions.append(Mention(self.subject, self.plural, **self.traits))
+        self.traits = {}
 
     def read_joint(self, phrase: str) -> None:
         if self.traits or (self.relation and phrase != "the"):
@@ -311,7 +342,7 @@ class _Reader:
         self.claims.mentions.append(mention)
         if self.relation:
             self.claims.relations.append((self.subject, self.relation, mention.shape))
-        self.subject, self.relation, self.traits = mention.shape, None, {}
+        self.subject, self.plural, self.relation, self.traits = mention.shape, mention.plural, None, {}
 
     def read_end(self, stop: str) -> None:
         self._check_complete()

@@ -46,7 +46,7 @@ def measure_clip(clip: Path, bart: Path, scenes: int = 1000) -> dict[str, str]:
     whole = CLIPModel.from_pretrained(clip, dtype=torch.float32).eval()
     found = clip_retrieval(whole, CLIPProcessor.from_pretrained(clip), held_out)
     figures = {f"retrieval R@1 of 100, {way}": _text(figure) for way, figure in found.items()}
-    for trait in ("shape", "color", "size", "count"):
+    for trait in ("shape", "color", "size", "count", "cell"):
         probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
         probe.fit(*_tokens(learn, trait))
         tokens, truth = _tokens(held_out, trait)
@@ -57,7 +57,7 @@ def measure_clip(clip: Path, bart: Path, scenes: int = 1000) -> dict[str, str]:
 def _tokens(exam: Exam, trait: str):
     """The image token of every group, (groups, d_j), and the group's trait."""
     pairs = [
-        (exam.features[row, 1 + GRID * group.cell[0] + group.cell[1]], getattr(group, trait))
+        (exam.features[row, 1 + GRID * group.cell[0] + group.cell[1]], str(getattr(group, trait)))
         for row, scene in enumerate(exam.scenes)
         for group in scene.groups
     ]

@@ -77,13 +77,13 @@ def corrupt(segments: list[list[int]], roles: list[str], mask_id: int, rng: rand
     """The encoder's side of a document, given as token ids by segment."""
     whole = [token for ids in segments for token in ids]
     kind = rng.random()
-    if "question" not in roles or kind < 0.10:
+    if set(roles) == {"passage"} or kind < 0.10:
         infilling = TextInfilling(mask_id, mask_ratio=rng.choice((0.15, 0.3, 0.5)), mask_all_probability=0.0)
         return infilling([0, *whole, 0], np.random.default_rng(rng.randrange(2**32)))[1:-1]
-    if kind < 0.50:
-        hidden = {"question", "answer"}
+    if kind < 0.55:
+        hidden = {"question", "answer", "paraphrase"}
     elif kind < 0.92:
-        hidden = {"answer"}
+        hidden = {"answer", "paraphrase"}
     else:
         hidden = {"passage"}
     corrupted: list[int] = []
@@ -140,7 +140,7 @@ def _pad(rows: list[list], value: float) -> torch.Tensor:
 
 
 def pretrain_bart(
-    folder: Path, steps: int = 4000, batch_size: int = 64, learning_rate: float = 1e-3, seed: int = 0
+    folder: Path, steps: int = 6000, batch_size: int = 64, learning_rate: float = 1e-3, seed: int = 0
 ) -> None:
     """Pretrain and write the checkpoint (fp16 safetensors) and its tokenizer to `folder`."""
     torch.manual_seed(seed)

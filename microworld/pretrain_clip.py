@@ -19,7 +19,7 @@ from transformers import (
 
 from microworld.language import caption
 from microworld.render import CELL, IMAGE_SIZE, render
-from microworld.scenes import BACKGROUNDS, COLORS, COUNTS, SHAPES, SIZES, Scene, scenes
+from microworld.scenes import BACKGROUNDS, COLORS, COUNTS, SHAPES, SIZES, Scene, sample_cells, scenes
 
 _TRAITS = {"shape": SHAPES, "color": COLORS, "size": SIZES, "count": COUNTS}
 # Black becomes 0, so that on their black cards the shapes alone make the patch embedding.
@@ -44,7 +44,7 @@ def build_processor(captions: int = 10_000) -> CLIPProcessor:
 def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
     """A CLIP of 2.5M parameters whose patches are the cells of the grid."""
     text = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4}
-    vision = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 2, "num_attention_heads": 6}
+    vision = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 1, "num_attention_heads": 6}
     config = CLIPConfig(
         text_config=text
         | {
@@ -58,25 +58,36 @@ def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
         projection_dim=192,
     )
     model = CLIPModel._from_config(config, attn_implementation="eager")
-    # CLIP's start of 0.02 is drowned by the patch embedding in a model of this size: where a patch is would be lost.
-    torch.nn.init.normal_(model.vision_model.embeddings.position_embedding.weight, std=0.6)
+    # The patch embedding grows to a deviation of 15: CLIP's start of 0.02 would drown in it, and with it every place.
+    torch.nn.init.normal_(model.vision_model.embeddings.position_embedding.weight, std=4.0)
     return model
 
 
 def hard_negatives(scene: Scene, rng: random.Random) -> list[Scene]:
-    """Three scenes that differ in one thing: a shape; a size or number; anything, or two groups' traits swapped.
+    """Three scenes that differ in one thing: a shape; a size or number; two groups' places or traits, or anything.
 
-    Among a hundred random captions a shape seldom decides which is right: only against these must the image tell it.
+    Among a hundred random captions these seldom decide which is right: only against such must the image tell them.
     """
-    third = _swap(scene, rng) if len(scene.groups) == 2 and rng.random() < 0.5 else None
-    third = third or _change(scene, rng.choice(("shape", "color", "size", "count", "background")), rng)
+    if len(scene.groups) == 2 and rng.random() < 0.7:
+        third = rng.choice((_move, _swap))(scene, rng)
+    else:
+        third = _change(scene, rng.choice(("shape", "color", "size", "count", "background")), rng)
     return [_change(scene, "shape", rng), _change(scene, rng.choice(("size", "count")), rng), third]
 
 
+def _move(scene: Scene, rng: random.Random) -> Scene:
+    """Two groups stand in another relation."""
+    while True:
+        cells = sample_cells(rng)
+        moved = replace(scene, groups=tuple(replace(g, cell=c) for g, c in zip(scene.groups, cells, strict=True)))
+        if moved.relation(*moved.groups) != scene.relation(*scene.groups):
+            return moved
+
+
 def _swap(scene: Scene, rng: random.Random) -> Scene:
-    """Two groups exchange one trait in which they differ, or their places."""
+    """Two groups exchange one trait in which they differ."""
     a, b = scene.groups
-    name = rng.choice([n for n in ("shape", "color", "size", "count", "cell") if getattr(a, n) != getattr(b, n)])
+    name = rng.choice([n for n in ("shape", "color", "size", "count") if getattr(a, n) != getattr(b, n)])
     swapped = (replace(a, **{name: getattr(b, name)}), replace(b, **{name: getattr(a, name)}))
     return replace(scene, groups=swapped)
 

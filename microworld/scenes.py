@@ -66,15 +66,16 @@ def sample_scene(rng: random.Random) -> Scene:
     shapes, colors = rng.sample(SHAPES, 2), rng.sample(COLORS, 2)
     groups = tuple(
         Group(shape, color, rng.choice(SIZES), rng.choice(COUNTS), cell)
-        for shape, color, cell in zip(shapes, colors, _sample_cells(rng), strict=True)
+        for shape, color, cell in zip(shapes, colors, sample_cells(rng), strict=True)
     )
     return Scene(groups if two else groups[:1], rng.choice(BACKGROUNDS))
 
 
-def _sample_cells(rng: random.Random) -> list[tuple[int, int]]:
-    """Two cells of one row or of one column."""
-    line, (i, j) = rng.randrange(GRID), rng.sample(range(GRID), 2)
-    return [(line, i), (line, j)] if rng.random() < 0.5 else [(i, line), (j, line)]
+def sample_cells(rng: random.Random) -> list[tuple[int, int]]:
+    """Two cells on either side of the middle one, in its row or in its column."""
+    i, j = rng.sample((0, GRID - 1), 2)
+    middle = GRID // 2
+    return [(middle, i), (middle, j)] if rng.random() < 0.5 else [(i, middle), (j, middle)]
 
 
 def split_of(scene: Scene) -> str:

@@ -115,7 +115,7 @@ def score(exam: Exam, given: list[str]) -> dict[str, Proportion]:
 
 def generated_captions(model: PreTrainedModel, tokenizer, exam: Exam) -> list[str]:
     """A caption of every image, from the prompt `<mask>`."""
-    return complete(model, tokenizer, ["<mask>"] * len(exam.scenes), exam.features, max_new_tokens=40, desc="captions")
+    return complete(model, tokenizer, ["<mask>"] * len(exam.scenes), exam.features, max_new_tokens=48, desc="captions")
 
 
 def true_captions(exam: Exam, captions: list[str]) -> Proportion:

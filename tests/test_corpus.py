@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 
 import pytest
 
@@ -36,15 +36,18 @@ def words_of(text: str) -> set[str]:
 def scene_of(passage: str) -> Scene | None:
     """The scene that a full caption tells of; None where it leaves something out."""
     claims = read_caption(passage)
-    groups = {m.shape: m for m in claims.mentions if m.count}
-    if claims.background is None or not all(m.size and m.color for m in groups.values()):
+    groups: dict[str, dict] = defaultdict(dict)
+    for m in claims.mentions:
+        said = {"color": m.color, "size": m.size, "count": m.count}
+        groups[m.shape] |= {name: value for name, value in said.items() if value}
+    if claims.background is None or not all(len(said) == 3 for said in groups.values()):
         return None
     if len(groups) == 2 and not claims.relations:
         return None
     cells = {shape: (0, 0) for shape in groups}
     for a, relation, b in claims.relations:
         cells[a], cells[b] = _CELLS[relation]
-    found = (Group(m.shape, m.color, m.size, m.count, cells[m.shape]) for m in groups.values())
+    found = (Group(shape, cell=cells[shape], **said) for shape, said in groups.items())
     return Scene(tuple(found), claims.background)
 
 
@@ -97,7 +100,8 @@ def test_answers_are_those_of_the_passage(documents):
 
 def test_documents_are_of_every_kind(documents):
     roles = Counter(tuple(sorted({s.role for s in segments})) for segments in documents)
-    assert set(roles) == {("passage",), ("answer", "question"), ("answer", "passage", "question")}
+    kinds = {("passage",), ("answer", "question"), ("answer", "passage", "question"), ("paraphrase", "passage")}
+    assert set(roles) == kinds
     assert all(count > 500 for count in roles.values())
     assert all(not text.startswith((".", " ")) and "  " not in text for text in map(text_of, documents))
 
@@ -120,8 +124,8 @@ def test_segments_of_questions():
     assert [s.role for s in segments] == ["question", "answer"] * 2
     asked = "Question: what color is the star? Answer: red. Question: how many stars are there? Answer: one"
     assert text_of(segments) == asked
-    assert text_of(join("a red star", segments, questions_first=True)) == f"{asked}. a red star"
-    assert text_of(join("a red star", segments, questions_first=False)) == f"a red star. {asked}"
+    assert text_of(join("a red star", segments, first=True)) == f"{asked}. a red star"
+    assert text_of(join("a red star", segments, first=False)) == f"a red star. {asked}"
     assert [s.role for s in join("a red star", segments[:2], False)] == ["passage", "question", "answer"]
 
 

@@ -80,14 +80,20 @@ def test_brief_captions_may_be_silent_but_name_all_groups():
 
 def test_paraphrases_of_a_scene():
     rng = random.Random(3)
-    texts = {caption(SCENE, rng, full=True) for _ in range(200)}
-    assert len(texts) == 8  # four forms, either group first
+    texts = {caption(SCENE, rng, full=True) for _ in range(500)}
+    assert len(texts) == 16  # four forms, either group first; noun first, either group and either trait first
     assert "on a gray background there are two small blue crosses left of a large orange star" in texts
     assert (
         "a large orange star and two small blue crosses. the star is right of the crosses. the background is gray"
         in texts
     )
+    assert (
+        "two crosses and a star. the crosses are small and blue. the star is orange and large. "
+        "the crosses are left of the star. the background is gray" in texts
+    )
     assert {caption(ALONE, rng, full=True) for _ in range(100)} == {
+        "a star. the star is large and orange. the background is gray",
+        "a star. the star is orange and large. the background is gray",
         "a large orange star on a gray background",
         "on a gray background there is a large orange star",
         "a large orange star. the background is gray",
@@ -102,6 +108,7 @@ def test_paraphrases_of_a_scene():
         "two crosses and one star. the crosses are left of the star",
         "there is a star. there are two blue crosses. the star is right of the crosses",
         "a star and two crosses. the small crosses are left of the orange star",
+        "a star and two crosses. the crosses are small. the star is orange and large",
         "a star  on gray background. two crosses",
     ],
 )
@@ -124,6 +131,8 @@ def test_right_captions(text):
         "two stars and two crosses",
         "a star and two crosses on a white background",
         "a star and two crosses. the background is brown",
+        "a star and two crosses. the crosses are orange",
+        "a star and two crosses. the star is orange and small",
         "a star, two crosses and a ring",  # an object that is not there
         "a star and two crosses and a ring",
         "a star and two crosses. the ring is left of the star",
@@ -160,7 +169,9 @@ def test_wrong_captions(text):
         ("a red orange star", "a noun with two colors"),
         ("two a red star", "a noun with two counts"),
         ("a small large star", "a noun with two sizes"),
-        ("the star is orange", "unknown word 'is'"),
+        ("the star is made of cheese", "unknown word 'is'"),
+        ("a star. are red", "a trait without a subject"),
+        ("a star is red and blue", "a noun with two colors"),
     ],
 )
 def test_unreadable_captions(text, message):
