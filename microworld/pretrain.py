@@ -48,13 +48,13 @@ def measure_clip(clip: Path, bart: Path, scenes: int = 1000) -> dict[str, str]:
     figures = {f"retrieval R@1 of 100, {way}": _text(figure) for way, figure in found.items()}
     for trait in ("shape", "color", "size", "count", "cell"):
         probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
-        probe.fit(*_tokens(learn, trait))
-        tokens, truth = _tokens(held_out, trait)
+        probe.fit(*group_tokens(learn, trait))
+        tokens, truth = group_tokens(held_out, trait)
         figures[f"linear probe, {trait}"] = _text(proportion((probe.predict(tokens) == truth).tolist()))
     return figures
 
 
-def _tokens(exam: Exam, trait: str):
+def group_tokens(exam: Exam, trait: str):
     """The image token of every group, (groups, d_j), and the group's trait."""
     pairs = [
         (exam.features[row, 1 + GRID * group.cell[0] + group.cell[1]], str(getattr(group, trait)))

@@ -2,10 +2,14 @@
 
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from transformers import BartForConditionalGeneration, BartTokenizer, CLIPModel, CLIPProcessor
 
-from microworld.pretrain import TEACHERS
+from microworld.pretrain import TEACHERS, group_tokens
 from microworld.task import clip_retrieval, draw_exam, score, text_answers
+from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 
 
 @pytest.mark.parametrize("name", ["clip", "bart"])
@@ -29,3 +33,14 @@ def test_clip_finds_the_caption_of_held_out_images():
     with torch.no_grad():
         exam.features = clip.get_image_features(pixel_values).pooler_output.unsqueeze(1)  # (scenes, 1, d_j)
     assert all(figure.value >= 0.9 for figure in clip_retrieval(clip, processor, exam).values())
+
+
+def test_a_token_tells_where_its_group_stands():
+    """CLIP's position embedding once drowned in its patch embedding: what stood where was lost, unnoticed."""
+    learn, held_out = (draw_exam(split, 200, (), seed=5) for split in ("train", "validation"))
+    clip, bart = str(TEACHERS / "clip"), str(TEACHERS / "bart")
+    model = VLKDForConditionalGeneration.from_vision_text_pretrained(clip, bart)
+    for exam in (learn, held_out):
+        exam.encode(model, VLKDProcessor.from_vision_text_pretrained(clip, bart))
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)).fit(*group_tokens(learn, "cell"))
+    assert probe.score(*group_tokens(held_out, "cell")) >= 0.97
