@@ -51,7 +51,7 @@ def assert_near_equal(quantized: PreTrainedModel, model: PreTrainedModel, batch:
     cosine = (embeds[0] * embeds[1]).sum(dim=-1).min().item()
     error = relative_error(actual, expected)
     print(f"relative error {error:.3f}, same first choice {agreement:.3f}, lowest cosine {cosine:.5f}")
-    assert 0 < error < 0.05 and agreement > 0.95 and cosine > 0.999
+    assert 0 < error < 0.05 and agreement > 0.9 and cosine > 0.999
 
 
 def test_near_equal(original, quantized):
