@@ -86,6 +86,8 @@ def download(url: str, timeout: float = TIMEOUT) -> bytes:
     threading.Thread(target=_download, args=(url, timeout, answer), daemon=True).start()
     try:
         result = answer.get(timeout=timeout)
+        if isinstance(getattr(result, "reason", result), TimeoutError):  # the socket's, a moment sooner
+            raise queue.Empty
     except queue.Empty:
         raise TimeoutError(f"the server gave no complete answer within {timeout:g} seconds") from None
     if isinstance(result, Exception):
