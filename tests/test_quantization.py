@@ -4,20 +4,30 @@ from pathlib import Path
 
 import pytest
 import torch
-from finetune_data import blocks, micro_batch, micro_model
+from finetune_data import blocks, micro_batch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, BatchFeature, PreTrainedModel, TorchAoConfig
 
+from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
+from trainer.cli import main
+
 pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory) -> tuple[Path, PreTrainedModel, BatchFeature]:
-    """The folder that holds `my_vlkd`, the model in float32, and a batch."""
+    """The folder that holds `my_vlkd`, the model in float32, and a batch.
+
+    It has learnt for 60 steps: an untrained join often has no first choice to speak of, whole or quantised.
+    """
     folder = tmp_path_factory.mktemp("quantization")
-    model, processor = micro_model()
-    model.save_pretrained(folder / "my_vlkd")
-    return folder, model, micro_batch(processor)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)  # the recipe names the teachers from there
+        recipe = ["--config", "hub_configs/microworld/train.yaml", "--max_steps", "60"]
+        assert main(["train", *recipe, "--output_dir", str(folder / "my_vlkd")]) == 0
+    model = VLKDForConditionalGeneration.from_pretrained(folder / "my_vlkd", dtype=torch.float32)
+    return folder, model, micro_batch(VLKDProcessor.from_pretrained(folder / "my_vlkd"))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +61,7 @@ def assert_near_equal(quantized: PreTrainedModel, model: PreTrainedModel, batch:
     cosine = (embeds[0] * embeds[1]).sum(dim=-1).min().item()
     error = relative_error(actual, expected)
     print(f"relative error {error:.3f}, same first choice {agreement:.3f}, lowest cosine {cosine:.5f}")
-    assert 0 < error < 0.05 and agreement > 0.9 and cosine > 0.999
+    assert 0 < error < 0.05 and agreement > 0.95 and cosine > 0.999
 
 
 def test_near_equal(original, quantized):
