@@ -13,7 +13,12 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["modeling_vlkd*", "trainer*", "microworld*"]),
-    package_data={"microworld": ["teachers/*/*"], "modeling_vlkd": ["model_card.md"]},
+    package_data={
+        "microworld": ["teachers/*/*"],
+        "modeling_vlkd": ["model_card.md"],
+        "trainer.evaluation.hub_metrics": ["*/README.md", "*/requirements.txt"],
+        "trainer.evaluation.tasks": ["*.yaml"],
+    },
     install_requires=[
         "torch>=2.6",
         "transformers>=5.23",
@@ -23,7 +28,21 @@ setup(
         "matplotlib",
         "pillow>=10.1",
         "pyyaml",
+        "scipy",
+        "torchdata>=0.11",
     ],
-    extras_require={"dev": ["pytest", "parameterized", "ruff", "import-linter", "peft", "evaluate", "scikit-learn"]},
+    extras_require={
+        "eval": ["evaluate", "pycocoevalcap"],
+        "dev": [
+            "pytest",
+            "parameterized",
+            "ruff",
+            "import-linter",
+            "peft",
+            "evaluate",
+            "pycocoevalcap",
+            "scikit-learn",
+        ],
+    },
     entry_points={"console_scripts": ["vlkd=trainer.cli:main"]},
 )

@@ -1,0 +1,1 @@
+"""The COCO caption metrics."""

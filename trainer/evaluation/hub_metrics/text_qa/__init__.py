@@ -1,0 +1,1 @@
+"""Exact match and token F1 of answers."""
