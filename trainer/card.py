@@ -1,6 +1,5 @@
 """The model card of a trained model: the template, with the recipe and the figures that were measured."""
 
-import json
 import os
 import re
 from pathlib import Path
@@ -10,11 +9,11 @@ from huggingface_hub import EvalResult, ModelCard
 
 from modeling_vlkd import VLKDConfig
 from modeling_vlkd.card_vlkd import MARK, NO_FIGURES, NO_RECIPE, model_card
+from trainer.evaluation.report import markdown_report
 from trainer.recipe import load_recipe
 
-NONE = "·"
-FIGURE_KEYS = ("metric", "row", "condition", "value")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+METRIC_TYPES = {name: name for name in ("cider", "bleu", "meteor", "rouge", "spice", "f1", "loss")} | {"r@": "recall"}
 TASKS = {"vqa": "visual-question-answering", "text qa": "question-answering", "retrieval": "feature-extraction"}
 
 
@@ -47,33 +46,13 @@ def make_card(
         evaluation=evaluation_section(metrics) if metrics else NO_FIGURES,
     )
     card = ModelCard(text)
-    data = [recipe[name] for name in ("dataset", "text_dataset") if _is_hub_name(recipe.get(name))]
-    card.data.datasets = data or None
+    named = [recipe.get("dataset"), recipe.get("text_dataset")]
+    named = [name for part in named for name in (part if isinstance(part, list) else [part])]
+    card.data.datasets = [name for name in named if _is_hub_name(name)] or None
     if metrics:
         card.data.model_name = repo_id.split("/")[-1]
         card.data.eval_results = eval_results(metrics)
     return card
-
-
-def load_metrics(path: str | os.PathLike) -> dict[str, Any]:
-    """What `path` says was measured: {"figures": [{"metric", "row", "condition", "value", …}, …], "split": …, …}.
-
-    Raises:
-        ValueError: it cannot be read, or a figure lacks a key or a number.
-    """
-    try:
-        metrics = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"metrics: '{path}' cannot be read as JSON: {error}") from error
-    figures = metrics.get("figures") if isinstance(metrics, dict) else None
-    if not isinstance(figures, list) or not figures:
-        raise ValueError(f"metrics: '{path}' holds no list of `figures`, as `make demo` writes it.")
-    for number, figure in enumerate(figures):
-        missing = [key for key in FIGURE_KEYS if key not in figure]
-        if missing or not isinstance(figure["value"], (int, float)):
-            what = f"has no {', '.join(missing)}" if missing else f"has value {figure['value']!r}, no number"
-            raise ValueError(f"metrics: figures[{number}] of '{path}' {what}; measure again, or mend the file.")
-    return metrics
 
 
 def recipe_section(recipe: dict[str, Any]) -> str:
@@ -84,35 +63,27 @@ def recipe_section(recipe: dict[str, Any]) -> str:
 
 def evaluation_section(metrics: dict[str, Any]) -> str:
     """The figures as a Markdown table: the model's, with interval and n, and the controls beside them."""
-    conditions = list(dict.fromkeys(figure["condition"] for figure in metrics["figures"]))
-    rows: dict[tuple[str, str], dict[str, dict]] = {}
-    for figure in metrics["figures"]:
-        rows.setdefault((figure["metric"], figure["row"]), {})[figure["condition"]] = figure
-    lines = [["", conditions[0], "95% interval", "n", *conditions[1:]], ["---"] + ["---:"] * (len(conditions) + 2)]
-    for (metric, row), found in rows.items():
-        own = found.get(conditions[0], {})
-        interval = f"{own['low']:.2f}–{own['high']:.2f}" if "low" in own and "high" in own else NONE
-        n = str(next((figure["n"] for figure in found.values() if "n" in figure), NONE))
-        values = [f"{found[name]['value']:.3f}" if name in found else NONE for name in conditions]
-        lines.append([f"{metric}: {row}", values[0], interval, n, *values[1:]])
-    of = " ".join(f"{name} `{metrics[name]}`" for name in ("dataset", "split", "recipe") if metrics.get(name))
-    about = f"From `metrics.json` ({of}):" if of else "From `metrics.json`:"
-    return "\n".join([about, "", *(f"| {' | '.join(line)} |" for line in lines)])
+    of = " ".join(f"{name} `{metrics[name]}`" for name in ("dataset", "split", "recipe", "task") if metrics.get(name))
+    return f"From `metrics.json` ({of}):\n\n{markdown_report(metrics)}"
 
 
 def eval_results(metrics: dict[str, Any]) -> list[EvalResult]:
     """The model's own figures (the first condition's) for the Hub's `model-index`."""
     own = metrics["figures"][0]["condition"]
+
+    def kind(kinds: dict[str, str], text: str, otherwise: str) -> str:
+        return next((kind for name, kind in kinds.items() if name in text.lower()), otherwise)
+
     return [
         EvalResult(
-            task_type=next((task for name, task in TASKS.items() if name in metric.lower()), "image-to-text"),
-            dataset_type=metrics.get("dataset", metric),
-            dataset_name=metrics.get("dataset", metric),
-            dataset_split=metrics.get("split"),
-            metric_type="accuracy",
+            task_type=kind(TASKS, metric, "image-to-text"),
+            dataset_type=metrics["dataset"],
+            dataset_name=metrics["dataset"],
+            dataset_split=metrics["split"],
+            metric_type=kind(METRIC_TYPES, f"{metric}: {figure['row']}", "accuracy"),
             metric_name=f"{metric}: {figure['row']}",
             metric_value=figure["value"],
-            metric_args={key: figure[key] for key in ("n", "low", "high") if key in figure} or None,
+            metric_args={key: figure[key] for key in ("n", "low", "high")},
         )
         for figure in metrics["figures"]
         if figure["condition"] == own

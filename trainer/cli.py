@@ -13,9 +13,10 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
-from trainer import ask, hub, train
+from trainer import ask, cache, estimate, evaluate, hub, score, train
+from trainer.evaluation import report
 
-COMMANDS = (train, ask, hub)
+COMMANDS = (train, cache, ask, hub, evaluate, score, estimate, report)
 
 
 class CommandParser(HfArgumentParser):
@@ -50,7 +51,7 @@ class CommandParser(HfArgumentParser):
         config.error = self.error
         config.add_argument("--config")
         file, flags = config.parse_known_args(args)
-        return flags_of_config(file.config) + flags if file.config else flags
+        return [*flags_of_config(file.config), *flags, f"--config={file.config}"] if file.config else flags
 
     def _describe(self, unknown: list[str]) -> str:
         keys = [word.lstrip("-").partition("=")[0] for word in unknown if word.startswith("--")]
@@ -69,7 +70,7 @@ def flags_of_config(path: str) -> list[str]:
     try:
         with open(path, encoding="utf-8") as file:
             config = yaml.safe_load(file)
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"--config {path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict):
         raise ValueError(f"--config {path} holds no `key: value` lines.")
@@ -91,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = parser.parse_args(argv)
         return args.run(args)
-    except ValueError as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"vlkd: error: {error}", file=sys.stderr)
         return 2
 

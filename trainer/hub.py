@@ -13,7 +13,8 @@ from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import validate_repo_id
 
 from modeling_vlkd import VLKDConfig
-from trainer.card import card_by_hand, load_metrics, make_card
+from trainer.card import card_by_hand, make_card
+from trainer.evaluation.report import load_metrics
 from trainer.recipe import FILE as RECIPE
 
 # Whatever else lies in a folder stays there: pickles (training_args.bin, optimizer.pt), checkpoints, notes.
