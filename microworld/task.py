@@ -104,13 +104,16 @@ def score(exam: Exam, given: list[str]) -> dict[str, Proportion]:
     """
     hits = defaultdict(list)
     for (row, q), answer in zip(exam.questions, given, strict=True):
-        if q.kind == "knowledge":
-            names = [f"knowledge, {'never' if q.subject in NEVER_TWO_STEP else 'seen'} two-step"]
-        else:
-            names = ["all", q.kind, "two groups" if len(exam.scenes[row].groups) == 2 else "one group"]
-        for name in names:
+        for name in kinds_of(exam.scenes[row], q):
             hits[name].append(answer == q.answer)
     return {name: proportion(found) for name, found in hits.items()}
+
+
+def kinds_of(scene: Scene, asked: Question) -> list[str]:
+    """The rows of the table that a question counts in."""
+    if asked.kind == "knowledge":
+        return [f"knowledge, {'never' if asked.subject in NEVER_TWO_STEP else 'seen'} two-step"]
+    return ["all", asked.kind, "two groups" if len(scene.groups) == 2 else "one group"]
 
 
 def generated_captions(model: PreTrainedModel, tokenizer, exam: Exam) -> list[str]:

@@ -1,6 +1,7 @@
 """Tiny random CLIP and BART checkpoints, built offline, once for all tests."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -125,6 +126,16 @@ def vlkd_dir(model, processor, tmp_path_factory) -> str:
     folder = str(tmp_path_factory.mktemp("tiny-vlkd"))
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def micro_dir(tmp_path_factory) -> str:
+    """The microworld's teachers, joined and untrained, as a folder: it reads longer prompts than the tiny one."""
+    folder = str(tmp_path_factory.mktemp("micro-vlkd"))
+    teachers = [str(Path(__file__).parents[1] / "microworld" / "teachers" / name) for name in ("clip", "bart")]
+    VLKDForConditionalGeneration.from_vision_text_pretrained(*teachers).save_pretrained(folder)
+    VLKDProcessor.from_vision_text_pretrained(*teachers).save_pretrained(folder)
     return folder
 
 

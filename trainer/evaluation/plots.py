@@ -9,6 +9,7 @@ _TERMS = {
     "ttdm": "TTDM: ‖s − t‖²",
     "itcl": "ITCL: image-text cross-entropy",
     "icti": "ICTI: caption cross-entropy",
+    "itdd": "ITDD: decoder at image and at caption",
     "replay": "text replay: denoising cross-entropy",
 }
 

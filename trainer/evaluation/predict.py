@@ -41,7 +41,7 @@ def complete(
         The new text of each prompt, stripped of special tokens and surrounding space.
 
     Raises:
-        ValueError: a prompt has no `<mask>` or several, or there are not as many images as prompts.
+        ValueError: a prompt has no `<mask>` or several, or is too long, or there are not as many images as prompts.
     """
     if image_features is not None and len(image_features) != len(prompts):
         raise ValueError(
@@ -51,6 +51,12 @@ def complete(
     options = {"max_new_tokens": 24, "do_sample": False, "num_beams": 1} | generate_kwargs
     ids = tokenizer(list(prompts)).input_ids
     begins = [[model.generation_config.decoder_start_token_id, *_before_mask(tokenizer, row)] for row in ids]
+    longest = max([*map(len, ids), *(len(begin) + options["max_new_tokens"] for begin in begins)], default=0)
+    if longest > tokenizer.model_max_length:
+        raise ValueError(
+            f"A prompt with its answer may have {longest} tokens, but the model reads at most "
+            f"{tokenizer.model_max_length}: shorten the prompt, or lower max_new_tokens."
+        )
     texts = [""] * len(prompts)
     with tqdm(total=len(prompts), desc=desc, leave=False) as progress:
         for rows in _batches_of_equal_length(begins, batch_size):

@@ -1,0 +1,224 @@
+"""`vlkd evaluate`: a model, a task, and the figures that come out, with all that they depend on."""
+
+import argparse
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import PreTrainedModel
+
+from trainer.checkpoint import load_vlkd
+from trainer.evaluation.answering import answer_all, clip_text_embeds, embed_all
+from trainer.evaluation.examples import Examples, Where, load_examples
+from trainer.evaluation.judging import judge
+from trainer.evaluation.official import write_results
+from trainer.evaluation.report import Figures, terminal_table, write_metrics
+from trainer.evaluation.retention import compare
+from trainer.evaluation.scoring import score_retrieval
+from trainer.evaluation.tasks import STRATEGIES, Task, check_strategy, load_task, task_names
+
+CLIP_TEXT = "CLIP's own text tower"
+
+
+def add_command(commands: Any) -> None:
+    parser = commands.add_parser("evaluate", help="run a task and print its figures")
+    parser.add_argument("--task", required=True, help=f"{', '.join(task_names())}, or a YAML file of your own")
+    parser.add_argument("--model", metavar="DIR", help="folder or Hub name of a VLKD checkpoint")
+    parser.add_argument("--dataset", help="in place of the task's: folder, hub name or module:function")
+    parser.add_argument("--split", help="in place of the task's")
+    parser.add_argument("--columns", metavar="'{image: photo}'", help="the dataset's names for the task's columns")
+    parser.add_argument("--questions", metavar="FILE", help="VQA's official questions, in place of a dataset")
+    parser.add_argument(
+        "--annotations", metavar="FILE", help="VQA's answers; or captions: COCO's, nocaps', Karpathy's dataset_*.json"
+    )
+    parser.add_argument("--images", metavar="FOLDER", help="where the images that the files name lie")
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N rows only")
+    parser.add_argument(
+        "--strategy",
+        nargs="+",
+        choices=STRATEGIES["vqa"],
+        help="how questions are answered; all the task names if unset",
+    )
+    parser.add_argument("--output_dir", metavar="DIR", help="evaluation/TASK if unset; run again to go on from there")
+    parser.add_argument("--predictions_only", action="store_true", help="write the predictions and score nothing")
+    parser.add_argument("--batch_size", type=int, default=64, help="images and prompts at once")
+    parser.add_argument("--clip", metavar="NAME", help="of retrieval: the CLIP the model was made from, as a control")
+    parser.add_argument("--before", metavar="BART", help="of text-retention: the BART it was made from")
+    parser.add_argument("--after", metavar="DIR", help="of text-retention: the VLKD (or BART) it has become")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the task's parts, write predictions and metrics.json, print the figures."""
+    tasks = load_task(args.task)
+    check_options(args, tasks)
+    where = Where(
+        args.dataset, args.split, args.limit, as_columns(args.columns), args.questions, args.annotations, args.images
+    )
+    folder = Path(args.output_dir or Path("evaluation", Path(args.task).stem))
+    if not torch.cuda.is_available():
+        torch.set_flush_denormal(True)  # denormal numbers slow small models down manyfold
+    start, figures, remarks = time.time(), Figures(), []
+    if tasks[0].kind == "text-retention":
+        dataset, split, found = compare(tasks[0], where, args.before, args.after, device(), args.batch_size)
+        for condition, measured in found:
+            figures.extend(condition, measured)
+    else:
+        dataset, split = evaluate(tasks, where, folder, args, figures, remarks)
+    settings = {task.name: task.settings(strategies_of(task, args.strategy)) for task in tasks}
+    print_settings(dataset, split, args.limit, settings)
+    if args.predictions_only:
+        print(f"No score: the predictions in {folder} stand alone (--predictions_only).")
+        return 0
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = write_metrics(
+        folder / "metrics.json",
+        figures.as_list(),
+        command=command_of(args),
+        dataset=dataset,
+        split=split,
+        task=Path(args.task).stem,
+        model=args.model or args.after,
+        limit=args.limit,
+        settings=settings,
+        remarks=remarks,
+        seconds={"evaluate": round(time.time() - start, 1)},
+    )
+    print(terminal_table(metrics["figures"]))
+    print(*remarks, f"in {folder}", sep="\n")
+    return 0
+
+
+def evaluate(
+    tasks: list[Task],
+    where: Where,
+    folder: Path,
+    args: argparse.Namespace,
+    figures: Figures,
+    remarks: list[str],
+) -> tuple[str, str]:
+    """Run tasks that show images: adds to figures and remarks, and returns the names of dataset and split."""
+    data = [load_examples(task, where, not args.predictions_only) for task in tasks]
+    model, processor = load_vlkd(args.model, "--model")
+    model = model.to(device()).eval()
+    folder.mkdir(parents=True, exist_ok=True)
+    for task, examples in zip(tasks, data, strict=True):
+        if task.kind == "retrieval":
+            retrieve(examples, model, processor, args, figures, remarks)
+        else:
+            answer(task, examples, model, processor, folder, args, figures, remarks)
+    return Path(args.task).stem if len(tasks) > 1 else data[0].dataset, data[0].split
+
+
+def answer(
+    task: Task,
+    examples: Examples,
+    model: PreTrainedModel,
+    processor: Any,
+    folder: Path,
+    args: argparse.Namespace,
+    figures: Figures,
+    remarks: list[str],
+) -> None:
+    """Write each strategy's predictions in the official form, and score them unless told otherwise."""
+    strategies = strategies_of(task, args.strategy)
+    texts = answer_all(model, processor, task, examples, strategies, folder, args.batch_size)
+    for strategy in strategies:
+        results = write_results(folder / f"{task.name}.{strategy}.json", task.kind, examples.rows, texts[strategy])
+        if not args.predictions_only:
+            found, said = judge(task, examples.rows, texts[strategy], results)
+            figures.extend(strategy, found)
+            remarks += [remark for remark in said if remark not in remarks]
+
+
+def retrieve(
+    examples: Examples,
+    model: PreTrainedModel,
+    processor: Any,
+    args: argparse.Namespace,
+    figures: Figures,
+    remarks: list[str],
+) -> None:
+    """Retrieval by BART's text embedding and, as a control, by the text tower of the CLIP that the images' is."""
+    image_embeds, text_embeds, image_of_text = embed_all(model, processor, examples, args.batch_size)
+    figures.extend("direct", score_retrieval(image_embeds, text_embeds, image_of_text))
+    named = args.clip or next(iter(model.config.base_models or ()), None)
+    try:
+        clip_embeds = None if named is None else clip_text_embeds(named, model, examples, args.batch_size)
+    except ValueError as error:
+        if args.clip:
+            raise
+        clip_embeds = None
+        remarks.append(f"{CLIP_TEXT} is left out: {error}")
+    if clip_embeds is not None:
+        figures.extend(CLIP_TEXT, score_retrieval(image_embeds, clip_embeds, image_of_text))
+
+
+def check_options(args: argparse.Namespace, tasks: list[Task]) -> None:
+    """Raise a ValueError for options that are missing, or that this task has no use for."""
+    kinds = {task.kind for task in tasks}
+    if "text-retention" in kinds:
+        needed, idle = ("before", "after"), ("model", "strategy", "questions", "annotations", "images", "clip")
+    else:
+        needed, idle = ("model",), ("before", "after")
+        idle += () if "vqa" in kinds else ("strategy", "questions")
+        idle += () if "retrieval" in kinds else ("clip",)
+    if len(tasks) > 1:
+        idle += ("dataset", "columns", "questions", "annotations", "images")
+    for name in needed:
+        if getattr(args, name) is None:
+            raise ValueError(f"--{name} is missing: task '{args.task}' needs it.")
+    for name in idle:
+        if getattr(args, name) is not None:
+            raise ValueError(f"--{name} is of no use to task '{args.task}'; leave it out.")
+    if args.predictions_only and not kinds <= {"vqa", "captions"}:
+        raise ValueError(f"--predictions_only: task '{args.task}' has no predictions to be scored elsewhere.")
+    for name in ("batch_size", "limit"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} {value} must be 1 or more.")
+    for task in tasks:
+        for strategy in strategies_of(task, args.strategy):
+            check_strategy(task, strategy, args.task)
+
+
+def strategies_of(task: Task, asked: list[str] | None) -> list[str]:
+    """The command's for questions, the task's own otherwise."""
+    return list(dict.fromkeys(asked)) if asked and task.kind == "vqa" else list(task.strategies)
+
+
+def as_columns(text: str | None) -> dict[str, str | None] | None:
+    """Raises a ValueError unless `text` is a YAML mapping."""
+    try:
+        columns = None if text is None else yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--columns {text!r} cannot be read: {' '.join(str(error).split())}") from error
+    if text is not None and not isinstance(columns, dict):
+        raise ValueError(f"--columns {text!r} must be a mapping such as '{{image: photo}}'.")
+    return columns
+
+
+def command_of(args: argparse.Namespace) -> str:
+    """The command that makes these figures again; where they are written, and how many at once, does not matter."""
+    words = ["vlkd", "evaluate"]
+    for name, value in vars(args).items():
+        if name not in ("command", "run", "output_dir", "batch_size") and value not in (None, False):
+            values = [] if value is True else value if isinstance(value, list) else [str(value)]
+            words += [f"--{name}", *values]
+    return shlex.join(words)
+
+
+def print_settings(dataset: str, split: str, limit: int | None, settings: dict[str, Any]) -> None:
+    """All that the figures depend on beside the model, above them."""
+    print(f"{dataset}, {split}" + (f", the first {limit} rows only (--limit {limit})" if limit else ""))
+    for name, values in settings.items():
+        print(f"{name}: metric {values['metric']}, {', '.join(values['strategies'])}")
+        for step, options in values["steps"].items():
+            print(f"  {step}: " + ", ".join(f"{key} {value!r}" for key, value in options.items()))
+
+
+def device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
