@@ -2,16 +2,29 @@
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from tarfile import TarError
 from typing import Any
 
 import datasets
+import pyarrow as pa
 import torch
+from datasets.exceptions import DatasetsError
 from torch.utils.data import Dataset
 
 from trainer.infilling import seeded_rng
 
-DOCUMENTS = 1  # the random stream that draws replay documents; stream 0 draws captions and corruptions
+DOCUMENTS, REPLACEMENTS = 1, 5  # random streams; `seeded_rng` has one for each purpose, captions are stream 0
+MAX_REPLACEMENTS = 100  # rows that are tried in the place of a flawed one
+
+
+class DataError(ValueError):
+    """What is wrong with the data: one line, also if it comes out of a worker, whose traceback is then the message."""
+
+    def __init__(self, message: str):
+        from_worker = message.startswith("Caught ")
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[-1].strip() if from_worker else message)
 
 
 class EpochDataset(Dataset):
@@ -21,20 +34,36 @@ class EpochDataset(Dataset):
     in shared memory, so that persistent workers see it change. It is deliberately not called `set_epoch`: accelerate
     calls a method of that name on one process and not on several, and on evaluation data too.
 
+    A row that `read` finds flawed gives its place to another one, drawn from (seed, epoch, index) too, so that every
+    batch keeps its size. The place keeps its index: the row that fills it gets another caption and corruption there.
+
     Args:
         dataset: rows by number.
         texts: the documents of the text replay; one is drawn for each row and epoch.
         seed: of that draw.
+        read: makes a row of what the dataset holds, or None of a flawed one; it is given the row and its number. None
+            leaves rows as they are.
+
+    Raises:
+        ValueError: the dataset is a streaming one; while reading: one row after the other is flawed.
     """
 
-    def __init__(self, dataset: datasets.Dataset, texts: datasets.Column | list[str] | None = None, seed: int = 0):
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        texts: datasets.Column | list[str] | None = None,
+        seed: int = 0,
+        read: Callable[[dict[str, Any], int], dict[str, Any] | None] | None = None,
+    ):
         if isinstance(dataset, datasets.IterableDataset):
             raise ValueError(
-                "the dataset is a streaming one; load it with streaming=False (rows are seeded by index)."
+                "the dataset is a streaming one; give it to `trainer.streaming.StreamingDataset`, or load it with "
+                "streaming=False."
             )
         self.dataset = dataset
         self.texts = texts
         self.seed = seed
+        self.read = read
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
 
     def __len__(self) -> int:
@@ -55,23 +84,65 @@ class EpochDataset(Dataset):
 
     def _complete(self, row: dict[str, Any], index: int) -> dict[str, Any]:
         epoch = int(self._epoch)
-        row = {**row, "index": index, "epoch": epoch}
-        if self.texts is not None:
-            rng = seeded_rng(self.seed, DOCUMENTS, epoch, index)
-            number = int(rng.integers(len(self.texts)))
-            row["document"] = self.texts[number]
-            if not isinstance(row["document"], str) or not row["document"].strip():
-                raise ValueError(f"document {number} of the replay is {row['document']!r}. Filter such documents out.")
+        row = {**self._usable(row, index, epoch), "index": index, "epoch": epoch}
+        return add_document(row, self.texts, self.seed)
+
+    def _usable(self, row: dict[str, Any], index: int, epoch: int) -> dict[str, Any]:
+        """The row as `read` makes it, or, if it is flawed, another."""
+        if self.read is None:
+            return row
+        usable = self.read(row, index)
+        if usable is not None:
+            return usable
+        others = seeded_rng(self.seed, REPLACEMENTS, epoch, index).integers(len(self), size=MAX_REPLACEMENTS)
+        for other in map(int, others):
+            usable = self.read(self.dataset[other], other)
+            if usable is not None:
+                return usable
+        raise DataError(f"row {index} and {MAX_REPLACEMENTS} rows drawn in its place are flawed; mend the data.")
+
+
+def add_document(row: dict[str, Any], texts: datasets.Column | list[str] | None, seed: int) -> dict[str, Any]:
+    """The row with the `document` that its epoch and index draw, if there are texts.
+
+    Raises:
+        ValueError: the document is empty.
+    """
+    if texts is None:
         return row
+    number = int(seeded_rng(seed, DOCUMENTS, row["epoch"], row["index"]).integers(len(texts)))
+    document = texts[number]
+    if not isinstance(document, str) or not document.strip():
+        raise DataError(f"document {number} of the replay is {document!r}. Filter such documents out.")
+    return {**row, "document": document}
 
 
-def load_split(spec: str, split: str, **kwargs) -> datasets.Dataset:
+def as_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows of a table; texts as bytes, since one that is not UTF-8 would keep `datasets` from giving the rest."""
+    columns = {name: _as_bytes(table.column(name)).to_pylist() for name in table.column_names}
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _as_bytes(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return column.cast(pa.large_binary())
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        if pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type):
+            return column.cast(pa.large_list(pa.large_binary()))
+    return column
+
+
+def load_split(
+    spec: str, split: str, streaming: bool = False, **kwargs
+) -> datasets.Dataset | datasets.IterableDataset:
     """One split of the dataset that `spec` names.
 
     Args:
         spec: a folder that `save_to_disk` wrote, a folder of files or a name on the Hub that `load_dataset` reads, or
             `"module:function"`: `function(split=split, **kwargs)` is called; the working directory is importable.
         split: the split's name.
+        streaming: whether `load_dataset` shall stream; what comes of another way may be an ordinary dataset.
 
     Raises:
         ValueError: there is no such dataset, function or split.
@@ -81,42 +152,21 @@ def load_split(spec: str, split: str, **kwargs) -> datasets.Dataset:
     if Path(spec).is_dir() and (Path(spec, "dataset_dict.json").exists() or Path(spec, "state.json").exists()):
         return _split_of_saved(spec, split)
     try:
-        return datasets.load_dataset(spec, split=split, **kwargs)
-    except (OSError, ValueError) as error:  # DatasetNotFoundError and ConnectionError are OSErrors
-        reason = str(error).strip().splitlines()[0]
+        return datasets.load_dataset(spec, split=split, streaming=streaming, **kwargs)
+    except (OSError, ValueError, TarError, DatasetsError) as error:  # Not found, no connection: an OSError
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ValueError(
             f"dataset '{spec}', split '{split}', cannot be loaded from disk or the Hub: {reason}"
         ) from error
 
 
-def check_columns(dataset: datasets.Dataset, spec: str, **columns: str) -> None:
+def check_columns(dataset: datasets.Dataset | datasets.IterableDataset, spec: str, **columns: str) -> None:
     """Raise a ValueError if a column that an argument names (`caption_column="caption"`) is not in the dataset."""
     for argument, column in columns.items():
         if column not in dataset.column_names:
             raise ValueError(
                 f"{argument}: dataset '{spec}' has no column '{column}'; it has {', '.join(dataset.column_names)}."
             )
-
-
-def list_captions(captions: Any, index: int, column: str) -> list[str]:
-    """The captions of one row as a list.
-
-    Raises:
-        ValueError: there is none, or one is no text or empty; it names row and column.
-    """
-    texts = [captions] if isinstance(captions, str) else captions
-    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise ValueError(
-            f"row {index}: column '{column}' holds {captions!r}; every caption must be a text that is not empty. "
-            "Filter such rows out."
-        )
-    return texts
-
-
-def check_image(image: Any, index: int, column: str) -> None:
-    """Raise a ValueError that names row and column if the row has no image."""
-    if image is None:
-        raise ValueError(f"row {index}: column '{column}' holds no image. Filter such rows out.")
 
 
 def _import_function(spec: str):

@@ -77,6 +77,8 @@ def load_recipe(folder: str | os.PathLike) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
     if isinstance(value, str) and os.path.isabs(value):
         return os.path.basename(value.rstrip(os.sep))
     return value.value if isinstance(value, Enum) else value

@@ -1,0 +1,114 @@
+"""One row of a dataset as a batch needs it: an image that can be seen and captions that can be read, or why not."""
+
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from PIL import Image, UnidentifiedImageError
+from transformers import ProcessorMixin
+
+from modeling_vlkd.image_loading_vlkd import read_image
+from trainer.data import DataError
+
+ENLARGEMENT = 3  # a JPEG is decoded at no less than this many times the size that the processor makes of it
+REPLACED = "\ufffd"  # what stands in a text for bytes that are not UTF-8
+
+
+class Flaw(DataError):
+    """Why a row cannot be trained on.
+
+    Args:
+        message: names the row and the remedy.
+        reason: the kind of flaw, as it is counted.
+    """
+
+    def __init__(self, message: str, reason: str = ""):
+        super().__init__(message)
+        self.reason = reason
+
+
+def row_name(image: Any, number: int) -> str:
+    """What a person finds the row by: its image's file, or its number."""
+    path = image.get("path") if isinstance(image, dict) else image if isinstance(image, str) else None
+    return path or f"row {number}"
+
+
+def read_captions(captions: Any, name: str, column: str) -> list[str]:
+    """The captions of one row as a list of texts.
+
+    Args:
+        captions: a text, as str or bytes, or a list of them.
+
+    Raises:
+        Flaw: there is none, or one is no text, empty, or not UTF-8.
+    """
+    texts = captions if isinstance(captions, (list, tuple)) else [captions]
+    texts = [text.decode(errors="replace") if isinstance(text, bytes) else text for text in texts]
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        shown = repr(captions)
+        raise Flaw(
+            f"{name}: column '{column}' holds {shown if len(shown) < 100 else shown[:100] + '…'}; every caption must "
+            "be a text that is not empty. Filter such rows out, or set on_error: skip.",
+            "no caption",
+        )
+    if any(REPLACED in text for text in texts):
+        raise Flaw(
+            f"{name}: a text in column '{column}' is not UTF-8. Write it anew, or set on_error: skip.", "not UTF-8"
+        )
+    return texts
+
+
+def load_image(image: Any, name: str, column: str, min_side: int | None = None) -> Image.Image:
+    """An upright RGB image, as `read_image` makes it.
+
+    Args:
+        image: a PIL image, the path, the URL or the bytes of a file, or what `datasets` holds of one: {path, bytes}.
+
+    Raises:
+        Flaw: there is no image, or it cannot be read.
+    """
+    try:
+        if isinstance(image, dict):
+            image = image["path"] if image.get("bytes") is None else image["bytes"]
+        if isinstance(image, str) and "://" not in image:
+            image = Path(image)
+        elif isinstance(image, str) and not image.startswith("http"):  # a file on the Hub
+            with fsspec.open(image) as file:
+                image = file.read()
+        picture = read_image(image, min_side=min_side)
+    except (ValueError, OSError) as error:
+        raise Flaw(
+            f"{name}: column '{column}' holds no image that can be read: {error.__cause__ or error}. Mend or delete "
+            "it, or set on_error: skip.",
+            _reason(image, error),
+        ) from error
+    if picture.size == (1, 1):
+        raise Flaw(f"{name}: the image is a single pixel. Delete the row, or set on_error: skip.", "one pixel")
+    return picture
+
+
+def _reason(image: Any, error: Exception | None) -> str:
+    if image is None:
+        return "no image"
+    if image == b"" or (isinstance(image, Path) and image.is_file() and not image.stat().st_size):
+        return "empty file"
+    while error is not None:
+        if isinstance(error, FileNotFoundError):
+            return "missing file"
+        if isinstance(error, (UnidentifiedImageError, TypeError)):
+            return "not an image"
+        if isinstance(error, Image.DecompressionBombError):
+            return "too many pixels"
+        if isinstance(error, ValueError) and "times as long" in str(error):
+            return "too long"
+        error = error.__cause__
+    return "broken image"
+
+
+def draft_side(processor: ProcessorMixin) -> int:
+    """How short a JPEG's shorter side may become while it is decoded (see `read_image`).
+
+    At three times the processor's own size, photographs differ from those decoded in full by less than JPEG itself
+    changed them: by 0.4 of 255 on average, 4 at most.
+    """
+    return ENLARGEMENT * max(size for size in dict(processor.image_processor.size).values() if size)
