@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,31 @@ from transformers import BartConfig, CLIPVisionConfig, PreTrainedConfig
 IMAGE_TOKENS = ("all", "patch", "pooled")
 IMAGE_PROJECTORS = ("linear", "mlp")
 PATCH_ATTENTIONS = ("global", "self")
+
+# A larger number is a mistake, and would fill the memory before any weight is looked at.
+LIMITS = {
+    "vision_config": {
+        "hidden_size": 2**16,
+        "intermediate_size": 2**18,
+        "num_hidden_layers": 2**10,
+        "num_attention_heads": 2**10,
+        "num_channels": 2**10,
+        "image_size": 2**12,
+        "patch_size": 2**12,
+    },
+    "text_config": {
+        "d_model": 2**16,
+        "encoder_ffn_dim": 2**18,
+        "decoder_ffn_dim": 2**18,
+        "encoder_layers": 2**10,
+        "decoder_layers": 2**10,
+        "encoder_attention_heads": 2**10,
+        "decoder_attention_heads": 2**10,
+        "vocab_size": 2**20,
+        "max_position_embeddings": 2**20,
+    },
+}
+OWN_LIMITS = {"projection_dim": 2**16, "image_projector_hidden_size": 2**20, "image_token_expansion": 2**10}
 
 _GENERATOR = "modeling_vlkd.VLKDForConditionalGeneration"
 _DUAL_ENCODER = "modeling_vlkd.VLKDModel"
@@ -135,7 +161,10 @@ class VLKDConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def _check(self) -> None:
-        """Raises a ValueError for a choice or an id that the model could not follow."""
+        """Raises a ValueError for a size, a choice or an id that the model could not follow."""
+        for part, limits in LIMITS.items():
+            _check_sizes(getattr(self, part), limits, f"{part}.")
+        _check_sizes(self, OWN_LIMITS)
         for name, choices in (
             ("image_tokens", IMAGE_TOKENS),
             ("image_projector", IMAGE_PROJECTORS),
@@ -143,18 +172,33 @@ class VLKDConfig(PreTrainedConfig):
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"`{name}`={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}.")
-        if self.image_token_expansion < 1:
-            raise ValueError(f"`image_token_expansion`={self.image_token_expansion} must be 1 or more.")
         if not 0 <= self.mask_token_id < self.text_config.vocab_size:
             raise ValueError(
                 f"`mask_token_id`={self.mask_token_id} is outside the language model's vocabulary of "
                 f"{self.text_config.vocab_size} tokens; give a BART whose embeddings hold <mask>, as bart-base and "
                 "bart-large do."
             )
-        if self.default_prompt_ids.count(self.mask_token_id) != 1:
+        ids = self.default_prompt_ids
+        if not isinstance(ids, (list, tuple)) or list(ids).count(self.mask_token_id) != 1:
             raise ValueError(
                 f"`default_prompt_ids`={self.default_prompt_ids} must hold `mask_token_id`={self.mask_token_id} once."
             )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "VLKDConfig":
+        """As every config's.
+
+        Raises:
+            OSError: there is no config.json, or it is no JSON.
+            ValueError: what it holds makes no VLKDConfig; the message names it.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except OSError:
+            raise
+        except Exception as error:  # for a value of a wrong type, whatever first stumbles over it
+            reason = textwrap.shorten(str(error), 500)
+            raise ValueError(f"config.json of '{pretrained_model_name_or_path}': {reason}") from error
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "VLKDConfig":
@@ -182,6 +226,13 @@ class VLKDConfig(PreTrainedConfig):
         os.makedirs(save_directory, exist_ok=True)
         copy_code(save_directory, origin=self.name_or_path)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+
+def _check_sizes(config: PreTrainedConfig, limits: dict[str, int], prefix: str = "") -> None:
+    for name, limit in limits.items():
+        value = getattr(config, name)
+        if isinstance(value, int) and not 1 <= value <= limit:
+            raise ValueError(f"`{prefix}{name}`={value} must be 1 to {limit}.")
 
 
 def _sub_config(name: str, value: Any, config_class: type[PreTrainedConfig]) -> PreTrainedConfig:

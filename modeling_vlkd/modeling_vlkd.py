@@ -233,6 +233,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         replay_input_ids: torch.LongTensor | None = None,
         replay_attention_mask: torch.Tensor | None = None,
         replay_decoder_input_ids: torch.LongTensor | None = None,
+        reading_decoder_input_ids: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -257,11 +258,17 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
                 in the same call because DDP and FSDP allow a training step only one.
             replay_attention_mask: (documents, document_tokens).
             replay_decoder_input_ids: (documents, target_tokens).
+            reading_decoder_input_ids: (batch, reading_tokens), any text, for `reading_states`: the decoder's, where it
+                has written this and attends to the image and the default prompt.
             num_items_in_batch: number of labels the loss is the mean of, where not those of this call.
 
         Raises:
             ValueError: see `encode`; or `attention_mask` is longer than the memory.
         """
+        text_embeds = None
+        if caption_input_ids is not None:  # first, so that its dropout does not hang on what else the call computes
+            caption = self.get_text_features(caption_input_ids, caption_attention_mask, return_dict=True)
+            text_embeds = caption.pooler_output
         if encoder_outputs is None:
             encoder_outputs = self.encode(
                 input_ids, attention_mask, pixel_values, image_features, inputs_embeds, **kwargs
@@ -285,18 +292,32 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
             return_dict=True,
             **kwargs,
         )
-        loss = text_embeds = replay_logits = None
+        loss = replay_logits = None
         if labels is not None:
             loss = _language_modelling_loss(output.logits, labels, num_items_in_batch)
-        if caption_input_ids is not None:
-            caption = self.get_text_features(caption_input_ids, caption_attention_mask, return_dict=True)
-            text_embeds = caption.pooler_output
         if replay_input_ids is not None:
             replay = {"attention_mask": replay_attention_mask, "decoder_input_ids": replay_decoder_input_ids}
             replay_logits = self.language_model(replay_input_ids, **replay, use_cache=False, return_dict=True).logits
+        reading_states = None
+        if reading_decoder_input_ids is not None:
+            reading_states = self._read(encoder_outputs[0], input_ids.shape[1], reading_decoder_input_ids)
         image_embeds = getattr(encoder_outputs, "image_embeds", None)
         embeds = {"image_embeds": image_embeds, "text_embeds": text_embeds}
-        return VLKDSeq2SeqLMOutput(**{**output, "loss": loss}, **embeds, replay_logits=replay_logits)
+        extras = {"replay_logits": replay_logits, "reading_states": reading_states}
+        return VLKDSeq2SeqLMOutput(**{**output, "loss": loss}, **embeds, **extras)
+
+    def _read(self, memory, text_tokens: int, decoder_input_ids) -> tuple[torch.FloatTensor, ...]:
+        """The decoder's states of each layer at the image of `memory` and the default prompt."""
+        prompt = self._encode_text(self.default_prompt(len(memory))).last_hidden_state
+        seen = memory[:, : memory.shape[1] - text_tokens]  # (batch, seen_tokens, d_model)
+        output = self.language_model.model(  # without the head, for no word is predicted
+            encoder_outputs=(torch.cat([seen, prompt], dim=1),),
+            decoder_input_ids=decoder_input_ids,
+            output_hidden_states=True,
+            use_cache=False,
+            return_dict=True,
+        )
+        return output.decoder_hidden_states[1:]  # without the embeddings
 
 
 def _memory_mask(memory: torch.FloatTensor, attention_mask: torch.Tensor | None) -> torch.Tensor | None:

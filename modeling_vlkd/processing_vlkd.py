@@ -2,15 +2,18 @@
 
 import os
 import re
+import textwrap
 from typing import Unpack
 
 import torch
+from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.processing_utils import ProcessingKwargs
 
 from .configuration_vlkd import AUTO_MAP, IS_REMOTE_CODE, copy_code
 from .image_loading_vlkd import read_image
 
+MAX_SIDE = 4096  # pixels that the image processor may be told to make of a side; CLIP's largest is 448
 MASK = "<mask>"  # as written in a prompt; the tokenizer's own mask token takes its place
 VQA_PROMPT = f"Question: {{question}} Answer: {MASK}"
 SENTENCE_END = re.compile(r"[.!?](?:\s|$)|\n")
@@ -42,7 +45,26 @@ class VLKDProcessor(ProcessorMixin):
             raise ValueError(  # transformers makes an empty tokenizer where tokenizer.json is missing
                 f"`tokenizer` ('{tokenizer.name_or_path}') knows special tokens alone; is its tokenizer.json missing?"
             )
+        if image_processor is not None:
+            _check_numbers(image_processor)
         super().__init__(image_processor, tokenizer, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "VLKDProcessor":
+        """
+        As every processor's.
+
+        Raises:
+            OSError: a file is not there, or is no JSON.
+            ValueError: what one holds makes no processor.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except OSError:
+            raise
+        except Exception as error:  # for a value of a wrong type, whatever first stumbles over it
+            reason = textwrap.shorten(str(error), 500)
+            raise ValueError(f"'{pretrained_model_name_or_path}' holds no VLKD processor: {reason}") from error
 
     @classmethod
     def from_vision_text_pretrained(cls, clip: str, bart: str) -> "VLKDProcessor":
@@ -187,6 +209,31 @@ class VLKDProcessor(ProcessorMixin):
         end = prompt.index(tokenizer.mask_token_id) if tokenizer.mask_token_id in prompt else 0
         prefix = [token for token in prompt[:end] if token != tokenizer.pad_token_id]
         return generated[1 + len(prefix) :] if generated[1 : 1 + len(prefix)] == prefix else generated
+
+
+def _check_numbers(image_processor) -> None:
+    """Raises a ValueError for sizes and colours that no image can be brought to; it names them."""
+    for name in ("size", "crop_size"):
+        sides = dict(getattr(image_processor, name, None) or {})
+        if any(side is not None and not (_is_number(side) and 1 <= side <= MAX_SIDE) for side in sides.values()):
+            raise ValueError(f"`{name}`={sides} of the image processor; sides are 1 to {MAX_SIDE} pixels.")
+    for name in ("image_mean", "image_std"):
+        values = getattr(image_processor, name, None)
+        if values is not None and not (
+            isinstance(values, (list, tuple)) and len(values) == 3 and all(_is_number(value) for value in values)
+        ):
+            raise ValueError(f"`{name}`={values!r} of the image processor; give three numbers, for red, green, blue.")
+    if 0 in (image_processor.image_std or ()):
+        raise ValueError(f"`image_std`={image_processor.image_std} of the image processor divides by 0.")
+    factor, resample = image_processor.rescale_factor, image_processor.resample
+    if factor is not None and not _is_number(factor):
+        raise ValueError(f"`rescale_factor`={factor!r} of the image processor is no number.")
+    if resample is not None and resample not in list(Image.Resampling):
+        raise ValueError(f"`resample`={resample!r} of the image processor is none of Pillow's filters, 0 to 5.")
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
 
 
 def _as_list(images) -> list:

@@ -85,7 +85,7 @@ def test_resume_takes_the_newest_checkpoint(config, tmp_path, capsys):
     history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
     assert [log["step"] for log in history if "icti" in log] == [1, 2, 3]
     path = config(output_dir=str(tmp_path / "empty"), resume_from_checkpoint=True)
-    assert "No valid checkpoint" in complaint(capsys, "--config", path)
+    assert "no complete checkpoint" in complaint(capsys, "--config", path)
 
 
 def test_flags_win_over_the_file(config, tmp_path):
@@ -140,6 +140,8 @@ def test_attention_is_set_in_both_towers(clip_dir, bart_dir):
         ({"replay_weight": 1, "text_dataset": "caption_data:load_text", "text_column": "t"}, "text_column: dataset"),
         ({"eval_strategy": "epoch"}, "eval_split is not set"),
         ({"mask_ratio": 2}, "mask_ratio is 2"),
+        ({"output_dir": "/dev/null/out"}, "Not a directory: '/dev/null/out"),
+        ({"contrastive_chunk_size": 0}, "contrastive_chunk_size is 0"),
     ],
 )
 def test_mistakes_are_one_line(config, capsys, changes, message):

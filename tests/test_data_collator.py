@@ -1,5 +1,7 @@
 """From rows to a batch: shapes, padding, seeds, and rows that cannot be used."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -34,8 +36,11 @@ def test_batch_is_what_the_model_takes(collator, rows, model):
     assert batch["labels"].shape == batch["decoder_input_ids"].shape == batch["caption_input_ids"].shape
     assert batch["teacher_input_ids"].shape == batch["teacher_attention_mask"].shape
     student = {
-        name: tensor for name, tensor in batch.items() if not name.startswith(("teacher", "labels", "replay_l"))
+        name: tensor
+        for name, tensor in batch.items()
+        if not name.startswith(("teacher", "labels", "replay_l", "row_names"))
     }
+    assert batch["row_names"] == [f"row {index} of epoch 0" for index in range(4)]
     outputs = model(**student)
     assert outputs.logits.shape[:2] == batch["labels"].shape
     assert outputs.replay_logits.shape[:2] == batch["replay_labels"].shape
@@ -85,6 +90,21 @@ def test_workers_see_the_epoch(rows, workers):
     for epoch in range(3):
         rows.start_epoch(epoch)
         assert sum(loader, []) == [epoch] * 8
+
+
+def test_readings_are_another_caption_and_the_caption_of_the_row_before(collator, rows):
+    tokenizer = collator.processor.tokenizer
+    captions = [["a red circle", "red", "a red circle on white"], ["two blue stars"], ["a moon", "a moon on black"]]
+    batch = replace(collator, readings=True)([{**rows[i], "caption": said} for i, said in enumerate(captions)])
+    drawn = tokenizer.batch_decode(batch["caption_input_ids"], skip_special_tokens=True)
+    pairs = zip(captions, drawn, strict=True)
+    longest = [max((text for text in said if text != own), key=len, default=own) for said, own in pairs]
+    expected = tokenizer([f"<mask>. {text}" for text in longest], padding=True, return_tensors="pt")
+    assert torch.equal(batch["reading_input_ids"], expected["input_ids"])
+    assert torch.equal(batch["reading_attention_mask"], expected["attention_mask"])
+    assert torch.equal(batch["reading_labels"], batch["labels"].roll(1, 0))
+    assert torch.equal(batch["reading_decoder_input_ids"], batch["decoder_input_ids"].roll(1, 0))
+    assert longest[1] == "two blue stars"  # its only caption
 
 
 def test_documents_are_never_masked_whole(collator, rows):

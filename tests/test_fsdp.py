@@ -1,4 +1,4 @@
-"""Sharded by `fully_shard` on two processes, the model gives the loss and the gradients of one."""
+"""Sharded by `fully_shard` on two processes, the model gives the losses, gradients and weights of one."""
 
 import random
 from itertools import islice
@@ -18,9 +18,11 @@ from microworld.scenes import scenes
 from modeling_vlkd import VLKDForConditionalGeneration
 from trainer import EpochDataset, TextInfilling, VLKDDataCollator
 from trainer.feature_cache import load_teacher
+from trainer.grad_cache import embed, split
 from trainer.losses import icti, itcl, ttdm
 
 PROCESSES, ROWS = 2, 4  # rows a process
+STEPS = 5
 
 
 def batches(model, processor) -> list[dict]:
@@ -40,25 +42,42 @@ def batches(model, processor) -> list[dict]:
     return [collator([data[index + ROWS * rank] for index in range(ROWS)]) for rank in range(PROCESSES)]
 
 
-def step_loss(model, batch: dict, labels: int, replay_labels: int) -> torch.Tensor:
+def step_terms(model, batch: dict, labels: int, replay_labels: int) -> dict[str, torch.Tensor]:
     """The three losses and the replay, the token losses over all processes' labels; a mean over processes is meant."""
-    batch = {name: value for name, value in batch.items() if not name.startswith("teacher_")}
+    batch = {name: value for name, value in batch.items() if not name.startswith(("teacher_", "row_names"))}
     targets, replay_targets = batch.pop("labels"), batch.pop("replay_labels")
     output = model(**batch, use_cache=False)
     teacher = torch.nn.functional.normalize(torch.ones_like(output.text_embeds), dim=-1)
     processes = dist.get_world_size() if dist.is_initialized() else 1
-    return (
-        ttdm(output.text_embeds, teacher)
-        + itcl(output.text_embeds, output.image_embeds, torch.tensor([2.0]))
-        + icti(output.logits, targets, labels) * processes
-        + icti(output.replay_logits, replay_targets, replay_labels) * processes
-    )
+    return {
+        "ttdm": ttdm(output.text_embeds, teacher),
+        "itcl": itcl(output.text_embeds, output.image_embeds, torch.tensor([2.0])),
+        "icti": icti(output.logits, targets, labels) * processes,
+        "replay": icti(output.replay_logits, replay_targets, replay_labels) * processes,
+    }
+
+
+def train_some_steps(model, batch: dict, counts: list[int]) -> tuple[dict, list[torch.Tensor]]:
+    """Steps of plain SGD on one batch: the first step's gradients, and the terms of each."""
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    gradients, terms = {}, []
+    for _ in range(STEPS):
+        of_step = step_terms(model, batch, *counts)
+        sum(of_step.values()).backward()
+        if not gradients:
+            gradients = {name: whole(p.grad).clone() for name, p in model.named_parameters() if p.grad is not None}
+        optimizer.step()
+        optimizer.zero_grad()
+        terms.append(torch.stack([term.detach() for term in of_step.values()]))
+    return gradients, torch.stack(terms)
 
 
 def joined(parts: list[dict]) -> dict:
     """The batches of the processes as one: padded to the longest, as the collator pads."""
     batch = {}
     for name, value in parts[0].items():
+        if name == "row_names":
+            continue
         width = max(part[name].shape[1] for part in parts)
         fill = -100 if name.endswith("labels") else 0 if name.endswith("mask") else 1
         pads = [(0, width - part[name].shape[1]) if value.dim() == 2 else (0, 0) for part in parts]
@@ -87,21 +106,18 @@ def in_process(rank: int, folder: str) -> None:
     sharded = sum(isinstance(parameter, DTensor) for parameter in model.parameters())
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
-    loss = step_loss(model, parts[rank], *label_counts(parts))
-    loss.backward()
-    gradients = {name: whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
-    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1).step()
+    gradients, terms = train_some_steps(model, parts[rank], label_counts(parts))
+    dist.all_reduce(terms)
+    embeds = embed(model, split(parts[0], 2), [0, 1])
     words = model.eval().generate(
         **processor(images=[render(next(scenes("test")), random.Random(0))]), max_new_tokens=8
     )
     state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    loss = loss.detach() / PROCESSES
-    dist.all_reduce(loss)
     if rank == 0:
         tied = model.language_model.lm_head.weight is model.language_model.model.shared.weight
         model.save_pretrained(f"{folder}/saved", state_dict=state)
         result = {"sharded": sharded, "learning": learning, "tied": tied, "gradients": gradients, "words": words}
-        torch.save({**result, "loss": loss}, f"{folder}/result.pt")
+        torch.save({**result, "terms": terms / PROCESSES, "embeds": embeds}, f"{folder}/result.pt")
     dist.destroy_process_group()
 
 
@@ -113,30 +129,29 @@ def sharded(tmp_path_factory) -> tuple[Path, dict]:
     return folder, torch.load(folder / "result.pt")
 
 
-def test_two_sharded_processes_take_the_step_of_one(sharded):
-    """Loss, gradients, the step itself, what stays frozen or tied, what is saved, and generation."""
+def test_two_sharded_processes_take_the_steps_of_one(sharded):
+    """Terms, gradients, weights after the last step, embedding in chunks, what stays frozen or tied, generation."""
     folder, result = sharded
     model, processor = micro_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert result["sharded"] == len(list(model.parameters())) and result["learning"] == learning.keys()
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert result["sharded"] == len(list(model.parameters())) and result["learning"] == learning
     assert result["tied"]
 
     parts = batches(model, processor)
-    loss = step_loss(model, joined(parts), *label_counts(parts))
-    loss.backward()
-    torch.testing.assert_close(result["loss"], loss.detach(), rtol=1e-5, atol=1e-5)
-    assert result["gradients"].keys() == {name for name, p in model.named_parameters() if p.grad is not None}
+    gradients, terms = train_some_steps(model, joined(parts), label_counts(parts))
+    torch.testing.assert_close(result["terms"], terms, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(result["embeds"], embed(model, split(parts[0], 2), [0, 1]), rtol=1e-5, atol=1e-5)
+    assert result["gradients"].keys() == gradients.keys()
     for name, gradient in result["gradients"].items():
-        torch.testing.assert_close(gradient, model.get_parameter(name).grad, rtol=1e-3, atol=2e-5)
+        torch.testing.assert_close(gradient, gradients[name], rtol=1e-3, atol=2e-5)
 
-    torch.optim.SGD(learning.values(), lr=0.1).step()
     image = render(next(scenes("test")), random.Random(0))
     words = model.eval().generate(**processor(images=[image]), max_new_tokens=8)
     assert torch.equal(result["words"], words)
     saved = VLKDForConditionalGeneration.from_pretrained(folder / "saved")
     assert saved.language_model.lm_head.weight is saved.language_model.model.shared.weight
     for name, value in saved.state_dict().items():
-        torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-3, atol=2e-5)
+        torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-5, atol=1e-5)
         frozen = name.startswith(("vision_model", "visual_projection", "logit_scale"))
         assert torch.equal(value, before[name]) or not frozen

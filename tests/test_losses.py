@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
-from trainer.losses import gather_rows, icti, itcl, ttdm
+from trainer.losses import gather_rows, icti, itcl, itdd, ttdm
 
 
 def unit_rows(rows: int, dim: int = 8, seed: int = 0) -> torch.Tensor:
@@ -65,6 +65,15 @@ def test_icti_does_not_shift():
 def test_icti_divides_by_num_items():
     labels = torch.tensor([[1, 2, -100]])
     assert icti(torch.zeros(1, 3, 7), labels, num_items=8).item() == pytest.approx(2 * math.log(7) / 8)
+
+
+def test_itdd_by_hand():
+    teacher = torch.tensor([[[2.0, 0.0], [0.0, 1.0], [9.0, 9.0]]])
+    states = torch.tensor([[[2.0, 1.0], [0.0, 0.0], [0.0, 0.0]]])  # off by 1 of 4 and by 1 of 1; the third is ignored
+    labels = torch.tensor([[5, 6, -100]])
+    assert itdd([states], [teacher], labels).item() == pytest.approx((1 / 4 + 1) / 2)
+    assert itdd([states, teacher], [teacher, teacher], labels).item() == pytest.approx((1 / 4 + 1) / 4)
+    assert itdd([states], [teacher], labels, num_items=10).item() == pytest.approx((1 / 4 + 1) / 10)
 
 
 def test_gather_rows_on_one_process_is_identity():

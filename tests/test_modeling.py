@@ -205,6 +205,19 @@ def test_loss_is_not_shifted_twice_and_can_be_scaled(model, batch):
     torch.testing.assert_close(scaled.loss, by_hand.sum() / 100)
 
 
+def test_readings_are_the_decoder_s_states_at_the_image(own_model, processor, batch):
+    written = processor(text=["a blue", "the red square", "two", "a"])["input_ids"]
+    features = own_model.get_image_features(batch["pixel_values"]).last_hidden_state.requires_grad_()
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")} | {"image_features": features}
+    ours = own_model(**inputs, reading_decoder_input_ids=written)
+
+    options = {"decoder_input_ids": written, "output_hidden_states": True}
+    at_image = own_model(image_features=features, **options).decoder_hidden_states
+    assert len(ours.reading_states) == len(at_image) - 1 and ours.reading_states[0].requires_grad
+    for state, expected in zip(ours.reading_states, at_image[1:], strict=True):
+        torch.testing.assert_close(state, expected, atol=1e-6, rtol=1e-5)
+
+
 def test_text_embedding_is_the_start_state_in_the_joint_space(model, bart, processor):
     batch = processor(text=TEXTS)
     start = bart.get_encoder()(**batch).last_hidden_state[:, 0]

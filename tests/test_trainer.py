@@ -1,18 +1,16 @@
 """The training loop: what moves, what is logged, and that accumulation, processes and the cache change nothing."""
 
 import copy
-import os
-import socket
 from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.multiprocessing as mp
-from caption_data import load, load_text
+from caption_data import load
 from torch import nn
+from training_runs import assert_same_gradients, build, make_parts, one_step, parameters, train_logs, with_texts
 
-from trainer import EpochDataset, TextInfilling, VLKDDataCollator, VLKDTrainer, VLKDTrainingArguments
-from trainer.feature_cache import add_image_features, add_teacher_embeds, load_teacher
+from trainer import VLKDTrainingArguments
+from trainer.feature_cache import add_image_features, add_teacher_embeds
 from trainer.losses import icti, itcl, ttdm
 from trainer.vlkd_trainer import RunningMeans
 
@@ -21,55 +19,7 @@ TERMS = ("ttdm", "itcl", "icti")
 
 @pytest.fixture
 def parts(model, processor, clip_dir, tmp_path) -> SimpleNamespace:
-    """What `build` needs, kept together so that a test can hand it to another process."""
-    teacher, teacher_tokenizer = load_teacher(clip_dir)
-    return SimpleNamespace(
-        model=copy.deepcopy(model),
-        processor=processor,
-        teacher=teacher,
-        teacher_tokenizer=teacher_tokenizer,
-        folder=str(tmp_path),
-    )
-
-
-def build(parts: SimpleNamespace, dataset=None, model: nn.Module | None = None, **options) -> VLKDTrainer:
-    """A trainer of few steps without dropout, so that only what a test changes makes a difference."""
-    options = {"max_steps": 2, "per_device_train_batch_size": 4, "learning_rate": 1e-3, "logging_steps": 1} | options
-    args = VLKDTrainingArguments(
-        output_dir=parts.folder,
-        use_cpu=True,
-        disable_tqdm=True,
-        save_strategy="no",
-        lr_scheduler_type="constant",
-        **options,
-    )
-    model = copy.deepcopy(parts.model) if model is None else model
-    for module in model.modules():
-        if hasattr(module, "dropout") and isinstance(module.dropout, float):
-            module.dropout = 0.0
-    collator = VLKDDataCollator(
-        processor=parts.processor,
-        teacher_tokenizer=parts.teacher_tokenizer,
-        infilling=TextInfilling(parts.processor.tokenizer.mask_token_id, args.mask_ratio, args.mask_all_probability),
-        decoder_start_token_id=model.config.text_config.decoder_start_token_id,
-        projection_dim=model.config.projection_dim,
-        max_text_length=60,
-        seed=args.seed,
-    )
-    dataset = load() if dataset is None else dataset
-    return VLKDTrainer(model, args, parts.teacher, train_dataset=dataset, eval_dataset=dataset, data_collator=collator)
-
-
-def with_texts(rows: int = 16) -> EpochDataset:
-    return EpochDataset(load(rows=rows), list(load_text()["text"]))
-
-
-def parameters(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-
-def train_logs(trainer: VLKDTrainer) -> list[dict]:
-    return [log for log in trainer.state.log_history if "loss" in log]
+    return make_parts(model, processor, clip_dir, str(tmp_path))
 
 
 # ---- what learns
@@ -144,7 +94,7 @@ def test_terms_are_those_of_the_losses(parts):
     batch = trainer.data_collator([trainer.eval_dataset[index] for index in range(16)])
     with torch.no_grad():
         teacher = parts.teacher(batch.pop("teacher_input_ids"), batch.pop("teacher_attention_mask")).text_embeds
-        labels = batch.pop("labels")
+        labels, _ = batch.pop("labels"), batch.pop("row_names")
         student = model.get_text_features(batch["caption_input_ids"], batch["caption_attention_mask"]).pooler_output
         image = model.get_image_features(batch["pixel_values"]).pooler_output
         logits = model(**batch).logits
@@ -154,7 +104,7 @@ def test_terms_are_those_of_the_losses(parts):
 
 
 def test_logged_loss_is_the_weighted_sum_of_the_logged_terms(parts):
-    weights = {"ttdm": 0.5, "itcl": 2.0, "icti": 3.0, "replay": 0.25}
+    weights = {"ttdm": 0.5, "itcl": 2.0, "icti": 3.0, "replay": 0.25, "itdd": 1.5}
     options = {f"{name}_weight": weight for name, weight in weights.items()}
     trainer = build(parts, with_texts(), max_steps=4, logging_steps=2, gradient_accumulation_steps=2, **options)
     trainer.train()
@@ -220,23 +170,6 @@ def test_running_means_are_weighted_and_start_anew():
 # ---- the same step in other layouts
 
 
-def one_step(parts, dataset=None, **options) -> tuple[dict, dict]:
-    """The gradient (by a step of plain SGD) and the logged terms of one step of 8 rows in order."""
-    settings = {"optim": "sgd", "max_grad_norm": 0.0, "learning_rate": 1.0, "train_sampling_strategy": "sequential"}
-    trainer = build(parts, dataset, max_steps=1, **settings, **options)
-    before = parameters(trainer.model)
-    trainer.train()
-    after = parameters(trainer.model)
-    return {name: before[name] - after[name] for name in before}, train_logs(trainer)[0]
-
-
-def assert_same_gradients(actual: dict, expected: dict) -> None:
-    for name in expected:
-        torch.testing.assert_close(
-            actual[name], expected[name], rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}"
-        )
-
-
 def test_accumulated_step_is_the_step_of_the_whole_batch(parts):
     """ITCL is left out: its negatives are those of a batch. The labels are ragged, so means of means would differ."""
     options = {"itcl_weight": 0.0, "replay_weight": 0.5}
@@ -249,8 +182,13 @@ def test_accumulated_step_is_the_step_of_the_whole_batch(parts):
         assert logged[term] == pytest.approx(log[term], rel=1e-5)
 
 
-def test_step_from_the_cache_is_the_live_step(parts, tmp_path):
-    cached = add_image_features(load(rows=8), parts.model, parts.processor, cache_dir=str(tmp_path))
+@pytest.mark.parametrize(
+    ("image_tokens", "image_features"),
+    [("all", "all"), ("patch", "patch"), ("pooled", "pooled")],
+)
+def test_step_from_the_cache_is_the_live_step(parts, tmp_path, image_tokens, image_features):
+    parts.model.config.image_tokens = image_tokens
+    cached = add_image_features(load(rows=8), parts.model, parts.processor, image_features, cache_dir=str(tmp_path))
     cached = add_teacher_embeds(cached, parts.teacher, parts.teacher_tokenizer, cache_dir=str(tmp_path))
     live_gradients, live = one_step(parts, load(rows=8), per_device_train_batch_size=8)
     gradients, log = one_step(parts, cached, per_device_train_batch_size=8)
@@ -262,51 +200,11 @@ def test_step_from_the_cache_is_the_live_step(parts, tmp_path):
     )
 
 
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
-def in_process(rank: int, parts: SimpleNamespace, folder: str, port: int) -> None:
-    launch = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in launch.items()})  # as torchrun does
-    torch.set_num_threads(1)
-    result = one_step(parts, with_texts(8), per_device_train_batch_size=4, replay_weight=0.5)
-    if rank == 0:
-        torch.save(result, f"{folder}/result.pt")
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_take_the_step_of_one(parts, tmp_path):
-    """With every loss: the negatives of ITCL come from both processes, and accumulation is by DDP."""
-    mp.spawn(in_process, args=(parts, str(tmp_path), free_port()), nprocs=2)
-    gradients, log = torch.load(tmp_path / "result.pt")
-    expected, expected_log = one_step(parts, with_texts(8), per_device_train_batch_size=8, replay_weight=0.5)
-    assert_same_gradients(gradients, expected)
-    for term in ("loss", *TERMS, "replay"):
-        assert log[term] == pytest.approx(expected_log[term], rel=1e-5)
-
-
 def test_bf16_autocast(parts):
     trainer = build(parts, with_texts(), bf16=True, max_steps=3, replay_weight=0.5)
     trainer.train()
     assert all(torch.tensor(log["loss"]).isfinite() for log in train_logs(trainer))
     assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
-
-
-def test_resumed_training_is_uninterrupted_training(parts):
-    options = {"max_steps": 6, "num_train_epochs": 2, "save_steps": 3}
-    straight = build(parts, **options)
-    straight.train()
-    first = build(parts, **options)
-    first.args.save_strategy = "steps"
-    first.args.set_save(strategy="steps", steps=3, total_limit=None)
-    first.train()
-    resumed = build(parts, **options)
-    resumed.train(resume_from_checkpoint=f"{parts.folder}/checkpoint-3")
-    expected = parameters(straight.model)
-    assert all(torch.equal(value, expected[name]) for name, value in parameters(resumed.model).items())
 
 
 # ---- bad input
@@ -316,6 +214,22 @@ def test_no_teacher_and_no_cache(parts):
     parts.teacher = None
     with pytest.raises(ValueError, match="teacher"):
         build(parts).train()
+
+
+def test_decoder_distillation_brings_the_image_near_the_caption(parts):
+    weights = {"ttdm_weight": 0, "itcl_weight": 0, "icti_weight": 0, "itdd_weight": 1.0}
+    trainer = build(parts, max_steps=30, freeze="all", learning_rate=1e-2, **weights)
+    trainer.train()
+    logs = train_logs(trainer)
+    assert logs[-1]["loss"] == pytest.approx(logs[-1]["itdd"], rel=1e-4)
+    assert logs[-1]["itdd"] < 0.7 * logs[0]["itdd"]
+
+
+def test_no_readings_to_distil(parts):
+    trainer = build(parts, itdd_weight=1.0)
+    trainer.data_collator.readings = False
+    with pytest.raises(ValueError, match="readings=True"):
+        trainer.train()
 
 
 def test_no_documents_to_replay(parts):

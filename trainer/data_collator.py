@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-from trainer.data import check_image, list_captions
 from trainer.infilling import TextInfilling, seeded_rng
+from trainer.rows import load_image, read_captions
 
 CAPTIONS = 0  # the random stream that draws captions and corrupts them
 
@@ -25,9 +25,10 @@ class VLKDDataCollator:
     The batch: `pixel_values` (batch, 3, height, width) or `image_features` (batch, image_tokens, projection_dim); the
     corrupted caption `input_ids`, `attention_mask`; the caption itself as `caption_input_ids`,
     `caption_attention_mask`, as `labels` (-100 where padded) and, moved one to the right, `decoder_input_ids`; for the
-    teacher `teacher_embeds` (batch, projection_dim) or `teacher_input_ids`, `teacher_attention_mask`. Rows that carry
-    a `document` add the text replay: `replay_input_ids`, `replay_attention_mask`, `replay_decoder_input_ids`,
-    `replay_labels`.
+    teacher `teacher_embeds` (batch, projection_dim) or `teacher_input_ids`, `teacher_attention_mask`; `row_names`, for
+    messages. Rows that carry a `document` add the text replay: `replay_input_ids`, `replay_attention_mask`,
+    `replay_decoder_input_ids`, `replay_labels`. With `readings`, what `itdd` needs:
+    `reading_input_ids`, `reading_attention_mask`, `reading_decoder_input_ids`, `reading_labels`.
 
     Args:
         processor: CLIP's image processor and BART's tokenizer.
@@ -37,6 +38,7 @@ class VLKDDataCollator:
         projection_dim: the width of the joint space, in which cached columns, stored flat, are read back.
         max_text_length: captions and documents are cut to this many tokens.
         seed: of every draw.
+        readings: whether to add what `itdd` needs.
         image_column, caption_column: their names in the dataset.
 
     Raises:
@@ -50,6 +52,7 @@ class VLKDDataCollator:
     projection_dim: int
     max_text_length: int = 128
     seed: int = 0
+    readings: bool = False
     image_column: str = "image"
     caption_column: str = "caption"
 
@@ -63,6 +66,9 @@ class VLKDDataCollator:
         batch |= self._denoising(ids, self.infilling, rngs)
         batch |= self._padded(ids, "caption_input_ids", "caption_attention_mask")
         batch |= self._teacher(captions, [embeds for _, embeds in drawn])
+        batch["row_names"] = [f"row {example['index']} of epoch {example['epoch']}" for example in examples]
+        if self.readings:
+            batch |= self._readings(examples, captions, ids)
         if "document" in examples[0]:
             documents = self._tokenize([example["document"] for example in examples])
             replay = self._denoising(documents, replace(self.infilling, mask_all_probability=0.0), rngs)
@@ -71,19 +77,39 @@ class VLKDDataCollator:
 
     def _draw_caption(self, example: dict[str, Any], rng: np.random.Generator) -> tuple[str, np.ndarray | None]:
         """One of the row's captions and, where the cache has it, the teacher's embedding of it."""
-        captions = list_captions(example[self.caption_column], example["index"], self.caption_column)
+        captions = read_captions(example[self.caption_column], f"row {example['index']}", self.caption_column)
         choice = int(rng.integers(len(captions)))
         if "teacher_embeds" not in example:
             return captions[choice], None
         return captions[choice], np.reshape(example["teacher_embeds"], (-1, self.projection_dim))[choice]
 
+    def _readings(
+        self, examples: list[dict[str, Any]], captions: list[str], ids: list[list[int]]
+    ) -> dict[str, Tensor]:
+        """The longest of an image's other captions, as BART reads it; to write, the caption of the row before.
+
+        That one is about another image, so that the decoder, which is to read the image as it reads the caption, must
+        see what is not so as well as what is.
+        """
+        said = [self._longest_other(example, drawn) for example, drawn in zip(examples, captions, strict=True)]
+        texts = self._tokenize([f"{self.processor.tokenizer.mask_token}. {text}" for text in said])
+        others = [ids[-1], *ids[:-1]]
+        return {
+            **self._padded(texts, "reading_input_ids", "reading_attention_mask"),
+            "reading_decoder_input_ids": self._moved_right(others),
+            "reading_labels": pad(others, -100),
+        }
+
+    def _longest_other(self, example: dict[str, Any], drawn: str) -> str:
+        captions = read_captions(example[self.caption_column], f"row {example['index']}", self.caption_column)
+        return max((text for text in captions if text != drawn), key=len, default=drawn)
+
     def _images(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
         if "image_features" in examples[0]:
             features = np.stack([example["image_features"] for example in examples])
             return {"image_features": torch.from_numpy(features).float().view(len(examples), -1, self.projection_dim)}
-        for example in examples:
-            check_image(example[self.image_column], example["index"], self.image_column)
-        images = [example[self.image_column] for example in examples]
+        column = self.image_column
+        images = [load_image(example[column], f"row {example['index']}", column) for example in examples]
         return {"pixel_values": self.processor(images=images, return_tensors="pt")["pixel_values"]}
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
@@ -95,12 +121,15 @@ class VLKDDataCollator:
         """The corrupted texts, the texts as labels and the labels moved one to the right."""
         corrupted = [infilling(row, rng) for row, rng in zip(ids, rngs, strict=True)]
         corrupted = [self._cut(row) for row in corrupted]
-        shifted = [[self.decoder_start_token_id, *row[:-1]] for row in ids]
         return {
             **self._padded(corrupted, "input_ids", "attention_mask"),
-            "decoder_input_ids": pad(shifted, self.processor.tokenizer.pad_token_id),
+            "decoder_input_ids": self._moved_right(ids),
             "labels": pad(ids, -100),
         }
+
+    def _moved_right(self, ids: list[list[int]]) -> Tensor:
+        shifted = [[self.decoder_start_token_id, *row[:-1]] for row in ids]
+        return pad(shifted, self.processor.tokenizer.pad_token_id)
 
     def _cut(self, row: list[int]) -> list[int]:
         """Masks that hide no token make a text longer; it must still fit the encoder."""

@@ -1,11 +1,14 @@
-"""The three losses of VLKD, as pure functions of tensors.
+"""The losses of VLKD, as pure functions of tensors.
 
 | loss | what it aligns | the paper's name |
 |---|---|---|
 | `ttdm` | BART's sentence embedding with CLIP's text embedding | text-text distance minimisation |
 | `itcl` | BART's sentence embedding with CLIP's image embedding | image-text contrastive learning |
 | `icti` | BART's decoder with the image | image-conditioned text infilling |
+| `itdd` | BART's decoder at the image with BART's decoder at a caption | none: ours, off by default |
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -69,6 +72,28 @@ def icti(logits: Tensor, labels: Tensor, num_items: Tensor | int | None = None) 
     """
     total = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum")
     return total / (labels.ne(-100).sum() if num_items is None else num_items)
+
+
+def itdd(
+    states: Sequence[Tensor], teacher_states: Sequence[Tensor], labels: Tensor, num_items: Tensor | int | None = None
+) -> Tensor:
+    """Image-text decoder distillation (ours): the decoder is to read the image as it reads a caption of it.
+
+    The mean over layers and tokens of ‖h − h*‖² / ‖h*‖²: h are the states of a layer where the decoder, writing one
+    caption, attends to the image, h* those of BART as it was, where it attends to a caption of the image.
+
+    Args:
+        states: h, of each layer (batch, tokens, d_model).
+        teacher_states: h*, likewise, without gradient.
+        labels: (batch, tokens); positions that hold -100 are ignored.
+        num_items: as in `icti`.
+    """
+    counted = labels.ne(-100)
+    total = 0.0
+    for state, teacher in zip(states, teacher_states, strict=True):
+        state, teacher = state[counted].float(), teacher[counted].float()  # (labels, d_model)
+        total = total + ((state - teacher).square().sum(dim=-1) / teacher.square().sum(dim=-1)).sum()
+    return total / len(states) / (counted.sum() if num_items is None else num_items)
 
 
 def gather_rows(rows: Tensor) -> Tensor:

@@ -2,20 +2,25 @@
 
 import argparse
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
-from transformers import CLIPTextModelWithProjection, PreTrainedTokenizerBase
+from transformers import CLIPTextModelWithProjection, PreTrainedTokenizerBase, set_seed
+from transformers.trainer_utils import HubStrategy
 
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
-from trainer.arguments import DataArguments, ModelArguments
+from trainer.arguments import CONFIG_OPTIONS, DataArguments, ModelArguments
 from trainer.checkpoint import load_vlkd
-from trainer.data import EpochDataset, check_columns, load_split
+from trainer.data import EpochDataset
 from trainer.data_collator import VLKDDataCollator
-from trainer.feature_cache import add_image_features, add_teacher_embeds, load_teacher
+from trainer.feature_cache import load_teacher
+from trainer.flaws import FILE as SKIPPED
+from trainer.flaws import ReportSkipped
 from trainer.infilling import TextInfilling
+from trainer.lora import add_lora
 from trainer.training_args import VLKDTrainingArguments
+from trainer.training_data import load_rows, load_stream
 from trainer.vlkd_trainer import VLKDTrainer
 
 ARGUMENTS = (ModelArguments, DataArguments, VLKDTrainingArguments)
@@ -27,19 +32,18 @@ def add_command(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, evaluate if there is a split for it, and leave the complete model in `output_dir`.
+    """Train, evaluate if there is a split for it, and leave the complete model in `output_dir`, an adapter merged.
 
     `resume_from_checkpoint` is a checkpoint's folder, or `true` for the newest one in `output_dir`.
     """
-    values = vars(args)
-    model_args, data_args, training_args = (
-        kind(**{field.name: values[field.name] for field in fields(kind) if field.init}) for kind in ARGUMENTS
-    )
+    model_args, data_args, training_args = read_arguments(args)
     if training_args.device.type == "cpu":
         torch.set_flush_denormal(True)  # denormal numbers slow small models down manyfold
     trainer = build_trainer(model_args, data_args, training_args)
     checkpoint = training_args.resume_from_checkpoint
     metrics = trainer.train(resume_from_checkpoint=True if checkpoint == "true" else checkpoint).metrics
+    if model_args.lora_rank is not None:
+        trainer.model = trainer.model.merge_and_unload()
     trainer.save_model()
     if trainer.eval_dataset is not None:
         metrics |= trainer.evaluate()
@@ -49,65 +53,76 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def read_arguments(args: argparse.Namespace) -> tuple[ModelArguments, DataArguments, VLKDTrainingArguments]:
+    """The three parts of a run's options.
+
+    Raises:
+        ValueError: a value is out of its range, or two contradict each other.
+    """
+    values = vars(args)
+    model_args, data_args, training_args = (
+        kind(**{field.name: values[field.name] for field in fields(kind) if field.init}) for kind in ARGUMENTS
+    )
+    if training_args.replay_weight and data_args.text_dataset is None:
+        raise ValueError(
+            f"replay_weight is {training_args.replay_weight}, but text_dataset is not set: what text is to be "
+            "replayed?"
+        )
+    return model_args, data_args, training_args
+
+
 def build_trainer(model_args: ModelArguments, data_args: DataArguments, args: VLKDTrainingArguments) -> VLKDTrainer:
     """Load checkpoints and data, fill the feature cache, and join them in a trainer.
 
     Raises:
         ValueError: a checkpoint, dataset, split or column is missing, or two options contradict each other.
     """
-    if args.replay_weight and data_args.text_dataset is None:
-        raise ValueError(
-            f"replay_weight is {args.replay_weight}, but text_dataset is not set: what text is to be replayed?"
-        )
     if args.eval_strategy != "no" and data_args.eval_split is None:
         raise ValueError(f"eval_strategy is {args.eval_strategy.value}, but eval_split is not set: evaluate on what?")
-    model, processor = load_model(model_args)
+    if model_args.lora_rank is not None and args.push_to_hub and args.hub_strategy != HubStrategy.END:
+        raise ValueError(
+            f"hub_strategy is {args.hub_strategy.value}, which would push checkpoints, and with lora_rank they are "
+            "adapters; set it to end."
+        )
+    model, processor = load_model(model_args, args.seed)
     teacher, teacher_tokenizer = load_teacher(model_args.clip)
     check_teacher(teacher, model, model_args, data_args)
     model, teacher = model.to(args.device), teacher.to(args.device)
 
-    def examples(split: str) -> EpochDataset:
-        with args.main_process_first(desc="feature cache"):  # the others read what the first one wrote
-            dataset = load_captions(data_args, split)
-            # Images first: their key then depends on nothing but them, and what follows copies no image.
-            if data_args.image_features != "off":
-                dataset = add_image_features(
-                    dataset, model, processor, data_args.image_features, data_args.image_column, data_args.cache_dir
-                )
-            dataset = add_teacher_embeds(
-                dataset, teacher, teacher_tokenizer, data_args.caption_column, data_args.cache_dir
-            )
-            texts = load_texts(data_args, split) if args.replay_weight else None
-        return EpochDataset(dataset, texts, args.seed)
+    if args.resume_from_checkpoint is None and args.process_index == 0:
+        Path(args.output_dir, SKIPPED).unlink(missing_ok=True)  # an earlier run's
 
+    def rows(split: str) -> EpochDataset:
+        return load_rows(data_args, args, split, model, processor, teacher, teacher_tokenizer)
+
+    streaming, split = data_args.streaming, data_args.train_split
+    train_dataset = load_stream(data_args, args, split, processor) if streaming else rows(split)
+    eval_dataset = rows(data_args.eval_split) if data_args.eval_split else None
+    if model_args.lora_rank is not None:  # after the cache, whose key counts all that is frozen
+        set_seed(args.seed)
+        model = add_lora(model, model_args.lora_rank)
     return VLKDTrainer(
         model,
         args,
-        train_dataset=examples(data_args.train_split),
-        eval_dataset=examples(data_args.eval_split) if data_args.eval_split else None,
+        teacher=teacher if streaming else None,  # a stream's captions are embedded as they come
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
         data_collator=build_collator(model, processor, teacher_tokenizer, data_args, args),
         processing_class=processor,
-        sources={**asdict(model_args), **asdict(data_args), "cache_dir": None},
+        sources={**asdict(model_args), **data_args.sources()},
+        callbacks=[ReportSkipped(args.output_dir)],
     )
 
 
-def load_model(args: ModelArguments) -> tuple[VLKDForConditionalGeneration, VLKDProcessor]:
-    """Join CLIP and BART, or load a VLKD checkpoint, in float32.
+def load_model(args: ModelArguments, seed: int = 0) -> tuple[VLKDForConditionalGeneration, VLKDProcessor]:
+    """Join CLIP and BART by maps that `seed` draws, or load a VLKD checkpoint, in float32.
 
     Raises:
         ValueError: a checkpoint is missing or of another kind.
     """
     if args.model is None:
-        names = (
-            "image_tokens",
-            "image_projector",
-            "image_token_expansion",
-            "patch_attention",
-            "prompt_in_encoder",
-            "projector_init",
-        )
-        options = {name: getattr(args, name) for name in names}
-        model = VLKDForConditionalGeneration.from_vision_text_pretrained(args.clip, args.bart, **options)
+        options = {name: getattr(args, name) for name in (*CONFIG_OPTIONS, "projector_init")}
+        model = VLKDForConditionalGeneration.from_vision_text_pretrained(args.clip, args.bart, seed=seed, **options)
         processor = VLKDProcessor.from_vision_text_pretrained(args.clip, args.bart)
     else:
         model, processor = load_vlkd(args.model, "model")
@@ -135,20 +150,6 @@ def check_teacher(
         )
 
 
-def load_captions(args: DataArguments, split: str) -> Dataset:
-    """Images and captions of one split, without any other column."""
-    dataset = load_split(args.dataset, split, **args.dataset_kwargs)
-    check_columns(dataset, args.dataset, image_column=args.image_column, caption_column=args.caption_column)
-    return dataset.select_columns([args.image_column, args.caption_column])
-
-
-def load_texts(args: DataArguments, split: str) -> Any:
-    """The column of documents of one split."""
-    dataset = load_split(args.text_dataset, split, **args.text_dataset_kwargs)
-    check_columns(dataset, args.text_dataset, text_column=args.text_column)
-    return dataset[args.text_column]
-
-
 def build_collator(
     model: VLKDForConditionalGeneration,
     processor: VLKDProcessor,
@@ -164,6 +165,7 @@ def build_collator(
         projection_dim=model.config.projection_dim,
         max_text_length=min(args.max_text_length, model.config.text_config.max_position_embeddings),
         seed=args.seed,
-        image_column=data_args.image_column,
-        caption_column=data_args.caption_column,
+        readings=args.itdd_weight > 0,
+        image_column=data_args.image_column[0],
+        caption_column=data_args.caption_column[0],
     )

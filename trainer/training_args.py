@@ -5,6 +5,8 @@ from typing import Literal
 
 from transformers import TrainingArguments
 
+WEIGHTS = ("ttdm_weight", "itcl_weight", "icti_weight", "replay_weight", "itdd_weight")
+
 
 @dataclass
 class VLKDTrainingArguments(TrainingArguments):
@@ -13,6 +15,7 @@ class VLKDTrainingArguments(TrainingArguments):
     Defaults that differ from `TrainingArguments`:
         remove_unused_columns: False, since the collator, not the model, reads the dataset's columns.
         label_names: ["labels"], since the model's other inputs are no labels.
+        logging_nan_inf_filter: False, since a loss that is not finite stops the run.
 
     Captions, corruptions and documents are drawn by `seed`; the rows' order is `data_seed`'s, or `seed`'s if unset.
     """
@@ -27,6 +30,10 @@ class VLKDTrainingArguments(TrainingArguments):
         metadata={
             "help": "λ₄, the weight of denoising plain text, one document an image; above 0 it needs text_dataset."
         },
+    )
+    itdd_weight: float = field(
+        default=0.0,
+        metadata={"help": "λ₅, the weight of image-text decoder distillation, which is ours: see trainer/losses.py."},
     )
     freeze: Literal["nothing", "decoder", "all"] = field(
         default="nothing", metadata={"help": "The part of BART that does not learn; the two maps always do."}
@@ -47,6 +54,13 @@ class VLKDTrainingArguments(TrainingArguments):
     max_text_length: int = field(
         default=128, metadata={"help": "Captions and documents are cut to this many of BART's tokens."}
     )
+    contrastive_chunk_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Run a device's batch in chunks of this many rows, with the gradient of the whole batch: a chunk's "
+            "memory, but every row's negatives. Off if unset."
+        },
+    )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Leave this off: the collator, not the model, reads the dataset's columns."}
     )
@@ -54,19 +68,26 @@ class VLKDTrainingArguments(TrainingArguments):
         default_factory=lambda: ["labels"], metadata={"help": "Leave this as it is: the model's labels."}
     )
 
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Leave this off: a loss that is not finite stops the run, and says where."}
+    )
+
     def __post_init__(self):
         super().__post_init__()
-        for name in ("ttdm_weight", "itcl_weight", "icti_weight", "replay_weight"):
+        for name in WEIGHTS:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; a weight is 0 (off) or positive.")
-        if not any((self.ttdm_weight, self.itcl_weight, self.icti_weight, self.replay_weight)):
+        if not any(self.loss_weights().values()):
+            raise ValueError(f"{', '.join(WEIGHTS[:-1])} and {WEIGHTS[-1]} are all 0; nothing would be learnt.")
+        if self.contrastive_chunk_size is not None and self.contrastive_chunk_size < 1:
             raise ValueError(
-                "ttdm_weight, itcl_weight, icti_weight and replay_weight are all 0; nothing would be learnt."
+                f"contrastive_chunk_size is {self.contrastive_chunk_size}; it is a number of rows, or unset for off."
             )
         if self.max_text_length < 3:
             raise ValueError(f"max_text_length is {self.max_text_length}; `<s>`, a token and `</s>` need at least 3.")
 
     def loss_weights(self) -> dict[str, float]:
-        """λ by the name of the loss, as it appears in the logs; the replay only where it is on."""
+        """λ by the name of the loss, as it appears in the logs; the two last only where they are on."""
         weights = {"ttdm": self.ttdm_weight, "itcl": self.itcl_weight, "icti": self.icti_weight}
-        return weights | ({"replay": self.replay_weight} if self.replay_weight else {})
+        optional = {"replay": self.replay_weight, "itdd": self.itdd_weight}
+        return weights | {name: weight for name, weight in optional.items() if weight}

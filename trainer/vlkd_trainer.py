@@ -1,8 +1,7 @@
 """The training loop: transformers' `Trainer` with the three losses."""
 
-import shutil
 import time
-from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,37 +9,44 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from datasets import Dataset
-from huggingface_hub import CommitInfo
 from torch import Tensor
-from transformers import CLIPTextModelWithProjection, PreTrainedModel, Trainer, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput, HubStrategy
-from transformers.utils import ModelOutput, PushInProgress
+from transformers import CLIPTextModelWithProjection, PreTrainedModel, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import ModelOutput
 
-from trainer.card import card_by_hand, make_card
+from trainer.checkpoints import WholeCheckpoints
 from trainer.data import EpochDataset
 from trainer.feature_cache import teacher_embeds
-from trainer.hub import repository_files, upload
-from trainer.losses import icti, itcl, ttdm
+from trainer.finite_check import FiniteCheck
+from trainer.grad_cache import draw_seeds, embed, seeded, split
+from trainer.hub_uploads import HubUploads
+from trainer.losses import icti, itcl, itdd, ttdm
 from trainer.optimizers import with_muon
 from trainer.recipe import save_recipe
+from trainer.stream_loader import load_place, save_place, stream_loader
+from trainer.streaming import StreamingDataset
 from trainer.training_args import VLKDTrainingArguments
 
-TOKEN_LOSSES = ("icti", "replay")
+TOKEN_LOSSES = {"icti": "labels", "replay": "replay_labels", "itdd": "reading_labels"}  # and their labels
 
 
-class VLKDTrainer(Trainer):
+class VLKDTrainer(WholeCheckpoints, HubUploads):
     """Trains a `VLKDForConditionalGeneration` on images and captions.
 
-    `loss` is λ₁ ttdm + λ₂ itcl + λ₃ icti (+ λ₄ replay), and every raw term is logged beside it: in training the mean
-    over the logging window, all processes and accumulated batches; in evaluation (`eval_ttdm`, …) the mean over the
-    whole split, for icti and replay over its tokens. Evaluation draws captions and corruptions as epoch 0 does,
-    whenever it runs; eval_itcl depends on the batch size, which sets the number of its negatives.
+    `loss` is λ₁ ttdm + λ₂ itcl + λ₃ icti (+ λ₄ replay + λ₅ itdd), and every raw term is logged beside it: in training
+    the mean over the logging window, all processes and accumulated batches; in evaluation (`eval_ttdm`, …) the mean
+    over the whole split, for icti, replay and itdd over its tokens. Evaluation draws captions and corruptions as epoch
+    0 does, whenever it runs; eval_itcl depends on the batch size, which sets the number of its negatives.
+
+    A loss or gradient that is not finite stops training before the optimizer's step, by a FloatingPointError that
+    names the rows.
 
     Args:
         model: its `forward`, `logit_scale`, `freeze_language_model` and `projection_parameter_names` are used.
         args: the training arguments.
         teacher: CLIP's text tower; only for batches without `teacher_embeds`.
-        train_dataset, eval_dataset: rows for the collator; whatever is not yet an `EpochDataset` becomes one.
+        train_dataset, eval_dataset: rows for the collator; whatever is not yet an `EpochDataset` becomes one. To train
+            on, a `StreamingDataset` too.
         sources: names of checkpoints and data, by their keys in `train.yaml`, which is saved beside the weights.
         **kwargs: what else `Trainer` takes.
     """
@@ -50,7 +56,7 @@ class VLKDTrainer(Trainer):
         model: PreTrainedModel,
         args: VLKDTrainingArguments,
         teacher: CLIPTextModelWithProjection | None = None,
-        train_dataset: Dataset | EpochDataset | None = None,
+        train_dataset: Dataset | EpochDataset | StreamingDataset | None = None,
         eval_dataset: Dataset | EpochDataset | dict[str, Dataset | EpochDataset] | None = None,
         sources: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -69,13 +75,33 @@ class VLKDTrainer(Trainer):
         # compute_loss divides by the accumulation steps itself: each term in its own way.
         self.loss_is_scaled_for_ga = True
         self.teacher = teacher and teacher.to(args.device).eval().requires_grad_(False)
+        # What an image is to be read like: BART as it is before training.
+        self.reader = model.to_bart().to(args.device).eval().requires_grad_(False) if args.itdd_weight else None
         self.logit_scale = model.logit_scale.detach().clone()  # frozen; read here, before anything shards the model
         self.train_terms = RunningMeans()
         self._window: tuple[float, int] | None = None  # when, and at which step, the present logging window began
-        if train_dataset is not None:
+        self.finite_check = FiniteCheck(self.accelerator)
+        self.add_callback(self.finite_check)
+        if isinstance(train_dataset, EpochDataset):
             self.add_callback(StartEpoch(train_dataset))
+        elif train_dataset is not None:
+            args.ignore_data_skip = True  # a stream takes up its place by itself, and reads nothing to get there
 
     # ---- data
+
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+        """As `Trainer`'s; a stream, which splits itself over processes and workers, goes past accelerate."""
+        if not isinstance(self.train_dataset, StreamingDataset):
+            return super().get_train_dataloader()
+        self.stream = stream_loader(self.train_dataset, self.data_collator, self.args)
+        if self.resumed_from is not None:
+            load_place(self.stream, self.resumed_from, self.args)
+        return self.stream
+
+    def save_more(self, checkpoint: Path) -> None:
+        """The place in the stream, which map-style data does not have: there the number of steps tells it."""
+        if isinstance(self.train_dataset, StreamingDataset):
+            save_place(self.stream, checkpoint, self.args)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
         named = eval_dataset is None or isinstance(eval_dataset, str)
@@ -101,27 +127,70 @@ class VLKDTrainer(Trainer):
     ) -> Tensor | tuple[Tensor, ModelOutput]:
         """The weighted sum of the losses: in training the batch's share of the step, in evaluation its mean."""
         inputs = dict(inputs)
-        teacher = self._teacher_embeds(inputs)
-        labels, replay_labels = inputs.pop("labels"), inputs.pop("replay_labels", None)
-        replay_num_items = inputs.pop("replay_num_items", None)
-        outputs = model(**inputs, use_cache=False)  # the one call of a step: DDP and FSDP allow no second
-
-        terms = {
-            "ttdm": ttdm(outputs.text_embeds, teacher),
-            "itcl": itcl(outputs.text_embeds, outputs.image_embeds, self.logit_scale),
-            "icti": icti(outputs.logits, labels, num_items_in_batch if model.training else None),
-        }
-        if replay_labels is None and self.args.replay_weight:
+        names = inputs.pop("row_names", None)
+        if "replay_labels" not in inputs and self.args.replay_weight:
             raise ValueError("replay_weight is set, but the rows carry no document; use EpochDataset(dataset, texts).")
-        if replay_labels is not None:
-            terms["replay"] = icti(outputs.replay_logits, replay_labels, replay_num_items)
+        if "reading_labels" not in inputs and self.args.itdd_weight:
+            raise ValueError("itdd_weight is set, but the batch holds no readings; give the collator readings=True.")
+        counts = {
+            "icti": num_items_in_batch if model.training else None,
+            "itdd": num_items_in_batch if model.training else None,  # it reads the same captions, in other rows
+            "replay": inputs.pop("replay_num_items", None),
+        }
+        size = self.args.contrastive_chunk_size
+        if model.training and size and size < len(inputs["labels"]):
+            return self._chunked_loss(model, split(inputs, size), counts, names)
+
+        labels, text_states = _take_labels(inputs), self._read_text(inputs)
+        teacher = self._teacher_embeds(inputs)
+        outputs = model(**inputs, use_cache=False)  # the one call of a step: DDP and FSDP allow no second
+        embeds = (outputs.text_embeds, outputs.image_embeds, teacher)
+        terms = self._contrastive_terms(*embeds) | _token_terms(outputs, labels, counts, text_states)
         if model.training:
             terms = self._share_of_step(terms)
-            self.train_terms.add(terms, dict.fromkeys(terms, 1 / self.current_gradient_accumulation_steps))
+            self._note(terms, embeds, names)
         else:
-            self._add_eval_terms(terms, {"icti": labels, "replay": replay_labels})
+            self._add_eval_terms(terms, labels)
         loss = self._weighted_sum(terms)
         return (loss, outputs) if return_outputs else loss
+
+    def _chunked_loss(
+        self, model: torch.nn.Module, chunks: list[dict[str, Tensor]], counts: dict[str, Any], names: list[str] | None
+    ) -> Tensor:
+        """The whole batch's loss, as `trainer.grad_cache` tells; only the last chunk has yet to go back."""
+        teacher = torch.cat([self._teacher_embeds(chunk) for chunk in chunks])
+        seeds = draw_seeds(len(chunks))
+        with self.accelerator.autocast():
+            text, image = embed(self.model, chunks, seeds)
+        terms = self._share_of_step(self._contrastive_terms(text.requires_grad_(), image, teacher))
+        contrastive = self._weighted_sum(terms)
+        learns = isinstance(contrastive, Tensor)  # 0 where both weights are
+        gradients = torch.autograd.grad(contrastive, text)[0].split(len(chunks[0]["labels"])) if learns else None
+
+        for number, (chunk, seed) in enumerate(zip(chunks, seeds, strict=True)):
+            is_last = number == len(chunks) - 1
+            labels, text_states = _take_labels(chunk), self._read_text(chunk)
+            with nullcontext() if is_last else self.accelerator.no_sync(model):
+                with seeded(seed, text.device):
+                    outputs = model(**chunk, use_cache=False)
+                own = self._share_of_step(_token_terms(outputs, labels, counts, text_states))
+                loss = self._weighted_sum(own)
+                if learns:
+                    loss = loss + (outputs.text_embeds * gradients[number]).sum()
+                if not is_last:
+                    self.accelerator.backward(loss)
+            terms |= {name: terms.get(name, 0) + term.detach() for name, term in own.items()}
+        self._note(terms, (text, image, teacher), names)
+        return loss + (self._weighted_sum(terms) - loss).detach()
+
+    def _contrastive_terms(self, text: Tensor, image: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+        return {"ttdm": ttdm(text, teacher), "itcl": itcl(text, image, self.logit_scale)}
+
+    def _note(self, terms: dict[str, Tensor], embeds: tuple[Tensor, ...], names: list[str] | None) -> None:
+        """For the log, and for the check before the optimizer's step."""
+        self.train_terms.add(terms, dict.fromkeys(terms, 1 / self.current_gradient_accumulation_steps))
+        weights = self.args.loss_weights()
+        self.finite_check.note({name: term for name, term in terms.items() if weights.get(name)}, embeds, names)
 
     def _teacher_embeds(self, inputs: dict[str, Tensor]) -> Tensor:
         """Take what is the teacher's out of the batch; t: (batch, projection_dim), unit norm."""
@@ -132,6 +201,20 @@ class VLKDTrainer(Trainer):
                 "the batch has no `teacher_embeds` and the trainer no teacher; pass teacher=CLIP's text tower."
             )
         return teacher_embeds(self.teacher, inputs.pop("teacher_input_ids"), inputs.pop("teacher_attention_mask"))
+
+    @torch.no_grad()
+    def _read_text(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...] | None:
+        """Take the captions that ITDD reads out of the batch; the states of each layer of the decoder at them."""
+        if "reading_input_ids" not in inputs:
+            return None
+        output = self.reader.model(
+            inputs.pop("reading_input_ids"),
+            inputs.pop("reading_attention_mask"),
+            decoder_input_ids=inputs["reading_decoder_input_ids"],
+            output_hidden_states=True,
+            use_cache=False,
+        )
+        return output.decoder_hidden_states[1:]  # without the embeddings
 
     def _share_of_step(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         """Scale the terms so that their sum over accumulated batches, averaged over processes, is the step's mean.
@@ -148,8 +231,9 @@ class VLKDTrainer(Trainer):
         self.eval_terms.add({name: term * weights[name] for name, term in terms.items()}, weights)
 
     def _weighted_sum(self, terms: dict[str, Any]) -> Any:
-        """Σ λ · term, without the terms of weight 0, which so cost no backward pass."""
-        return sum(weight * terms[name] for name, weight in self.args.loss_weights().items() if weight)
+        """Σ λ · term over the terms given, without those of weight 0, which so cost no backward pass."""
+        weights = self.args.loss_weights()
+        return sum(weight * terms[name] for name, weight in weights.items() if weight and name in terms)
 
     # ---- optimisation
 
@@ -210,87 +294,6 @@ class VLKDTrainer(Trainer):
             save_recipe(output_dir or self.args.output_dir, self.args, self.sources)
         super().save_model(output_dir, _internal_call)
 
-    def create_model_card(
-        self,
-        language: str | None = None,
-        license: str | None = None,
-        tags: str | list[str] | None = None,
-        dataset_tags: str | list[str] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Write the card of `model_card.md`; one written by hand is kept, and an adapter's is PEFT's affair."""
-        model = self.accelerator.unwrap_model(self.model)
-        if not isinstance(model, PreTrainedModel):
-            return super().create_model_card(language, license, tags, dataset_tags=dataset_tags, **kwargs)
-        folder = self.args.output_dir
-        if self.is_world_process_zero() and card_by_hand(folder) is None:
-            card = make_card(folder, model.config, self.hub_model_id or Path(folder).absolute().name)
-            card.data.language, card.data.license = language or card.data.language, license or card.data.license
-            for key, more in (("tags", tags), ("datasets", dataset_tags)):
-                more = [more] if isinstance(more, str) else more or []
-                card.data[key] = list(dict.fromkeys([*(card.data.get(key) or []), *more])) or None
-            card.save(Path(folder, "README.md"))
-
-    def push_to_hub(
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        **kwargs: Any,
-    ) -> CommitInfo | Future | None:
-        """As `Trainer`'s, but what goes up is a complete repository with our card, and no pickle."""
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        if self.hub_model_id is None:
-            self.init_hf_repo(token=token, private=private)
-        self._finish_current_push()  # before the files that it reads are written anew
-        self.save_model(_internal_call=True)
-        if not self.is_world_process_zero():
-            return None
-        self.create_model_card(**kwargs)
-        return self._upload(self.args.output_dir, commit_message, token, revision, run_as_future=not blocking)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """`Trainer` calls this after every save, and would push a model without its code, with two pickles."""
-        args = self.args
-        if not self.is_world_process_zero() or args.hub_strategy == HubStrategy.END:
-            return
-        if self.push_in_progress and not self.push_in_progress.is_done() and not args.hub_always_push:
-            return
-        self._finish_current_push()  # it reads the files that are written next
-        self.callback_handler.on_push_begin(args, self.state, self.control)
-        for file in repository_files(checkpoint_folder).values():  # the checkpoint may be deleted during the upload
-            shutil.copy(file, args.output_dir)
-        self.create_model_card()
-        message = f"Training in progress, step {self.state.global_step}"
-        jobs = [self._upload(args.output_dir, message, run_as_future=True)]
-        names = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: Path(checkpoint_folder).name}
-        if name := names.get(args.hub_strategy):
-            jobs.append(self._upload(checkpoint_folder, message, prefix=f"{name}/", run_as_future=True))
-        self.push_in_progress = PushInProgress(jobs)
-
-    def _upload(
-        self,
-        folder: str,
-        message: str | None,
-        token: str | None = None,
-        revision: str | None = None,
-        prefix: str = "",
-        run_as_future: bool = False,
-    ) -> CommitInfo | Future:
-        files = {prefix + name: file for name, file in repository_files(folder).items()}
-        if not prefix:
-            files["README.md"] = Path(folder, "README.md")
-        return upload(
-            files,
-            self.hub_model_id,
-            message=message or "End of training",
-            token=token or self.args.hub_token,
-            revision=revision or self.args.hub_revision,
-            run_as_future=run_as_future,
-        )
-
     def floating_point_ops(self, inputs: dict[str, Tensor]) -> int:
         """Not counted: `Trainer`'s estimate knows neither image nor second text, and walks all modules each step."""
         return 0
@@ -329,7 +332,26 @@ class StartEpoch(TrainerCallback):
         self.dataset.start_epoch(int(state.epoch))
 
 
+def _take_labels(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The labels of each token loss, out of the batch."""
+    return {loss: batch.pop(name) for loss, name in TOKEN_LOSSES.items() if name in batch}
+
+
+def _token_terms(
+    outputs: ModelOutput, labels: dict[str, Tensor], counts: dict[str, Any], text_states: tuple[Tensor, ...] | None
+) -> dict[str, Tensor]:
+    """ICTI, and those of the others that are on."""
+    terms = {"icti": icti(outputs.logits, labels["icti"], counts["icti"])}
+    if "replay" in labels:
+        terms["replay"] = icti(outputs.replay_logits, labels["replay"], counts["replay"])
+    if "itdd" in labels:
+        terms["itdd"] = itdd(outputs.reading_states, text_states, labels["itdd"], counts["itdd"])
+    return terms
+
+
 def _with_epochs(dataset: Any) -> Any:
     if isinstance(dataset, dict):
         return {name: _with_epochs(part) for name, part in dataset.items()}
-    return dataset if dataset is None or isinstance(dataset, EpochDataset) else EpochDataset(dataset)
+    return (
+        dataset if dataset is None or isinstance(dataset, EpochDataset | StreamingDataset) else EpochDataset(dataset)
+    )

@@ -1,0 +1,72 @@
+"""Peak memory and speed of one training step: contrastive batches of 256 and 1,024 as a whole, of 4,096 in chunks.
+
+    python benchmarks/contrastive_batch.py
+
+The microworld's two teachers joined, captions and image features as the cache gives them, each measured in a process
+of its own; memory is the highest of the process, less what it had before the step.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+RUNS = ((256, None), (1024, None), (4096, 256))  # rows, rows of a chunk
+TEACHERS = Path(__file__).parents[1] / "microworld" / "teachers"
+
+
+def measure(rows: int, chunk: int | None) -> dict[str, float]:
+    """Of one step on one core."""
+    import torch
+
+    from modeling_vlkd import VLKDForConditionalGeneration
+    from trainer import VLKDTrainer, VLKDTrainingArguments
+
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    model = VLKDForConditionalGeneration.from_vision_text_pretrained(str(TEACHERS / "clip"), str(TEACHERS / "bart"))
+    model.set_attn_implementation("eager")
+    args = VLKDTrainingArguments("unused", use_cpu=True, contrastive_chunk_size=chunk)
+    trainer = VLKDTrainer(model, args)
+    trainer.current_gradient_accumulation_steps = 1
+    config, tokens = model.config, 16
+    image_tokens = 1 + (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    ids = torch.randint(4, config.text_config.vocab_size, (rows, tokens))
+    batch = {name: ids for name in ("input_ids", "caption_input_ids", "decoder_input_ids", "labels")}
+    batch |= {name: torch.ones_like(ids) for name in ("attention_mask", "caption_attention_mask")}
+    batch["image_features"] = torch.randn(rows, image_tokens, config.projection_dim)
+    batch["teacher_embeds"] = torch.randn(rows, config.projection_dim)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    trainer.training_step(model, batch, torch.tensor(rows * tokens))
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"megabytes": (peak - before) / 1024, "rows_per_second": rows / seconds}
+
+
+def in_process(rows: int, chunk: int | None) -> dict[str, float]:
+    command = [sys.executable, __file__, "--rows", str(rows), *(["--chunk", str(chunk)] if chunk else [])]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, help="measure this batch alone, and print JSON")
+    parser.add_argument("--chunk", type=int)
+    args = parser.parse_args()
+    if args.rows:
+        print(json.dumps(measure(args.rows, args.chunk)))
+        return
+    print("| batch | chunk | MB of the step | rows a second |\n| ---: | ---: | ---: | ---: |")
+    for rows, chunk in RUNS:
+        result = in_process(rows, chunk)
+        print(
+            f"| {rows} | {chunk or '·'} | {result['megabytes']:,.0f} | {result['rows_per_second']:,.0f} |", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""Killed and resumed, a run ends with the weights of one that was never interrupted, to the bit."""
+
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from caption_data import load, load_text
+from training_runs import build, counted_stream, make_parts, parameters
+from transformers import TrainerCallback
+
+from trainer import EpochDataset, VLKDTrainer
+from trainer.checkpoints import complete_checkpoints, newest_checkpoint
+
+MUON = {"projection_optimizer": "muon", "lr_scheduler_type": "cosine", "gradient_accumulation_steps": 2}
+RUNS = {  # options, and how many rows were used up before the first checkpoint; an epoch has 18, in batches of 4
+    "within an epoch, chunked": ({"lr_scheduler_type": "linear", "contrastive_chunk_size": 3}, 12),
+    "after an epoch, bf16": ({"max_steps": 10, "save_steps": 5, "bf16": True}, 18),
+    "accumulated, Muon, cosine": ({"max_steps": 5, "save_steps": 4, **MUON}, 26),
+    "workers": ({"dataloader_num_workers": 2, **MUON}, None),
+    "stream": ({"stream": True, **MUON}, 24),
+    "stream, workers": ({"stream": True, "dataloader_num_workers": 2}, None),
+}
+
+
+class CountedRows(EpochDataset):
+    """Remembers which rows were read, in this process."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.reads: list[int] = []
+
+    def __getitems__(self, indices: list[int]) -> list[dict]:
+        self.reads += indices
+        return super().__getitems__(indices)
+
+
+def make(parts: SimpleNamespace, folder: str = "run", stream: bool = False, **options) -> VLKDTrainer:
+    """A trainer with dropout; its data remembers its `reads`."""
+    parts = SimpleNamespace(**{**vars(parts), "folder": f"{parts.folder}/{folder}"})
+    options = {"max_steps": 6, "save_steps": 3, "save_strategy": "steps", "logging_steps": 100, **options}
+    data = counted_stream() if stream else CountedRows(load(rows=18), list(load_text()["text"]))
+    return build(parts, data, dropout=0.1, replay_weight=0.0 if stream else 0.5, **options)
+
+
+@pytest.fixture
+def parts(model, processor, clip_dir, tmp_path) -> SimpleNamespace:
+    return make_parts(model, processor, clip_dir, str(tmp_path))
+
+
+def assert_same_weights(actual: torch.nn.Module, expected: torch.nn.Module) -> None:
+    expected = parameters(expected)
+    assert all(torch.equal(value, expected[name]) for name, value in parameters(actual).items())
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_resumed_run_is_the_uninterrupted_one(parts, name):
+    """And reads nothing again of what it had used: that it does so shows in `reads`, where no workers read."""
+    options, used = RUNS[name]
+    straight = make(parts, **options)
+    straight.train()
+    first, *later = complete_checkpoints(straight.args.output_dir)
+    for checkpoint in later:
+        shutil.rmtree(checkpoint)
+    resumed = make(parts, **options)
+    torch.rand(7)  # whatever was drawn before
+    resumed.train(resume_from_checkpoint=True)
+    assert_same_weights(resumed.model, straight.model)
+    if used is not None:
+        assert resumed.train_dataset.reads == straight.train_dataset.reads[used:]
+
+
+# ---- killed
+
+
+class KillAtStep(TrainerCallback):
+    """SIGKILL, which nobody can catch, as a step begins."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **kwargs) -> None:
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KillInSave:
+    """In place of the processor: the second checkpoint's weights have been written, the rest has not."""
+
+    def __init__(self):
+        self.saves = 0
+
+    def save_pretrained(self, folder: str) -> None:
+        self.saves += 1
+        if self.saves == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_child(function: Callable[[], None]) -> int:
+    """The exit code of a forked process that runs the function."""
+
+    def run() -> None:
+        torch.set_num_threads(1)
+        function()
+
+    child = multiprocessing.get_context("fork").Process(target=run)
+    child.start()
+    child.join(60)
+    return child.exitcode
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_killed_while_it_saves(parts, stream):
+    """The half-written checkpoint has no name; the one before is taken, and the next save clears it away."""
+    options = {"save_steps": 2, "stream": stream, "save_total_limit": 1}
+    straight = make(parts, "straight", **options)
+    straight.train()
+    killed = make(parts, **options)
+    killed.processing_class = KillInSave()
+    assert in_child(killed.train) == -signal.SIGKILL
+    folder = Path(killed.args.output_dir)
+    assert newest_checkpoint(folder).endswith("checkpoint-2")
+    assert Path(folder, "unfinished", "checkpoint-4", "model.safetensors").is_file()
+    resumed = make(parts, **options)
+    resumed.train(resume_from_checkpoint=True)
+    assert_same_weights(resumed.model, straight.model)
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-6"]
+
+
+def test_killed_between_checkpoints(parts):
+    straight = make(parts, "straight")
+    straight.train()
+    killed = make(parts)
+    killed.add_callback(KillAtStep(5))
+    assert in_child(killed.train) == -signal.SIGKILL
+    resumed = make(parts)
+    resumed.train(resume_from_checkpoint=True)
+    assert_same_weights(resumed.model, straight.model)
+
+
+# ---- a full disk, and what is left of checkpoints
+
+
+class LimitFiles(TrainerCallback):
+    """From the first checkpoint on no file may grow beyond a limit: what a full disk does, without filling one."""
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+
+def test_full_disk(parts):
+    trainer = make(parts)
+    trainer.add_callback(LimitFiles())
+    told = Path(parts.folder, "told.txt")
+
+    def run() -> None:
+        with pytest.raises(OSError) as error:
+            trainer.train()
+        told.write_text(str(error.value))
+
+    assert in_child(run) == 0
+    folder = Path(trainer.args.output_dir)
+    message = told.read_text()
+    for part in (
+        f"'{folder}/checkpoint-6' could not",
+        "File too large",
+        "MB are free",
+        f"from '{folder}/checkpoint-3'",
+    ):
+        assert part in message
+    assert [path.name for path in folder.iterdir()] == ["checkpoint-3"]
+    make(parts, max_steps=4).train(resume_from_checkpoint=True)
+
+
+def test_newest_complete_checkpoint(parts):
+    trainer = make(parts, save_steps=2)
+    trainer.train()
+    folder = trainer.args.output_dir
+    Path(folder, "checkpoint-6", "optimizer.pt").unlink()
+    cut = Path(folder, "checkpoint-4", "model.safetensors")
+    cut.write_bytes(cut.read_bytes()[:-1])
+    assert complete_checkpoints(folder) == [f"{folder}/checkpoint-2"] and newest_checkpoint(folder)[-1] == "2"
+    with pytest.raises(ValueError, match="checkpoint-4' is not complete: model.safetensors is missing or cut off"):
+        trainer.train(resume_from_checkpoint=f"{folder}/checkpoint-4")
+    with pytest.raises(ValueError, match="'.*/nowhere' is no checkpoint"):
+        trainer.train(resume_from_checkpoint=f"{folder}/nowhere")
+    shutil.rmtree(f"{folder}/checkpoint-2")
+    with pytest.raises(ValueError, match="no complete checkpoint lies in '.*/run'; leave the option out"):
+        trainer.train(resume_from_checkpoint=True)
+
+
+def test_best_checkpoint_is_known_by_its_name(parts):
+    """`load_best_model_at_end` finds it, and `save_total_limit` spares it, though it was written elsewhere."""
+    options = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "save_total_limit": 1}
+    trainer = make(parts, load_best_model_at_end=True, **options)
+    trainer.train()
+    assert (
+        trainer.state.best_model_checkpoint == f"{trainer.args.output_dir}/checkpoint-{trainer.state.best_global_step}"
+    )
+    assert Path(trainer.state.best_model_checkpoint, "model.safetensors").is_file()
+
+
+def test_stream_of_another_layout(parts):
+    make(parts, stream=True, max_steps=3).train()
+    with pytest.raises(ValueError, match="dataloader_num_workers=0 each; this run has 1 .* dataloader_num_workers=1"):
+        make(parts, stream=True, dataloader_num_workers=1).train(resume_from_checkpoint=True)
+    make(parts, "rows", max_steps=3).train()
+    with pytest.raises(ValueError, match="has no stream_0.pt"):
+        make(parts, stream=True).train(resume_from_checkpoint=f"{parts.folder}/rows/checkpoint-3")

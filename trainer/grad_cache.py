@@ -1,0 +1,60 @@
+"""A contrastive batch larger than memory: embedded in chunks, compared as a whole, learnt from in chunks.
+
+ITCL needs the embeddings of all rows at once, but not the activations behind them. So (1) every chunk is embedded
+without a graph; (2) the contrastive losses give the gradient of each embedding; (3) every chunk runs again with a
+graph, and that gradient goes on through it, as the gradient of the scalar product of embeddings and gradient
+(Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+from transformers import PreTrainedModel
+
+
+def split(batch: dict[str, Any], size: int) -> list[dict[str, Any]]:
+    """The batch in chunks of `size` rows; the last may be shorter."""
+    rows = len(batch["labels"])
+    return [{name: value[start : start + size] for name, value in batch.items()} for start in range(0, rows, size)]
+
+
+def draw_seeds(number: int) -> list[int]:
+    """A seed for each chunk, from the global generator: whoever restores that one gets the same seeds."""
+    return torch.randint(2**62, (number,)).tolist()
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Dropout of this seed, so that a chunk's second run has the masks of the first; the global stream stays."""
+    on_cpu = device.type == "cpu"
+    with torch.random.fork_rng([] if on_cpu else [device], device_type="cuda" if on_cpu else device.type):
+        torch.manual_seed(seed)
+        yield
+
+
+@torch.no_grad()
+def embed(model: PreTrainedModel, chunks: list[dict[str, Any]], seeds: list[int]) -> tuple[Tensor, Tensor]:
+    """s and v of all rows, each (batch, projection_dim), without a graph.
+
+    The chunks' `pixel_values` become `image_features`: CLIP is frozen, so that once is enough.
+    """
+    for method in ("get_image_features", "get_text_features"):
+        if isinstance(model, FSDPModule) and method not in vars(model):
+            register_fsdp_forward_method(model, method)
+    texts, images = [], []
+    for chunk, seed in zip(chunks, seeds, strict=True):
+        if "pixel_values" in chunk:
+            pixel_values = chunk.pop("pixel_values")
+            chunk["image_features"] = model.get_image_features(pixel_values, return_dict=True).last_hidden_state
+        with seeded(seed, chunk["caption_input_ids"].device):
+            text = model.get_text_features(
+                chunk["caption_input_ids"], chunk["caption_attention_mask"], return_dict=True
+            )
+        texts.append(text.pooler_output.float())
+        images.append(F.normalize(chunk["image_features"][:, 0].float(), dim=-1))
+    return torch.cat(texts), torch.cat(images)
