@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo study test test-slow check clean
 
 # The environment is made once, and again when what it is made from has changed.
 $(READY): setup.py constraints.txt
@@ -16,6 +16,9 @@ $(READY): setup.py constraints.txt
 
 demo: $(READY)
 	$(BIN)/python -m microworld.demo --recipe $(RECIPE) $(ARGS)
+
+study: $(READY)
+	$(BIN)/python -m microworld.study $(ARGS)
 
 test: $(READY)
 	$(BIN)/python -m pytest -q

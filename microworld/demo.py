@@ -1,7 +1,7 @@
 """`make demo`: train VLKD on the microworld by `vlkd train`, examine it on the test split, show what came out."""
 
 import argparse
-import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -10,7 +10,6 @@ import torch
 from transformers import BartForConditionalGeneration, CLIPModel, CLIPProcessor
 
 from microworld.gallery import draw_gallery, write_page
-from microworld.report import Figures, markdown_table, terminal_table
 from microworld.task import (
     Exam,
     answers,
@@ -25,23 +24,24 @@ from microworld.task import (
     true_captions,
 )
 from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration, VLKDProcessor
+from trainer.arguments import CONFIG_OPTIONS
 from trainer.cli import main as vlkd
 from trainer.evaluation.plots import plot_training
+from trainer.evaluation.report import Figures, markdown_table, terminal_table, write_metrics
 
 RECIPES = {"paper": "train.yaml", "plus": "train_plus.yaml"}
 TEACHERS = Path("microworld/teachers")
 
 
-def train(recipe: str, folder: Path, max_steps: int) -> float:
-    """Run `vlkd train` as a user would; returns the seconds it took.
+def train(recipe: str, folder: Path, overrides: list[str]) -> float:
+    """Run `vlkd train` as a user would, with further options of his; returns the seconds it took.
 
     Raises:
         SystemExit: with the command's exit code, where it fails.
     """
-    command = ["train", "--config", f"hub_configs/microworld/{RECIPES[recipe]}", "--output_dir", str(folder)]
-    if max_steps > 0:
-        command += ["--max_steps", str(max_steps)]
-    print("vlkd", *command, flush=True)
+    config = f"hub_configs/microworld/{RECIPES[recipe]}"
+    command = ["train", "--config", config, "--output_dir", str(folder), *overrides]
+    print(shlex.join(["vlkd", *command]), flush=True)
     start = time.time()
     if code := vlkd(command):
         sys.exit(code)
@@ -50,12 +50,11 @@ def train(recipe: str, folder: Path, max_steps: int) -> float:
 
 def before_training(config: VLKDConfig) -> VLKDForConditionalGeneration:
     """The teachers joined by the maps of `config`, as they are before any training."""
-    options = ("image_tokens", "image_projector", "image_token_expansion", "patch_attention", "prompt_in_encoder")
     return VLKDForConditionalGeneration.from_vision_text_pretrained(
         str(TEACHERS / "clip"),
         str(TEACHERS / "bart"),
         projector_init="pinv" if config.image_token_expansion == 1 else "random",
-        **{name: getattr(config, name) for name in options},
+        **{name: getattr(config, name) for name in CONFIG_OPTIONS},
     )
 
 
@@ -107,8 +106,19 @@ def _load(kind, folder: Path):
     return kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
 
+def command_of(args: argparse.Namespace, parser: argparse.ArgumentParser, overrides: list[str]) -> str:
+    """The command that makes these figures again; where they are written does not matter."""
+    options = [name for name in ("exam_scenes", "split") if getattr(args, name) != parser.get_default(name)]
+    if not (options or overrides):
+        return "make demo" if args.recipe == parser.get_default("recipe") else f"make demo RECIPE={args.recipe}"
+    words = [word for name in ("recipe", *options) for word in (f"--{name}", str(getattr(args, name)))]
+    return shlex.join(["python", "-m", "microworld.demo", *words, *overrides])
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="Any other --key value goes to `vlkd train`.", allow_abbrev=False
+    )
     parser.add_argument(
         "--recipe", choices=RECIPES, default="paper", help="the paper's (train.yaml) or ours (train_plus.yaml)"
     )
@@ -117,23 +127,26 @@ def main() -> None:
     parser.add_argument(
         "--split", choices=("validation", "test"), default="test", help="recipes are chosen on validation"
     )
-    parser.add_argument("--max_steps", type=int, default=-1, help="stop training early")
-    args = parser.parse_args()
+    args, overrides = parser.parse_known_args()
     torch.set_flush_denormal(True)  # tiny weights become subnormal numbers, which slow the CPU down manyfold
 
     folder = args.output_dir
-    train_seconds = train(args.recipe, folder / "model", args.max_steps)
+    train_seconds = train(args.recipe, folder / "model", overrides)
     start = time.time()
     figures, exam, given, written = examine(folder / "model", args.exam_scenes, args.split)
-    seconds = {"train": round(train_seconds, 1), "evaluate": round(time.time() - start, 1)}
-    metrics = {"dataset": "microworld", "recipe": args.recipe, "split": args.split, "seconds": seconds}
-    metrics["figures"] = figures.as_list()
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
-    (folder / "table.md").write_text(markdown_table(figures), encoding="utf-8")
+    metrics = write_metrics(
+        folder / "metrics.json",
+        figures.as_list(),
+        command=command_of(args, parser, overrides),
+        dataset="microworld",
+        split=args.split,
+        recipe=args.recipe,
+        seconds={"train": round(train_seconds, 1), "evaluate": round(time.time() - start, 1)},
+    )
     plot_training(folder / "model" / "trainer_state.json", folder / "training.png")
     draw_gallery(exam, given, written, folder / "gallery.png")
-    write_page(exam, given, written, markdown_table(figures), folder / "index.html")
-    print(terminal_table(figures))
+    write_page(exam, given, written, markdown_table(metrics["figures"]), folder / "index.html")
+    print(terminal_table(metrics["figures"]))
     print(
         f"{args.recipe} recipe, {args.split} split: {train_seconds:.0f} s training, {time.time() - start:.0f} s exam."
     )
