@@ -15,21 +15,21 @@ from trainer.checkpoints import complete_checkpoints
 
 TESTS = Path(__file__).parent
 KILLS = 10  # of each kind of data, about half of them while a checkpoint is written
-STEPS = 300
+STEPS = 240
 
 
-def start(config: Path, *flags: str) -> subprocess.Popen:
+def start(config: Path, *flags: str, output=subprocess.PIPE) -> subprocess.Popen:
     """`vlkd train` in a process of its own."""
     command = [sys.executable, "-m", "trainer.cli", "train", "--config", str(config), *flags]
     path = f"{TESTS}{os.pathsep}{TESTS.parent}"
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment}
+    options = {"stdout": output, "stderr": subprocess.STDOUT, "text": True, "env": environment}
     return subprocess.Popen(command, cwd=TESTS, **options)
 
 
 def kill(process: subprocess.Popen, folder: Path, rng: random.Random) -> str:
     """Kill the run after some steps, at once or when it has begun to write a checkpoint; says which it was."""
-    steps, lines = rng.randint(1, 20), []
+    steps, lines = rng.randint(1, 15), []
     while sum("'loss'" in line for line in lines) < steps:
         lines.append(process.stdout.readline())
         assert lines[-1], f"the run ended before it was killed: {''.join(lines[-30:])}"
@@ -49,11 +49,6 @@ def is_saving(folder: Path, since: float) -> bool:
         return Path(folder, "unfinished").stat().st_mtime > since
     except FileNotFoundError:
         return False
-
-
-def finish(process: subprocess.Popen) -> None:
-    output, _ = process.communicate()
-    assert process.returncode == 0, output[-2000:]
 
 
 @pytest.mark.slow
@@ -87,7 +82,8 @@ def test_killed_at_random_moments(clip_dir, bart_dir, tmp_path, kind):
     config = tmp_path / "train.yaml"
     config.write_text(yaml.safe_dump(options))
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    uninterrupted = start(config, "--output_dir", str(straight))
+    with open(tmp_path / "straight.log", "w") as log:
+        uninterrupted = start(config, "--output_dir", str(straight), output=log)
 
     moments = []
     for number in range(KILLS + 1):
@@ -96,8 +92,9 @@ def test_killed_at_random_moments(clip_dir, bart_dir, tmp_path, kind):
         process = start(config, "--output_dir", str(killed), *resume)
         if number < KILLS:
             moments.append(f"{kill(process, killed, rng)} after {done[-1].rpartition('-')[-1] if done else 0}")
-    finish(process)
-    finish(uninterrupted)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output[-2000:]
+    assert uninterrupted.wait() == 0, (tmp_path / "straight.log").read_text()[-2000:]
     print("; ".join(moments))
     weights = (Path(folder, "model.safetensors").read_bytes() for folder in (straight, killed))
     assert next(weights) == next(weights)

@@ -27,7 +27,6 @@ RUNS = {
     "every step": {},
     "accumulated": {"gradient_accumulation_steps": 2},
     "chunked": {"gradient_accumulation_steps": 2, "contrastive_chunk_size": 3},
-    "sgd": {"optim": "sgd", "learning_rate": 0.05, "max_grad_norm": 0.0},
 }
 
 
@@ -43,7 +42,10 @@ def run(parts: SimpleNamespace, batch: int, **options) -> tuple[dict, list[dict]
         per_device_train_batch_size=batch,
         dataloader_drop_last=True,
         replay_weight=0.5,
-        **{"max_steps": 20, "learning_rate": 1e-4, "adam_epsilon": 1e-6, **options},
+        max_steps=20,
+        learning_rate=1e-4,
+        adam_epsilon=1e-6,
+        **options,
     )
     trainer.train()
     return parameters(trainer.model), train_logs(trainer)

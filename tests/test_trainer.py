@@ -12,7 +12,7 @@ from training_runs import assert_same_gradients, build, make_parts, one_step, pa
 from trainer import VLKDTrainingArguments
 from trainer.feature_cache import add_image_features, add_teacher_embeds
 from trainer.losses import icti, itcl, ttdm
-from trainer.vlkd_trainer import RunningMeans
+from trainer.running_means import RunningMeans
 
 TERMS = ("ttdm", "itcl", "icti")
 

@@ -57,8 +57,8 @@ class VLKDTrainingArguments(TrainingArguments):
     contrastive_chunk_size: int | None = field(
         default=None,
         metadata={
-            "help": "Run a device's batch in chunks of this many rows, with the gradient of the whole batch: a chunk's "
-            "memory, but every row's negatives. Off if unset."
+            "help": "Run a device's batch in chunks of this many rows, with the whole's gradient: the memory of a "
+            "chunk, the negatives of all. Off if unset."
         },
     )
     remove_unused_columns: bool = field(
@@ -67,7 +67,6 @@ class VLKDTrainingArguments(TrainingArguments):
     label_names: list[str] | None = field(
         default_factory=lambda: ["labels"], metadata={"help": "Leave this as it is: the model's labels."}
     )
-
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Leave this off: a loss that is not finite stops the run, and says where."}
     )

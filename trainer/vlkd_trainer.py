@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from datasets import Dataset
 from torch import Tensor
 from transformers import CLIPTextModelWithProjection, PreTrainedModel, TrainerCallback
@@ -23,6 +22,7 @@ from trainer.hub_uploads import HubUploads
 from trainer.losses import icti, itcl, itdd, ttdm
 from trainer.optimizers import with_muon
 from trainer.recipe import save_recipe
+from trainer.running_means import RunningMeans
 from trainer.stream_loader import load_place, save_place, stream_loader
 from trainer.streaming import StreamingDataset
 from trainer.training_args import VLKDTrainingArguments
@@ -297,29 +297,6 @@ class VLKDTrainer(WholeCheckpoints, HubUploads):
     def floating_point_ops(self, inputs: dict[str, Tensor]) -> int:
         """Not counted: `Trainer`'s estimate knows neither image nor second text, and walks all modules each step."""
         return 0
-
-
-class RunningMeans:
-    """Weighted means of named scalars, summed where they are computed: no synchronisation before they are read."""
-
-    def __init__(self):
-        self.sums: dict[str, Tensor] = {}
-        self.weights: dict[str, Tensor | float] = {}
-
-    def add(self, weighted: dict[str, Tensor], weights: dict[str, Tensor | float]) -> None:
-        """Add values already multiplied by their weights."""
-        for name, value in weighted.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach()
-            self.weights[name] = self.weights.get(name, 0) + weights[name]
-
-    def pop(self, accelerator: Accelerator) -> dict[str, float]:
-        """The means over all processes, which must hold the same names; starts anew."""
-        names = list(self.sums)
-        sums = torch.stack([self.sums[name].float() for name in names])
-        weights = torch.stack([torch.as_tensor(self.weights[name]).to(sums) for name in names])
-        self.sums, self.weights = {}, {}
-        sums, weights = accelerator.reduce(torch.stack([sums, weights]), reduction="sum")
-        return dict(zip(names, (sums / weights).tolist(), strict=True))
 
 
 class StartEpoch(TrainerCallback):
