@@ -1,4 +1,4 @@
-"""For the tests of docs/finetuning.md: its blocks, and the folders `my_vlkd` and `my_images` that they name."""
+"""For the tests of docs/transformers.md: its blocks, and the folders `my_vlkd` and `my_images` that they name."""
 
 import json
 import random
@@ -21,9 +21,9 @@ TEACHERS = ROOT / "microworld" / "teachers"
 EXAMPLES = ROOT / "examples"
 
 
-def blocks(heading: str, language: str) -> list[str]:
-    """The code of one section of the page."""
-    section = (ROOT / "docs" / "finetuning.md").read_text(encoding="utf-8").split(f"\n## {heading}\n")[1]
+def blocks(heading: str, language: str, page: str = "transformers.md") -> list[str]:
+    """The code of one section of a page."""
+    section = (ROOT / "docs" / page).read_text(encoding="utf-8").split(f"\n## {heading}\n")[1]
     parts = section.split("\n## ")[0].split("```")[1::2]
     return [part.removeprefix(f"{language}\n") for part in parts if part.startswith(f"{language}\n")]
 
@@ -31,6 +31,11 @@ def blocks(heading: str, language: str) -> list[str]:
 def run_command(heading: str, monkeypatch: pytest.MonkeyPatch, *more: str) -> None:
     """Runs the section's command as it stands, with `more` options behind it, in this process."""
     (command,) = blocks(heading, "bash")
+    run_script(command, monkeypatch, *more)
+
+
+def run_script(command: str, monkeypatch: pytest.MonkeyPatch, *more: str) -> None:
+    """Runs `python examples/….py …` in this process."""
     python, script, *options = shlex.split(command)
     assert python == "python"
     monkeypatch.setattr("sys.argv", [script, *options, *more])

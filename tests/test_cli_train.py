@@ -123,6 +123,9 @@ def test_attention_is_set_in_both_towers(clip_dir, bart_dir):
         ({"lerning_rate": 1}, "unknown key 'lerning_rate'. Did you mean learning_rate"),
         ({"learning_rate": "fast"}, "--learning_rate"),
         ({"freeze": "encoder"}, "invalid choice: 'encoder'"),
+        ({"lora_rank": 0}, "lora_rank is 0; it is 1 or more"),
+        ({"lora_rank": 4, "freeze": "all"}, "freeze='all' would undo the adapter"),
+        ({"lora_rank": 4, "push_to_hub": True}, "hub_strategy is every_save, which would push checkpoints"),
         ({"clip": None}, "clip is not set"),
         ({"bart": None}, "set either bart"),
         ({"clip": "./nowhere"}, "`clip`='./nowhere' is no checkpoint"),
@@ -155,6 +158,9 @@ def test_mistakes_on_the_command_line(config, capsys, tmp_path):
     assert "missing.yaml" in complaint(capsys, "--config", str(tmp_path / "missing.yaml"))
     (tmp_path / "list.yaml").write_text("- a\n- b\n")
     assert "no `key: value` lines" in complaint(capsys, "--config", str(tmp_path / "list.yaml"))
+    for damage in (b"clip: caf\xe9", b"[" * 5_000):
+        (tmp_path / "list.yaml").write_bytes(damage)
+        assert "list.yaml cannot be read" in complaint(capsys, "--config", str(tmp_path / "list.yaml"))
 
 
 @pytest.mark.parametrize("saved", [load(rows=4), datasets.DatasetDict(train=load(rows=4))])

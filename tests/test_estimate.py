@@ -37,6 +37,20 @@ def refused(capsys, *argv: str) -> str:
     return error
 
 
+def test_an_adapter_is_what_learns(capsys):
+    whole, adapted = estimate(capsys, BASE), estimate(capsys, BASE, "--lora_rank", "16")
+    # 6 encoder attentions and 12 of the decoder, two projections of 768 x 768 in each: 768 x 16 and 16 x 768.
+    adapter = 18 * 2 * 2 * 16 * 768
+    bart = whole["parameters"]["BART"]["all"]
+    assert adapted["parameters"]["BART"] == {"all": bart + adapter, "learning": adapter}
+    assert adapted["parameters"]["W_e and W_d"] == whole["parameters"]["W_e and W_d"]
+    maps = whole["parameters"]["W_e and W_d"]["all"]
+    weights = whole["memory_bytes"]["weights"] + 4 * (adapter + maps)  # PEFT keeps the maps it began with
+    assert adapted["memory_bytes"]["weights"] == weights and adapted["settings"]["lora_rank"] == 16
+    assert adapted["memory_bytes"]["gradients"] == 4 * (adapter + maps)
+    assert "lora_rank is 0" in refused(capsys, "--config", str(BASE), "--device-flops", "1e12", "--lora_rank", "0")
+
+
 def test_large(capsys):
     found = estimate(capsys, LARGE)
     assert found["parameters"] == {

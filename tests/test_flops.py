@@ -1,6 +1,7 @@
 """The formulas of trainer/flops.py against torch's own counter: real tensors at the microworld's size, meta tensors at
 the size of the public checkpoints."""
 
+import copy
 from functools import cache
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, CLIPTextConfig, CLIPTextModelWithProjection
 
 from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration
-from trainer import flops
+from trainer import flops, flops_lora
+from trainer.lora import add_lora
 
 HUB_CONFIGS = Path(__file__).parents[1] / "hub_configs"
 MICRO, BASE, LARGE = "microworld", "vlkd-vit-base-patch16-bart-base", "vlkd-vit-large-patch14-bart-large"
@@ -156,6 +158,21 @@ def test_readings(name, freeze):
     backward -= BATCH * flops.student_backward(model.config, PROMPT, CAPTION, freeze, alignment=False)
     assert BATCH * flops.reading_forward(model.config, CAPTION) == forward - plain
     assert BATCH * flops.reading_backward(model.config, CAPTION, freeze) == backward
+
+
+@pytest.mark.parametrize("name", [MICRO, BASE])
+@pytest.mark.parametrize("options", [{}, MLP])
+def test_adapter(name, options):
+    model, rank = copy.deepcopy(build(name, tuple(options.items()))), 3
+    adapted = add_lora(model, rank)
+    adapted.requires_grad_ = lambda *_: adapted  # `step` would let everything learn
+    adapted.freeze_language_model = lambda *_: None
+    forward, icti, alignment, _ = step(adapted, name, "nothing", replay=False)
+    config, lengths = config_of(name, **options), (PROMPT, CAPTION)
+    added = flops_lora.lora_forward(config, *lengths, rank)
+    assert BATCH * (flops.student_forward(config, *lengths) + added) == forward
+    assert BATCH * flops_lora.lora_backward(config, *lengths, rank, alignment=False) == icti
+    assert BATCH * flops_lora.lora_backward(config, *lengths, rank, infilling=False) == alignment
 
 
 def test_what_is_computed_twice():

@@ -4,21 +4,20 @@ import copy
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from caption_data import load
-from finetune_data import EXAMPLES, TEACHERS, blocks, micro_batch, micro_model, run_command, write_images, write_model
+from finetune_data import EXAMPLES, TEACHERS, blocks, micro_batch, micro_model, run_script, write_images, write_model
 from loopback_hub import running_hub
-from lora import LORA, add_lora
 from peft import PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, pipeline
 
 from modeling_vlkd import VLKDForConditionalGeneration
 from trainer import TextInfilling, VLKDDataCollator, VLKDTrainer, VLKDTrainingArguments
 from trainer.feature_cache import load_teacher
+from trainer.lora import add_lora, lora_config
 
 
 @pytest.fixture
@@ -48,18 +47,19 @@ def test_target_expression_adapts_bart_and_leaves_clip_alone(model):
     maps = ("text_projection", "image_projection")
     assert whole == {f"base_model.model.{name}.modules_to_save.default.weight" for name in maps}
     # The plain names, as they are used with a BART, would adapt CLIP as well.
-    naive = replace(LORA, target_modules=["q_proj", "v_proj"])
+    naive = lora_config(target_modules=["q_proj", "v_proj"])
     assert any("vision_model" in name for name in trainable(get_peft_model(copy.deepcopy(model), naive)))
 
 
 def test_adapter_of_the_example_is_loaded_and_merged(workplace, monkeypatch):
-    """Trained with transformers' own `Trainer`, by the documented command; loaded and merged by the block below it."""
+    """Trained with transformers' own `Trainer`, loaded and merged by the block of docs/finetune.md."""
     lines = write_images(workplace / "my_images")
     options = ("--learning-rate", "5e-3", "--batch-size", "10", "--epochs", "50")
-    run_command("LoRA", monkeypatch, *options)
+    command = "python examples/lora.py --model my_vlkd --data my_images --output my_adapter"
+    run_script(command, monkeypatch, *options)
     names: dict = {}
-    (code,) = blocks("LoRA", "python")
-    exec(code, names)
+    code = blocks("Questions and answers", "python", "finetune.md")[0]
+    exec(code.replace("my_model", "my_vlkd"), names)
     original, processor = micro_model()
     batch = micro_batch(processor)
 
@@ -139,7 +139,7 @@ import sys, torch
 from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 import modeling_vlkd
-from lora import add_lora
+from trainer.lora import add_lora
 
 torch.manual_seed(0)
 ids = torch.tensor([[0, 9, 10, 4, 2]])

@@ -1,9 +1,8 @@
 """Loads VLKD checkpoints for the commands."""
 
 import torch
-from transformers import AutoConfig
 
-from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
+from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration, VLKDProcessor
 
 
 def load_vlkd(name: str, option: str) -> tuple[VLKDForConditionalGeneration, VLKDProcessor]:
@@ -13,11 +12,13 @@ def load_vlkd(name: str, option: str) -> tuple[VLKDForConditionalGeneration, VLK
         ValueError: `name` is no VLKD checkpoint; the message names the `option` that gave it.
     """
     try:
-        kind = AutoConfig.from_pretrained(name).model_type
-        if kind != "vlkd":  # transformers would make a VLKD model of random weights
-            raise ValueError(f"it holds a model of type '{kind}'.")
-        model = VLKDForConditionalGeneration.from_pretrained(name, dtype=torch.float32)
-        return model, VLKDProcessor.from_pretrained(name)
+        config = VLKDConfig.from_pretrained(name)  # of no other type: transformers would make random weights of it
+        model = VLKDForConditionalGeneration.from_pretrained(name, config=config, dtype=torch.float32)
+        processor = VLKDProcessor.from_pretrained(name)
+        words, known = len(processor.tokenizer), config.text_config.vocab_size
+        if words > known:
+            raise ValueError(f"its tokenizer knows {words} tokens, the model {known}.")
     except Exception as error:  # each library has its own kinds for a broken file
         reason = " ".join(str(error).split("\n")[:2])  # a few span lines: what, and which value
         raise ValueError(f"{option}: '{name}' is no VLKD checkpoint that can be read: {reason}") from error
+    return model, processor

@@ -16,6 +16,8 @@ from modeling_vlkd.conversion_vlkd import check_checkpoint
 from trainer import flops
 from trainer.arguments import CONFIG_OPTIONS, ModelArguments
 from trainer.feature_cache import features_width
+from trainer.flops_lora import lora_backward, lora_forward
+from trainer.lora import add_lora
 from trainer.train import ARGUMENTS
 
 CC3M = 3_318_333  # pairs of CC3M's training split as published, its nominal size
@@ -75,6 +77,7 @@ def estimate(args: argparse.Namespace) -> dict[str, Any]:
             "clip": model_args.clip,
             "language_model": model_args.model or model_args.bart,
             "freeze": args.freeze,
+            "lora_rank": args.lora_rank,
             "image_tokens": config.image_tokens,
             "image_projector": config.image_projector,
             "image_features": args.image_features,
@@ -188,6 +191,10 @@ def count_parameters(
         "BART": [model.language_model],
         "W_e and W_d": maps,
     }
+    if args.lora_rank is not None:
+        add_lora(model, args.lora_rank)
+        maps = [model.text_projection.modules_to_save, model.image_projection.modules_to_save]
+        parts["W_e and W_d"] = maps
     found = {}
     for name, modules in parts.items():
         parameters = [p for module in modules for p in module.parameters()]
@@ -208,14 +215,17 @@ def sample_flops(config: VLKDConfig, teacher: CLIPTextConfig, args: argparse.Nam
     captions are padded to, to count it.
     """
     tokens, bart = min(args.caption_tokens, args.max_text_length), config.text_config
+    on = {"infilling": args.icti_weight > 0, "alignment": args.ttdm_weight > 0 or args.itcl_weight > 0}
     found = {
         "vision tower": flops.vision_forward(config),
         "teacher": flops.teacher_forward(teacher, min(args.caption_tokens, teacher.max_position_embeddings)),
         "student forward": flops.student_forward(config, tokens, tokens),
-        "student backward": flops.student_backward(
-            config, tokens, tokens, args.freeze, args.icti_weight > 0, args.ttdm_weight > 0 or args.itcl_weight > 0
-        ),
     }
+    if args.lora_rank is None:
+        found["student backward"] = flops.student_backward(config, tokens, tokens, args.freeze, **on)
+    else:
+        found["adapters forward"] = lora_forward(config, tokens, tokens, args.lora_rank)
+        found["student backward"] = lora_backward(config, tokens, tokens, args.lora_rank, **on)
     if args.gradient_checkpointing:
         found["gradient checkpointing"] = flops.checkpointing_forward(config, tokens, tokens)
     if args.contrastive_chunk_size:
@@ -262,7 +272,7 @@ def as_text(found: dict[str, Any]) -> str:
     s = found["settings"]
     lines = [
         f"{s['clip']} and {s['language_model']}: freeze {s['freeze']}, image_tokens {s['image_tokens']}, "
-        f"image_projector {s['image_projector']}"
+        f"image_projector {s['image_projector']}" + (f", lora_rank {s['lora_rank']}" if s["lora_rank"] else "")
     ]
     lines += ["", f"{'Parameters':32}{'all':>15}{'learning':>15}"]
     lines += [f"  {name:30}{n['all']:15,}{n['learning']:15,}" for name, n in found["parameters"].items()]

@@ -67,7 +67,7 @@ def visible_tokens(config: VLKDConfig) -> int:
     return {"all": num_patches(config) + 1, "patch": num_patches(config), "pooled": 1}[config.image_tokens]
 
 
-def _projector(config: VLKDConfig) -> list[int]:
+def projector(config: VLKDConfig) -> list[int]:
     """The layers of W_d, one or two: visible tokens from the joint space to `image_token_expansion` BART states."""
     tokens, width = visible_tokens(config), config.image_token_expansion * config.text_config.d_model
     if config.image_projector == "linear":
@@ -118,7 +118,7 @@ def student_forward(config: VLKDConfig, prompt_tokens: int, caption_tokens: int)
     bart = config.text_config
     memory = visible_tokens(config) * config.image_token_expansion + prompt_tokens
     return (
-        sum(_projector(config))
+        sum(projector(config))
         + encoder_forward(bart, prompt_tokens)
         + decoder_forward(bart, caption_tokens, memory)
         + encoder_forward(bart, caption_tokens)
@@ -148,7 +148,7 @@ def student_backward(
     memory = visible_tokens(config) * config.image_token_expansion + prompt_tokens
     encoders = 0 if freeze == "all" else 2  # gradients of inputs and of weights
     if infilling:
-        first, *second = _projector(config)
+        first, *second = projector(config)
         flops += first + 2 * sum(second) + decoder_backward(bart, caption_tokens, memory, freeze)
         flops += encoders * encoder_forward(bart, prompt_tokens)
     if alignment:
