@@ -210,6 +210,9 @@ class VLKDConfig(PreTrainedConfig):
         kind = config_dict.get("model_type", cls.model_type)
         if kind != cls.model_type:
             raise ValueError(f"`model_type`={kind!r} in config.json, which is no VLKD; load it by its own class.")
+        for name in cls.sub_configs:
+            if not config_dict.get(name):  # else a model of CLIP's or BART's default size would be made
+                raise ValueError(f"`{name}` is missing in config.json; write it by `save_pretrained`.")
         return super().from_dict(config_dict, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:

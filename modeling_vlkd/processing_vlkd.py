@@ -28,7 +28,7 @@ class VLKDProcessor(ProcessorMixin):
         tokenizer: BART's.
 
     Raises:
-        ValueError: the tokenizer has no mask token, or no vocabulary.
+        ValueError: the tokenizer has no mask token, or no vocabulary; or a number of either is out of its range.
     """
 
     # Defaults of a call, where neither the call nor the tokenizer says otherwise.
@@ -45,6 +45,8 @@ class VLKDProcessor(ProcessorMixin):
             raise ValueError(  # transformers makes an empty tokenizer where tokenizer.json is missing
                 f"`tokenizer` ('{tokenizer.name_or_path}') knows special tokens alone; is its tokenizer.json missing?"
             )
+        if tokenizer is not None and not isinstance(tokenizer.model_max_length, (int, float)):
+            raise ValueError(f"`model_max_length`={tokenizer.model_max_length!r} of the tokenizer is no number.")
         if image_processor is not None:
             _check_numbers(image_processor)
         super().__init__(image_processor, tokenizer, **kwargs)
@@ -58,6 +60,7 @@ class VLKDProcessor(ProcessorMixin):
             OSError: a file is not there, or is no JSON.
             ValueError: what one holds makes no processor.
         """
+        kwargs.setdefault("trust_remote_code", False)  # its parts need none; a broken file must not make it ask
         try:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         except OSError:

@@ -159,5 +159,5 @@ def test_a_model_must_be_a_vlkd_checkpoint(photos, bart_dir, clip_dir, capsys):
     for name in ("./nowhere", "photos", ".", bart_dir, clip_dir):
         code, _, errors = run(capsys, "caption", "photos", "--model", name)
         assert code == 2 and f"--model: '{name}' is no VLKD checkpoint" in errors[0]
-    assert "it holds a model of type 'clip'" in errors[0]
+    assert "`model_type`='clip' in config.json, which is no VLKD" in errors[0]
     assert run(capsys, "caption", "photos")[0] == 2

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, CLIPConfig, CLIPTextConfig, pipeline
 
 from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration, VLKDModel, VLKDProcessor
+from trainer.checkpoint import load_vlkd
 
 TEACHER = Path(__file__).parent.parent / "microworld" / "teachers" / "bart"
 
@@ -43,8 +44,13 @@ def change_weights(folder: Path, change: Callable[[dict], object]) -> None:
         ),
         (lambda c: c.update(text_config="bart"), ValueError, "`text_config`='bart' is no config; give a BartConfig"),
         (lambda c: c.update(image_tokens="some"), ValueError, "`image_tokens`='some' is unknown"),
-        (lambda c: c.update(projection_dim="many"), Exception, "'projection_dim' expected int, got str .*'many'"),
-        (lambda c: c["text_config"].update(d_model="many"), Exception, "'d_model' with value 'many'"),
+        (lambda c: c.update(projection_dim="many"), ValueError, "'projection_dim' expected int, got str .*'many'"),
+        (lambda c: c["text_config"].update(d_model="many"), ValueError, "'d_model' with value 'many'"),
+        (lambda c: c.update(default_prompt_ids="many"), ValueError, "`default_prompt_ids`=many must hold"),
+        (lambda c: c.pop("text_config"), ValueError, "`text_config` is missing in config.json"),
+        (lambda c: c["vision_config"].update(patch_size=0), ValueError, "`vision_config.patch_size`=0 must be 1 to"),
+        (lambda c: c["text_config"].update(encoder_layers=10**6), ValueError, "encoder_layers`=1000000 must be 1 to"),
+        (lambda c: c.update(projection_dim=10**6), ValueError, "`projection_dim`=1000000 must be 1 to 65536"),
         (
             lambda c: c["text_config"].update(d_model=64),
             ValueError,
@@ -113,6 +119,48 @@ def test_a_tokenizer_without_its_vocabulary(clip_dir, tmp_path):
         shutil.copy(TEACHER / name, tmp_path)
     with pytest.raises(ValueError, match="knows special tokens alone; is its tokenizer.json missing"):
         VLKDProcessor.from_vision_text_pretrained(clip_dir, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("image_mean", [], r"`image_mean`=\(\) of the image processor; give three numbers"),
+        ("image_std", [0.5, 0, 0.5], "divides by 0"),
+        ("size", {"shortest_edge": 10**6}, "`size`=.* sides are 1 to 4096"),
+        ("rescale_factor", "x", "`rescale_factor`='x'"),
+        ("resample", 9, "`resample`=9 .* none of Pillow's filters"),
+        ("image_processor_type", 10**40, "holds no VLKD processor"),
+    ],
+)
+def test_a_processor_that_no_image_can_follow(folder, key, value, message):
+    file = folder / "processor_config.json"
+    config = json.loads(file.read_text())
+    config["image_processor"][key] = value
+    file.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message):
+        VLKDProcessor.from_pretrained(folder)
+
+
+def test_a_tokenizer_with_more_words_than_the_model(folder):
+    """An embedding that is not there would be an IndexError in the model."""
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "sep_token": "<one more>"}))
+    with pytest.raises(ValueError, match=r"--model: '.*' .* its tokenizer knows \d+ tokens, the model \d+"):
+        load_vlkd(str(folder), "--model")
+
+
+def test_no_question_is_asked(folder, monkeypatch):
+    """transformers would ask the terminal whether to run the code that the folder carries."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    change_config(folder, lambda config: config.pop("model_type"))
+    for file in ("processor_config.json", "tokenizer_config.json"):
+        content = json.loads((folder / file).read_text())
+        content.pop("tokenizer_class", None)
+        (folder / file).write_text(json.dumps(content))
+    try:
+        load_vlkd(str(folder), "--model")
+    except ValueError as error:
+        assert "trust_remote_code" in str(error)
 
 
 def test_a_broken_processor(folder, clip_dir):

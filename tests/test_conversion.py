@@ -83,7 +83,7 @@ def test_an_image_token_may_become_several_vectors(clip_dir, bart_dir, batch):
     assert model.config.image_projector_hidden_size == 3 * model.config.text_config.d_model
     with pytest.raises(ValueError, match="`image_token_expansion`=3: .* use projector_init='random'"):
         build_joined(clip_dir, bart_dir, image_token_expansion=3)
-    with pytest.raises(ValueError, match="`image_token_expansion`=0 must be 1 or more"):
+    with pytest.raises(ValueError, match="`image_token_expansion`=0 must be 1 to 1024"):
         VLKDConfig(image_token_expansion=0)
 
 

@@ -1,0 +1,105 @@
+"""A fuzz of images and configs: each case is right, skipped for its reason, or refused with an error that says why.
+
+    python tests/fuzz.py image 0 1000    runs cases 0 to 999 in this process and prints what came out, as JSON
+    python tests/fuzz.py config 17 18     case 17 alone
+
+What is no accepted outcome is a failure: another kind of error, a message without a name, a hang, wrong pixels.
+"""
+
+import builtins
+import contextlib
+import faulthandler
+import importlib
+import io
+import json
+import resource
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+SECONDS = 60  # for one case, on a machine that does other things besides
+
+
+class Hang(BaseException):
+    """No `except Exception` catches it."""
+
+
+class Failure(AssertionError):
+    """A case came out as none may."""
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Raises `Hang` where Python still runs; where it does not, ends the process with a traceback."""
+
+    def stop(signum, frame):
+        raise Hang(f"not done within {seconds} seconds")
+
+    def asked(*args):
+        raise Hang(f"a question to the terminal: {args}")
+
+    before, builtins.input = (signal.signal(signal.SIGALRM, stop), builtins.input), asked
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    faulthandler.dump_traceback_later(3 * seconds, exit=True, file=sys.__stderr__)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        builtins.input = before[1]
+        signal.signal(signal.SIGALRM, before[0])
+
+
+def refusal(call: Callable, *names: str, kinds: tuple[type, ...] = (ValueError,)) -> tuple[object, str | None]:
+    """What `call` returns and None, or None and the message with which it refuses.
+
+    Raises:
+        Failure: it raises another kind of error, or one whose message is long, or holds none of the names.
+    """
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            return call(), None
+    except kinds as error:
+        message = str(error)
+        if len(message) > 1_500 or not any(name in message for name in names):
+            raise Failure(f"a message that names nothing or is too long: {message[:2_000]!r}") from error
+        return None, message
+    except Exception as error:
+        raise Failure(f"{type(error).__name__}: {error}"[:500]) from error
+
+
+def run(cases: Callable[[int, Path], str], numbers: range) -> dict:
+    """{"outcomes": how many of each, "failures": [[number, what]], "slowest": seconds, "grown": bytes}."""
+    outcomes, failures, slowest = Counter(), [], (0.0, -1)
+    with tempfile.TemporaryDirectory() as folder:
+        start_size = peak()
+        for number in numbers:
+            start = time.monotonic()
+            try:
+                with within(SECONDS):
+                    outcomes[cases(number, Path(folder))] += 1
+            except (Failure, Hang) as failure:
+                failures.append([number, str(failure)])
+            slowest = max(slowest, (time.monotonic() - start, number))
+    return {"outcomes": dict(outcomes), "failures": failures, "slowest": slowest, "grown": peak() - start_size}
+
+
+def peak() -> int:
+    """The most memory this process has had so far, in bytes; Linux counts in kB, macOS in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def main(kind: str, start: str, stop: str) -> None:
+    cases = importlib.import_module(f"fuzz_{kind}_cases").Cases()
+    print(json.dumps(run(cases, range(int(start), int(stop)))))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    importlib.import_module("fuzz").main(*sys.argv[1:])  # not this copy, whose classes are others
