@@ -6,7 +6,6 @@ The microworld's two teachers joined, captions and image features as the cache g
 of its own; memory is the highest of the process, less what it had before the step.
 """
 
-import argparse
 import json
 import resource
 import subprocess
@@ -14,7 +13,6 @@ import sys
 import time
 from pathlib import Path
 
-RUNS = ((256, None), (1024, None), (4096, 256))  # rows, rows of a chunk
 TEACHERS = Path(__file__).parents[1] / "microworld" / "teachers"
 
 
@@ -53,19 +51,31 @@ def in_process(rows: int, chunk: int | None) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, help="measure this batch alone, and print JSON")
-    parser.add_argument("--chunk", type=int)
-    args = parser.parse_args()
+    from measure import parser, report
+
+    options = parser(__doc__.splitlines()[0])
+    options.add_argument("--batches", nargs="+", default=["256", "1024", "4096/256"], help="rows, or rows/chunk")
+    options.add_argument("--rows", type=int, help="measure this batch alone, in this process, and print JSON")
+    options.add_argument("--chunk", type=int)
+    args = options.parse_args()
     if args.rows:
         print(json.dumps(measure(args.rows, args.chunk)))
         return
-    print("| batch | chunk | MB of the step | rows a second |\n| ---: | ---: | ---: | ---: |")
-    for rows, chunk in RUNS:
-        result = in_process(rows, chunk)
-        print(
-            f"| {rows} | {chunk or '·'} | {result['megabytes']:,.0f} | {result['rows_per_second']:,.0f} |", flush=True
+    rows = []
+    for batch in args.batches:
+        size, _, chunk = batch.partition("/")
+        result = in_process(int(size), int(chunk) if chunk else None)
+        rows.append(
+            {
+                "batch": int(size),
+                "chunk": int(chunk) if chunk else None,
+                "MB of the step": result["megabytes"],
+                "rows/s": result["rows_per_second"],
+            }
         )
+    for row in rows:
+        row |= {f"{name}, times the first": row[name] / rows[0][name] for name in ("MB of the step", "rows/s")}
+    report("contrastive-batch", rows, args.into)
 
 
 if __name__ == "__main__":

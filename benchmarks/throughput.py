@@ -1,0 +1,115 @@
+"""Training live and from the feature cache: samples a second, their ratio, peak memory, MFU, an epoch of CC3M.
+
+    python benchmarks/throughput.py
+    python benchmarks/throughput.py --models microworld --batch 64 --steps 20
+
+Each model has the shape of its folder in hub_configs/ and random weights, its recipe, and photographs
+made here. Each run is `vlkd train` in a process of its own; the images' features are cached by `vlkd cache` before,
+which is timed too. Counted are the model's own floating point operations (trainer/flops.py), on captions of 15 tokens.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+from measure import ROOT, parser, photographs, random_checkpoints, recipe, report, train, write_config
+from transformers import HfArgumentParser
+
+from modeling_vlkd import VLKDConfig
+from trainer.estimate import CAPTION_TOKENS, CC3M, sample_flops, teacher_config
+from trainer.train import ARGUMENTS
+
+LARGE = ["vlkd-vit-base-patch16-bart-large", "vlkd-vit-large-patch14-bart-large"]
+
+
+def peak_flops(low_precision: bool) -> float:
+    """FLOP/s of a large matrix product on this device."""
+    on_gpu = torch.cuda.is_available()
+    size, kind = (8192, "cuda") if on_gpu else (2048, "cpu")
+    left = torch.randn(size, size, device=kind, dtype=torch.bfloat16 if low_precision else torch.float32)
+    best = float("inf")
+    for _ in range(10):
+        start = time.perf_counter()
+        left @ left
+        if on_gpu:
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def flops_a_sample(options: dict[str, Any], model: str, cached: bool) -> int:
+    """Of the student and, live, of CLIP's vision tower."""
+    model_args, _, args = HfArgumentParser(ARGUMENTS).parse_dict(options)
+    config = VLKDConfig.from_pretrained(ROOT / "hub_configs" / model)
+    namespace = Namespace(**vars(model_args) | vars(args), caption_tokens=CAPTION_TOKENS)
+    parts = sample_flops(config, teacher_config(model_args.clip, config.projection_dim), namespace)
+    return sum(size for name, size in parts.items() if name != "teacher" and not (cached and name == "vision tower"))
+
+
+def measure(model: str, args: Namespace) -> list[dict[str, Any]]:
+    """The rows of one model: live, cached."""
+    folder = Path(tempfile.mkdtemp(prefix="vlkd-benchmark-"))
+    try:
+        count = 2 * args.steps * args.batch
+        options = recipe(model) | random_checkpoints(model, folder)
+        options |= photographs(folder / "images", count, tuple(args.size))
+        options |= {"per_device_train_batch_size": args.batch, "dataloader_num_workers": args.workers}
+        options |= {"use_cpu": not torch.cuda.is_available(), "output_dir": str(folder / "out")}
+        options |= {"image_features": "off", "cache_dir": str(folder / "cache")}
+        peak = args.device_flops or peak_flops(options["bf16"])
+        rows = [row(model, "live", train(options, folder, args.steps), None, options, peak)]
+        options["image_features"] = "all"
+        seconds = fill(options, folder)
+        rows.append(row(model, "cached", train(options, folder, args.steps), count / seconds, options, peak))
+        rows[1]["times live"] = rows[1]["samples/s"] / rows[0]["samples/s"]
+        return rows
+    finally:
+        shutil.rmtree(folder)
+
+
+def fill(options: dict[str, Any], folder: Path) -> float:
+    """Seconds of `vlkd cache`, loading of libraries and weights included."""
+    config = write_config(options, folder / "cache.yaml")
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "trainer.cli", "cache", "--config", str(config)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def row(model: str, images: str, run: dict, filled: float | None, options: dict, peak: float) -> dict[str, Any]:
+    speed = run["samples_per_second"]
+    return {
+        "model": model,
+        "images": images,
+        "samples/s": speed,
+        "times live": 1.0,
+        "RAM, peak MB": run["megabytes"],
+        "GFLOP a sample": flops_a_sample(options, model, images == "cached") / 1e9,
+        "share of the peak": flops_a_sample(options, model, images == "cached") * speed / peak,
+        "peak TFLOP/s": peak / 1e12,
+        "hours of an epoch of CC3M": CC3M / speed / 3600,
+        "`vlkd cache`, images/s": filled,
+    }
+
+
+def main() -> None:
+    options = parser(__doc__.splitlines()[0])
+    options.add_argument("--models", nargs="+", default=LARGE, help="folders of hub_configs/")
+    options.add_argument("--batch", type=int, default=128)
+    options.add_argument("--steps", type=int, default=20, help="as many again warm up")
+    options.add_argument("--workers", type=int, default=8, help="processes that decode images")
+    options.add_argument("--size", type=int, nargs=2, default=[640, 480], help="of the photographs")
+    options.add_argument("--device-flops", type=float, help="peak FLOP/s; that of a matrix product if unset")
+    options.add_argument("--name", default="throughput", help="of the marks in the file of --into")
+    args = options.parse_args()
+    report(args.name, [row for model in args.models for row in measure(model, args)], args.into)
+
+
+if __name__ == "__main__":
+    main()
