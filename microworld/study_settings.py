@@ -12,7 +12,7 @@ from microworld.study_rows import RECIPES, Row
 
 SPLITS = ("validation", "test")  # chosen on the first, reported on the second
 POOL = 100  # retrieval is among this many
-STEPS, SCENES = 400, 400
+STEPS, SCENES = 250, 250
 TEACHERS = "microworld/teachers"
 
 
