@@ -79,6 +79,7 @@ def run(command: str, monkeypatch: pytest.MonkeyPatch, environment: dict[str, st
 
 
 def test_page(workplace, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "my_metric", raising=False)  # other tests have one of this name
     merge, _ = texts("python")
     weights = {}
     with running_hub() as hub:
