@@ -13,8 +13,8 @@ from fuzz_configs import spoilt_json, spoilt_yaml
 from PIL import Image
 
 from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration, VLKDProcessor
-from trainer.checkpoint import load_vlkd
 from trainer.cli import CommandParser
+from trainer.loading import load_vlkd
 from trainer.train import add_command, read_arguments
 
 ROOT = Path(__file__).parents[1]

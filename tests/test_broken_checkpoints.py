@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, CLIPConfig, CLIPTextConfig, pipeline
 
 from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration, VLKDModel, VLKDProcessor
-from trainer.checkpoint import load_vlkd
+from trainer.loading import load_vlkd
 
 TEACHER = Path(__file__).parent.parent / "microworld" / "teachers" / "bart"
 

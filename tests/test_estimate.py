@@ -104,6 +104,9 @@ def test_recipe_decides(capsys):
         ("--contrastive_chunk_size=8", "contrastive chunks"),
     ):
         assert estimate(capsys, BASE, flag)["flops_per_sample"][name] > 0
+    reader = estimate(capsys, BASE, "--itdd_weight", "1")  # a second BART, which does not learn
+    more = {name: size - found["memory_bytes"][name] for name, size in reader["memory_bytes"].items()}
+    assert more["weights"] == 4 * found["parameters"]["BART"]["all"]
     without = estimate(capsys, BASE, "--icti_weight", "0")["flops_per_sample"]["student backward"]
     assert without < estimate(capsys, BASE)["flops_per_sample"]["student backward"] / 3
 

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 from modeling_vlkd.image_loading_vlkd import read_image
-from trainer.checkpoint import load_vlkd
+from trainer.loading import load_vlkd
 
 BATCH = 16  # images
 MANY = 2 * BATCH  # from here on, progress is shown

@@ -179,7 +179,8 @@ def count_parameters(
     """Parameters by part, all and those that learn; and the bytes they take in training.
 
     `vlkd train` holds everything in float32 (bf16 is autocast): 4 bytes a weight, 4 a gradient, 8 for AdamW's two
-    moments, 4 for Muon's one. The teacher is gone by then, since its embeddings are cached.
+    moments, 4 for Muon's one. The teacher is gone by then, since its embeddings are cached; ITDD's reader is a second
+    BART.
     """
     with torch.device("meta"):
         model, text_tower = VLKDForConditionalGeneration(config), CLIPTextModelWithProjection(teacher)
@@ -204,7 +205,8 @@ def count_parameters(
     moments = 2 * learning
     if args.projection_optimizer == "muon":
         moments -= sum(p.numel() for module in maps for p in module.parameters() if p.ndim == 2)
-    memory = {"weights": 4 * model.num_parameters(), "gradients": 4 * learning, "optimizer": 4 * moments}
+    reader = found["BART"]["all"] if args.itdd_weight else 0
+    memory = {"weights": 4 * (model.num_parameters() + reader), "gradients": 4 * learning, "optimizer": 4 * moments}
     return found, memory
 
 

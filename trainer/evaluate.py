@@ -10,7 +10,6 @@ import torch
 import yaml
 from transformers import PreTrainedModel
 
-from trainer.checkpoint import load_vlkd
 from trainer.evaluation.answering import answer_all, clip_text_embeds, embed_all
 from trainer.evaluation.examples import Examples, Where, load_examples
 from trainer.evaluation.judging import judge
@@ -19,6 +18,7 @@ from trainer.evaluation.report import Figures, terminal_table, write_metrics
 from trainer.evaluation.retention import compare
 from trainer.evaluation.scoring import score_retrieval
 from trainer.evaluation.tasks import STRATEGIES, Task, check_strategy, load_task, task_names
+from trainer.loading import load_vlkd
 
 CLIP_TEXT = "CLIP's own text tower"
 

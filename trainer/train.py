@@ -11,13 +11,13 @@ from transformers.trainer_utils import HubStrategy
 
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 from trainer.arguments import CONFIG_OPTIONS, DataArguments, ModelArguments
-from trainer.checkpoint import load_vlkd
 from trainer.data import EpochDataset
 from trainer.data_collator import VLKDDataCollator
 from trainer.feature_cache import load_teacher
 from trainer.flaws import FILE as SKIPPED
 from trainer.flaws import ReportSkipped
 from trainer.infilling import TextInfilling
+from trainer.loading import load_vlkd
 from trainer.lora import add_lora
 from trainer.training_args import VLKDTrainingArguments
 from trainer.training_data import load_rows, load_stream

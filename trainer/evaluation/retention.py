@@ -8,7 +8,6 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoTokenizer, BartForConditionalGeneration, PreTrainedTokenizerBase
 
-from trainer.checkpoint import load_vlkd
 from trainer.data import load_split
 from trainer.evaluation.answering import Writer, normalise
 from trainer.evaluation.examples import Where
@@ -17,6 +16,7 @@ from trainer.evaluation.hub_metrics.text_qa.matching import exact_match, token_f
 from trainer.evaluation.scoring import score_text_qa
 from trainer.evaluation.tasks import Task
 from trainer.infilling import TextInfilling, seeded_rng
+from trainer.loading import load_vlkd
 
 MASK_RATIO = 0.3  # BART's own
 CORRUPTION = 9  # the random stream: none of training's
