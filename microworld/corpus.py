@@ -1,7 +1,7 @@
 """The plain text that BART reads before it ever meets an image: captions, statements, facts, questions and answers.
 
 A document is a list of segments, so that pretraining knows where the questions and answers stand. No document joins
-the facts of a shape in `NEVER_TWO_STEP` to a description of a scene.
+the facts of a shape in `NEVER_TWO_STEP` to a description of a scene that holds it.
 """
 
 import random
@@ -56,9 +56,11 @@ def document(rng: random.Random) -> list[Segment]:
     if kind < 0.26:
         return question_segments([fact_question(shape, rng) for shape in rng.sample(SHAPES, rng.randint(1, 3))])
     scene = _train_scene(rng)
-    if kind < 0.38:
+    if kind < 0.36:
+        return passage_with_a_fact(scene, rng)
+    if kind < 0.46:
         return join(caption(scene, rng, full=True), [Segment(caption(scene, rng), "paraphrase")], rng.random() < 0.7)
-    if kind < 0.58:
+    if kind < 0.64:
         return stated_passage(scene, rng, rng.choice((1, 1, 2, 3)))
     return questioned_passage(scene, rng, rng.choice((1, 1, 2, 3)))
 
@@ -73,6 +75,14 @@ def pair_document(rng: random.Random) -> list[Segment]:
 def questioned_passage(scene: Scene, rng: random.Random, questions: int) -> list[Segment]:
     """A full caption, with so many questions and answers before or behind it."""
     asked = question_segments([ask(scene, rng) for _ in range(questions)])
+    return join(caption(scene, rng, full=True), asked, first=rng.random() < 0.6)
+
+
+def passage_with_a_fact(scene: Scene, rng: random.Random) -> list[Segment]:
+    """A passage, a question about it, and one about a fact of a shape that the scene does not hold, in any order."""
+    held = {group.shape for group in scene.groups}
+    fact = fact_question(rng.choice([shape for shape in SHAPES if shape not in held]), rng)
+    asked = question_segments(rng.sample([ask(scene, rng), fact], 2))
     return join(caption(scene, rng, full=True), asked, first=rng.random() < 0.6)
 
 

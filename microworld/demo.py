@@ -48,23 +48,23 @@ def train(recipe: str, folder: Path, overrides: list[str]) -> float:
     return time.time() - start
 
 
-def before_training(config: VLKDConfig) -> VLKDForConditionalGeneration:
+def before_training(config: VLKDConfig, teachers: Path) -> VLKDForConditionalGeneration:
     """The teachers joined by the maps of `config`, as they are before any training."""
     return VLKDForConditionalGeneration.from_vision_text_pretrained(
-        str(TEACHERS / "clip"),
-        str(TEACHERS / "bart"),
+        str(teachers / "clip"),
+        str(teachers / "bart"),
         projector_init="pinv" if config.image_token_expansion == 1 else "random",
         **{name: getattr(config, name) for name in CONFIG_OPTIONS},
     )
 
 
 @torch.no_grad()
-def examine(folder: Path, num_scenes: int, split: str = "test") -> tuple[Figures, Exam, list[str], list[str]]:
+def examine(folder: Path, teachers: Path, num_scenes: int, split: str) -> tuple[Figures, Exam, list[str], list[str]]:
     """Every figure of the table, and what the model answered and wrote on the exam."""
     model = _load(VLKDForConditionalGeneration, folder)
     processor = VLKDProcessor.from_pretrained(folder)
     tokenizer = processor.tokenizer
-    before = before_training(model.config)
+    before = before_training(model.config, teachers)
     exam, knowledge = draw_exam(split, num_scenes), draw_exam(split, num_scenes, ("knowledge",), seed=1)
     unseen = draw_exam("unseen", num_scenes)
     for drawn in (exam, knowledge, unseen):
@@ -92,11 +92,11 @@ def examine(folder: Path, num_scenes: int, split: str = "test") -> tuple[Figures
 
     figures.add("retrieval R@1 of 100", "VLKD", retrieval(model, tokenizer, exam))
     figures.add("retrieval R@1 of 100", "before VLKD", retrieval(before, tokenizer, exam))
-    clip = _load(CLIPModel, TEACHERS / "clip")
-    clip_processor = CLIPProcessor.from_pretrained(TEACHERS / "clip")
+    clip = _load(CLIPModel, teachers / "clip")
+    clip_processor = CLIPProcessor.from_pretrained(teachers / "clip")
     figures.add("retrieval R@1 of 100", "CLIP's own text tower", clip_retrieval(clip, clip_processor, exam))
 
-    bart = _load(BartForConditionalGeneration, TEACHERS / "bart")
+    bart = _load(BartForConditionalGeneration, teachers / "bart")
     figures.add("text QA", "VLKD", {"all": score(exam, text_answers(model, tokenizer, exam))["all"]})
     figures.add("text QA", "before VLKD", {"all": score(exam, text_answers(bart, tokenizer, exam))["all"]})
     return figures, exam, given, written
@@ -108,7 +108,8 @@ def _load(kind, folder: Path):
 
 def command_of(args: argparse.Namespace, parser: argparse.ArgumentParser, overrides: list[str]) -> str:
     """The command that makes these figures again; where they are written does not matter."""
-    options = [name for name in ("exam_scenes", "split") if getattr(args, name) != parser.get_default(name)]
+    own = ("teachers", "exam_scenes", "split")
+    options = [name for name in own if getattr(args, name) != parser.get_default(name)]
     if not (options or overrides):
         return "make demo" if args.recipe == parser.get_default("recipe") else f"make demo RECIPE={args.recipe}"
     words = [word for name in ("recipe", *options) for word in (f"--{name}", str(getattr(args, name)))]
@@ -122,6 +123,7 @@ def main() -> None:
     parser.add_argument(
         "--recipe", choices=RECIPES, default="paper", help="the paper's (train.yaml) or ours (train_plus.yaml)"
     )
+    parser.add_argument("--teachers", type=Path, default=TEACHERS, help="a folder that holds clip/ and bart/")
     parser.add_argument("--output_dir", type=Path, default=Path("demo_output"))
     parser.add_argument("--exam_scenes", type=int, default=500, help="scenes in each exam; at least 100")
     parser.add_argument(
@@ -131,9 +133,11 @@ def main() -> None:
     torch.set_flush_denormal(True)  # tiny weights become subnormal numbers, which slow the CPU down manyfold
 
     folder = args.output_dir
+    if args.teachers != TEACHERS:
+        overrides = ["--clip", str(args.teachers / "clip"), "--bart", str(args.teachers / "bart"), *overrides]
     train_seconds = train(args.recipe, folder / "model", overrides)
     start = time.time()
-    figures, exam, given, written = examine(folder / "model", args.exam_scenes, args.split)
+    figures, exam, given, written = examine(folder / "model", args.teachers, args.exam_scenes, args.split)
     metrics = write_metrics(
         folder / "metrics.json",
         figures.as_list(),

@@ -47,31 +47,40 @@ def be(group: Group) -> str:
     return "is" if group.count == 1 else "are"
 
 
-def noun_phrase(group: Group, size: bool = True) -> str:
-    """'a large red circle', 'two red squares'."""
+def noun_phrase(group: Group, size: bool = True, numeral: bool = False) -> str:
+    """'a large red circle' (with `numeral` 'one large red circle'), 'two red squares'."""
     words = f"{group.size} {group.color} {noun(group)}" if size else f"{group.color} {noun(group)}"
-    return article(words) if group.count == 1 else f"{NUMBERS[group.count]} {words}"
+    return _counted(group, words, numeral)
+
+
+def _counted(group: Group, words: str, numeral: bool) -> str:
+    return article(words) if group.count == 1 and not numeral else f"{NUMBERS[group.count]} {words}"
 
 
 # ------------------------------------------------------------------------------------------------------- captions
 
 
 def caption(scene: Scene, rng: random.Random, full: bool | None = None) -> str:
-    """One caption. `full` says all there is to say; else (by default one in five) sizes or more are left out."""
+    """One caption. `full` says all there is to say; else (by default one in five) sizes or more are left out.
+
+    A single object is 'a circle' in two captions of three, 'one circle' in the third.
+    """
     full = rng.random() < 0.8 if full is None else full
+    numeral = rng.random() < 1 / 3
     groups = rng.sample(scene.groups, len(scene.groups))
     if not full:
-        return _brief_caption(scene, groups, rng)
+        return _brief_caption(scene, groups, numeral, rng)
     ground = f"{article(scene.background)} background"
     if rng.random() < 0.4:
-        return _noun_first_caption(scene, groups, rng)
+        return _noun_first_caption(scene, groups, numeral, rng)
     if len(groups) == 1:
-        phrase = noun_phrase(groups[0])
+        phrase = noun_phrase(groups[0], numeral=numeral)
         return rng.choice(
             (f"{phrase} on {ground}", f"on {ground} there {be(groups[0])} {phrase}", f"{phrase}. {_ground(scene)}")
         )
     a, b = groups
-    phrase_a, phrase_b, relation = noun_phrase(a), noun_phrase(b), scene.relation(a, b)
+    phrase_a, phrase_b = (noun_phrase(g, numeral=numeral) for g in (a, b))
+    relation = scene.relation(a, b)
     return rng.choice(
         (
             f"{phrase_a} {relation} {phrase_b} on {ground}",
@@ -82,9 +91,9 @@ def caption(scene: Scene, rng: random.Random, full: bool | None = None) -> str:
     )
 
 
-def _noun_first_caption(scene: Scene, groups: list[Group], rng: random.Random) -> str:
+def _noun_first_caption(scene: Scene, groups: list[Group], numeral: bool, rng: random.Random) -> str:
     """'two circles and a square. the circles are red and small. …': a noun comes before what is said of it."""
-    said = [" and ".join(_bare_phrase(g) for g in groups)]
+    said = [" and ".join(_counted(g, noun(g), numeral) for g in groups)]
     for g in groups:
         said.append(f"the {noun(g)} {be(g)} {' and '.join(rng.sample((g.size, g.color), 2))}")
     if len(groups) == 2:
@@ -93,13 +102,8 @@ def _noun_first_caption(scene: Scene, groups: list[Group], rng: random.Random) -
     return ". ".join([*said, _ground(scene)])
 
 
-def _bare_phrase(group: Group) -> str:
-    """'a circle', 'two squares'."""
-    return article(group.shape) if group.count == 1 else f"{NUMBERS[group.count]} {noun(group)}"
-
-
-def _brief_caption(scene: Scene, groups: list[Group], rng: random.Random) -> str:
-    phrases = [noun_phrase(g, size=rng.random() < 0.5) for g in groups]
+def _brief_caption(scene: Scene, groups: list[Group], numeral: bool, rng: random.Random) -> str:
+    phrases = [noun_phrase(g, rng.random() < 0.5, numeral) for g in groups]
     if len(groups) == 1:
         return phrases[0]
     return rng.choice((" and ", f" {scene.relation(*groups)} ")).join(phrases)

@@ -40,7 +40,7 @@ def measure_clip(clip: Path, bart: Path, scenes: int = 1000) -> dict[str, str]:
     """R@1 of 100 on held-out scenes, and how often a linear probe reads a group's trait from its token of V."""
     model = VLKDForConditionalGeneration.from_vision_text_pretrained(str(clip), str(bart))
     processor = VLKDProcessor.from_vision_text_pretrained(str(clip), str(bart))
-    learn, held_out = draw_exam("train", 3 * scenes, ()), draw_exam("validation", scenes, ())
+    learn, held_out = draw_exam("train", 6 * scenes, ()), draw_exam("validation", scenes, ())
     for exam in (learn, held_out):
         exam.encode(model, processor)
     whole = CLIPModel.from_pretrained(clip, dtype=torch.float32).eval()

@@ -20,6 +20,7 @@ from transformers import BartConfig, BartForConditionalGeneration, BartTokenizer
 from microworld.corpus import Segment, document, pair_document
 from trainer.infilling import TextInfilling
 
+DROPOUT = 0.1  # BART's own
 ANSWER_WEIGHT = 6.0  # of an answer's token in the loss, against 1 for any other
 _SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
@@ -139,21 +140,39 @@ def _pad(rows: list[list], value: float) -> torch.Tensor:
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
 
-def pretrain_bart(
-    folder: Path, steps: int = 6000, batch_size: int = 64, learning_rate: float = 1e-3, seed: int = 0
-) -> None:
-    """Pretrain and write the checkpoint (fp16 safetensors) and its tokenizer to `folder`."""
+def pretrain_bart(folder: Path, steps: int = 6000, dropout_steps: int = 3000, seed: int = 0) -> None:
+    """Pretrain and write the checkpoint (fp16 safetensors) and its tokenizer to `folder`.
+
+    Dropout comes last: from the start it keeps two groups' traits from being told apart for thousands of steps. With
+    it, the decoder learns to read states that are not as clean as the encoder's own.
+    """
     torch.manual_seed(seed)
-    torch.set_flush_denormal(True)
     tokenizer = build_tokenizer()
     model = build_model(tokenizer)
+    train(model, tokenizer, folder, steps, learning_rate=1e-3, pair_batches=steps // 4, seed=seed)
+    set_dropout(model, DROPOUT)
+    train(model, tokenizer, folder, dropout_steps, learning_rate=5e-4, seed=seed + 1)
+
+
+def train(
+    model: BartForConditionalGeneration,
+    tokenizer: BartTokenizer,
+    folder: Path,
+    steps: int,
+    learning_rate: float,
+    seed: int,
+    pair_batches: int = 0,
+    batch_size: int = 64,
+) -> None:
+    """One warm-up and cosine of AdamW; every 500 steps the checkpoint is written."""
+    torch.set_flush_denormal(True)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
     schedule = get_cosine_schedule_with_warmup(optimizer, 200, steps)
     model.train()
     start = time.time()
-    progress = tqdm(batches(tokenizer, batch_size, seed, steps // 4), total=steps, desc="bart")
+    progress = tqdm(batches(tokenizer, batch_size, seed, pair_batches), total=steps, desc="bart")
     for step, batch in enumerate(progress, 1):
         weights = batch.pop("weights")
         with torch.autocast("cpu", torch.bfloat16):
@@ -178,6 +197,13 @@ def pretrain_bart(
             save(model, tokenizer, folder)
         if step == steps:
             break
+
+
+def set_dropout(model: BartForConditionalGeneration, probability: float) -> None:
+    """Of the embeddings and all layers, from now on; the config that is saved keeps its own."""
+    for part in (model.get_encoder(), model.get_decoder()):
+        for module in (part, *part.layers):
+            module.dropout = probability
 
 
 def save(model: torch.nn.Module, tokenizer: BartTokenizer, folder: Path) -> None:

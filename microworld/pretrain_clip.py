@@ -22,6 +22,8 @@ from microworld.render import CELL, IMAGE_SIZE, render
 from microworld.scenes import BACKGROUNDS, COLORS, COUNTS, SHAPES, SIZES, Scene, sample_cells, scenes
 
 _TRAITS = {"shape": SHAPES, "color": COLORS, "size": SIZES, "count": COUNTS}
+# Where one group stands alone, what the class token makes of it is what a patch's own token must hold.
+_SINGLE_SHARE = 0.5
 # Black becomes 0, so that on their black cards the shapes alone make the patch embedding.
 _MEAN, _STD = (0.0, 0.0, 0.0), (0.25, 0.25, 0.25)
 
@@ -42,9 +44,12 @@ def build_processor(captions: int = 10_000) -> CLIPProcessor:
 
 
 def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """A CLIP of 2.5M parameters whose patches are the cells of the grid."""
+    """A CLIP of 3.0M parameters whose patches are the cells of the grid.
+
+    Its MLP is wide: a colour is no linear function of pixels, and the paper's map to BART is linear.
+    """
     text = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4}
-    vision = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 1, "num_attention_heads": 6}
+    vision = {"hidden_size": 256, "intermediate_size": 1536, "num_hidden_layers": 1, "num_attention_heads": 8}
     config = CLIPConfig(
         text_config=text
         | {
@@ -55,24 +60,26 @@ def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
             "pad_token_id": tokenizer.pad_token_id,
         },
         vision_config=vision | {"image_size": IMAGE_SIZE, "patch_size": CELL},
-        projection_dim=192,
+        projection_dim=256,
     )
     model = CLIPModel._from_config(config, attn_implementation="eager")
     # The patch embedding grows to a deviation of 15: CLIP's start of 0.02 would drown in it, and with it every place.
     torch.nn.init.normal_(model.vision_model.embeddings.position_embedding.weight, std=4.0)
+    # A square matrix drawn at random is nearly singular: what V holds, no linear map could then learn to read.
+    torch.nn.init.orthogonal_(model.visual_projection.weight)
     return model
 
 
 def hard_negatives(scene: Scene, rng: random.Random) -> list[Scene]:
-    """Three scenes that differ in one thing: a shape; a size or number; two groups' places or traits, or anything.
+    """Four scenes that differ in one thing: a shape; a colour; a size or number; two groups' places or traits, or any.
 
     Among a hundred random captions these seldom decide which is right: only against such must the image tell them.
     """
     if len(scene.groups) == 2 and rng.random() < 0.7:
-        third = rng.choice((_move, _swap))(scene, rng)
+        fourth = rng.choice((_move, _swap))(scene, rng)
     else:
-        third = _change(scene, rng.choice(("shape", "color", "size", "count", "background")), rng)
-    return [_change(scene, "shape", rng), _change(scene, rng.choice(("size", "count")), rng), third]
+        fourth = _change(scene, rng.choice(("shape", "color", "size", "count", "background")), rng)
+    return [*(_change(scene, name, rng) for name in ("shape", "color", rng.choice(("size", "count")))), fourth]
 
 
 def _move(scene: Scene, rng: random.Random) -> Scene:
@@ -111,10 +118,12 @@ def pixels(images: list) -> torch.Tensor:
 
 
 def batches(tokenizer: CLIPTokenizer, batch_size: int, seed: int) -> Iterator[dict[str, torch.Tensor]]:
-    """Endless batches: B images and 4 B captions, B right ones and then the images' hard negatives."""
-    rng, stream = random.Random(f"clip {seed}"), scenes("train", seed)
+    """Endless batches: B images and 5 B captions, B right ones and then the images' hard negatives."""
+    rng = random.Random(f"clip {seed}")
+    singles = (scene for scene in scenes("train", seed + 1) if len(scene.groups) == 1)
+    pairs = (scene for scene in scenes("train", seed) if len(scene.groups) == 2)
     while True:
-        drawn = [next(stream) for _ in range(batch_size)]
+        drawn = [next(singles if rng.random() < _SINGLE_SHARE else pairs) for _ in range(batch_size)]
         negatives = [caption(n, rng, full=True) for scene in drawn for n in hard_negatives(scene, rng)]
         texts = [caption(scene, rng) for scene in drawn] + negatives
         encoded = tokenizer(texts, padding=True, return_tensors="pt")
@@ -139,7 +148,7 @@ def pretrain_clip(
     progress = tqdm(batches(processor.tokenizer, batch_size, seed), total=steps, desc="clip")
     for step, batch in enumerate(progress, 1):
         with torch.autocast("cpu", torch.bfloat16):
-            scores = model(**batch).logits_per_image.float()  # (B, 4 B)
+            scores = model(**batch).logits_per_image.float()  # (B, 5 B)
         loss_image = torch.nn.functional.cross_entropy(scores, target)
         loss_text = torch.nn.functional.cross_entropy(scores[:, :batch_size].T, target)
         loss = (loss_image + loss_text) / 2

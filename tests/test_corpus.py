@@ -52,17 +52,35 @@ def scene_of(passage: str) -> Scene | None:
 
 
 def test_no_document_joins_a_scene_to_the_facts_of_a_shape_kept_apart(documents):
-    """In a document with a fact of such a shape no word of a scene may stand: no colour, size or background."""
+    """Where a fact of such a shape is told, the shape stands in no passage and in no question about a scene."""
     of_shape = {shape: {LIKES[shape], LIVES[shape]} for shape in NEVER_TWO_STEP}
     scene_words = {*COLORS, *SIZES, "background", "object", "objects", *NUMBERS.values()}
     told = Counter()
     for segments in documents:
         words = words_of(text_of(segments))
         for shape, kept_apart in of_shape.items():
-            if words & kept_apart:
-                assert not words & scene_words, text_of(segments)
-                told[shape] += 1
-    assert min(told[shape] for shape in NEVER_TWO_STEP) > 50  # the facts themselves are told
+            if not words & kept_apart:
+                continue
+            if words & scene_words:
+                texts = [s.text for s in segments]
+                facts_told = [i for i, text in enumerate(texts) if words_of(text) & kept_apart]
+                asked = f"(what do {PLURALS[shape]} like|where do {PLURALS[shape]} live)"
+                assert all(segments[i].role == "answer" and re.search(asked, texts[i - 1]) for i in facts_told)
+                others = [text for i, text in enumerate(texts) if i not in facts_told and i + 1 not in facts_told]
+                assert not words_of("".join(others)) & {shape, PLURALS[shape]} or _denied(shape, segments), texts
+            told[shape, "in a scene" if words & scene_words else "alone"] += 1
+    assert len(told) == 6 and min(told.values()) > 50  # the facts themselves are told, also beside scenes without them
+
+
+def _denied(shape: str, segments: list[Segment]) -> bool:
+    """Whether all that is said of a shape, its facts apart, is that it is not there: 'is there any heart?' 'no'."""
+    for asked, answer in zip(segments, [*segments[1:], None], strict=True):
+        is_fact = answer and words_of(answer.text) & {LIKES[shape], LIVES[shape]}
+        if is_fact or not words_of(asked.text) & {shape, PLURALS[shape]} or asked.role == "answer":
+            continue
+        if f"is there any {shape}?" not in asked.text or answer.text.strip() != "no":
+            return False
+    return True
 
 
 def test_the_other_shapes_facts_are_asked_of_scenes(documents):

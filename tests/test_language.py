@@ -80,8 +80,9 @@ def test_brief_captions_may_be_silent_but_name_all_groups():
 
 def test_paraphrases_of_a_scene():
     rng = random.Random(3)
-    texts = {caption(SCENE, rng, full=True) for _ in range(500)}
-    assert len(texts) == 16  # four forms, either group first; noun first, either group and either trait first
+    texts = {caption(SCENE, rng, full=True) for _ in range(1000)}
+    # Four forms, either group first; noun first, either group and either trait first; "a star" and "one star".
+    assert len(texts) == 2 * 16
     assert "on a gray background there are two small blue crosses left of a large orange star" in texts
     assert (
         "a large orange star and two small blue crosses. the star is right of the crosses. the background is gray"
@@ -91,13 +92,17 @@ def test_paraphrases_of_a_scene():
         "two crosses and a star. the crosses are small and blue. the star is orange and large. "
         "the crosses are left of the star. the background is gray" in texts
     )
-    assert {caption(ALONE, rng, full=True) for _ in range(100)} == {
+    articles = {
         "a star. the star is large and orange. the background is gray",
         "a star. the star is orange and large. the background is gray",
         "a large orange star on a gray background",
         "on a gray background there is a large orange star",
         "a large orange star. the background is gray",
     }
+    numerals = {text.replace("a star", "one star").replace("a large", "one large") for text in articles}
+    drawn = [caption(ALONE, rng, full=True) for _ in range(3000)]
+    assert set(drawn) == articles | numerals
+    assert sum("one" in text for text in drawn) / 3000 == pytest.approx(1 / 3, abs=0.03)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +204,8 @@ def test_claims_of_a_caption():
 
 def test_words():
     assert noun_phrase(STAR) == "a large orange star" and noun_phrase(STAR, size=False) == "an orange star"
-    assert noun_phrase(CROSSES) == "two small blue crosses"
+    assert noun_phrase(STAR, numeral=True) == "one large orange star"
+    assert noun_phrase(CROSSES) == noun_phrase(CROSSES, numeral=True) == "two small blue crosses"
 
 
 def test_statements():

@@ -187,7 +187,7 @@ def test_commit_is_told_honestly(tmp_path, monkeypatch):
 )
 def test_command_of_the_demo(options, overrides, command):
     parser = argparse.ArgumentParser()
-    parser.set_defaults(recipe="paper", exam_scenes=500, split="test")
+    parser.set_defaults(recipe="paper", teachers="microworld/teachers", exam_scenes=500, split="test")
     args = parser.parse_args([], argparse.Namespace(**options, output_dir="elsewhere"))
     assert command_of(args, parser, overrides) == command
 
