@@ -186,7 +186,7 @@ def train(
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        if step % 100 == 0:
+        if step % 100 == 0 or step == steps:
             answers = losses[weights.flatten() == ANSWER_WEIGHT].mean().item()
             progress.set_postfix(loss=f"{loss.item():.3f}", answers=f"{answers:.3f}")
         if step % 500 == 0 or step == steps:

@@ -23,7 +23,7 @@ from microworld.scenes import BACKGROUNDS, COLORS, COUNTS, SHAPES, SIZES, Scene,
 
 _TRAITS = {"shape": SHAPES, "color": COLORS, "size": SIZES, "count": COUNTS}
 # Where one group stands alone, what the class token makes of it is what a patch's own token must hold.
-_SINGLE_SHARE = 0.5
+SINGLE_SHARE = 0.5
 # Black becomes 0, so that on their black cards the shapes alone make the patch embedding.
 _MEAN, _STD = (0.0, 0.0, 0.0), (0.25, 0.25, 0.25)
 
@@ -123,7 +123,7 @@ def batches(tokenizer: CLIPTokenizer, batch_size: int, seed: int) -> Iterator[di
     singles = (scene for scene in scenes("train", seed + 1) if len(scene.groups) == 1)
     pairs = (scene for scene in scenes("train", seed) if len(scene.groups) == 2)
     while True:
-        drawn = [next(singles if rng.random() < _SINGLE_SHARE else pairs) for _ in range(batch_size)]
+        drawn = [next(singles if rng.random() < SINGLE_SHARE else pairs) for _ in range(batch_size)]
         negatives = [caption(n, rng, full=True) for scene in drawn for n in hard_negatives(scene, rng)]
         texts = [caption(scene, rng) for scene in drawn] + negatives
         encoded = tokenizer(texts, padding=True, return_tensors="pt")
