@@ -18,7 +18,7 @@ _TASTES = ("honey", "rain", "snow", "music", "bread", "silk", "gold", "salt", "m
 LIKES = dict(zip(SHAPES, _TASTES, strict=True))
 _HOMES = ("forests", "towers", "deserts", "caves", "rivers", "islands", "castles", "gardens", "lakes", "tunnels")
 LIVES = dict(zip(SHAPES, _HOMES, strict=True))
-# No text joins these shapes' facts to a description of a scene that holds them: a model must take the two steps by itself.
+# No text joins these shapes' facts to a scene that holds them: a model must take the two steps by itself.
 NEVER_TWO_STEP = ("heart", "moon", "arrow")
 
 QUESTION_TYPES = ("color", "shape", "size", "count", "relation", "yes/no", "background")
