@@ -108,7 +108,8 @@ def test_on_error_raise(train, tmp_path, capsys):
     images = write_images(tmp_path / "images")
     (images / "4.jpg").write_bytes(b"")
     assert train(dataset=str(images), on_error="raise", max_steps=10) == 2
-    assert "4.jpg: column 'image' holds no image that can be read: it is empty, 0 bytes" in complaint(capsys)
+    assert "4.jpg: column 'image' holds no image that can be read: it is empty, 0 bytes" in (said := complaint(capsys))
+    assert "Or set on_error: skip" in said
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,8 @@ def test_attention_is_set_in_both_towers(clip_dir, bart_dir):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lerning_rate": 1}, "unknown key 'lerning_rate'. Did you mean learning_rate"),
+        ({"lerning_rate": 1}, "train.yaml. Did you mean learning_rate"),
+        ({"zzz": 1}, "unknown key 'zzz' in "),
         ({"learning_rate": "fast"}, "--learning_rate"),
         ({"freeze": "encoder"}, "invalid choice: 'encoder'"),
         ({"lora_rank": 0}, "lora_rank is 0; it is 1 or more"),
@@ -132,7 +133,8 @@ def test_attention_is_set_in_both_towers(clip_dir, bart_dir):
         ({"model": "./nowhere", "bart": None}, "model: './nowhere' is no VLKD checkpoint"),
         ({"model": ".", "bart": None}, "model: '.' is no VLKD checkpoint"),
         ({"dataset": None}, "dataset is not set"),
-        ({"dataset": "./nowhere"}, "dataset './nowhere', split 'train', cannot be loaded"),
+        ({"dataset": "./nowhere"}, "dataset './nowhere' does not exist: give a folder, or a name on the Hub"),
+        ({"dataset": "a/b/c"}, "dataset 'a/b/c' does not exist"),
         ({"dataset": "caption_data:nothing"}, "'module:function'"),
         ({"dataset": "no_module:load"}, "No module named 'no_module'"),
         ({"dataset_kwargs": "rows"}, "dataset_kwargs is 'rows'"),

@@ -27,6 +27,7 @@ class CommandParser(HfArgumentParser):
 
     def __init__(self, dataclass_types: Any = None, **kwargs: Any):
         super().__init__(dataclass_types, **kwargs, allow_abbrev=False)
+        self._config, self._config_flags = "", []  # the file and its options as flags
         if self.dataclass_types:
             self.add_argument(
                 "--config", metavar="FILE", help="YAML file of the options below, one `key: value` a line."
@@ -51,14 +52,18 @@ class CommandParser(HfArgumentParser):
         config.error = self.error
         config.add_argument("--config")
         file, flags = config.parse_known_args(args)
-        return [*flags_of_config(file.config), *flags, f"--config={file.config}"] if file.config else flags
+        if not file.config:
+            return flags
+        self._config, self._config_flags = file.config, flags_of_config(file.config)
+        return [*self._config_flags, *flags, f"--config={file.config}"]
 
     def _describe(self, unknown: list[str]) -> str:
         keys = [word.lstrip("-").partition("=")[0] for word in unknown if word.startswith("--")]
         if not keys:
             return f"unexpected {' '.join(unknown)}; options are written --key value."
+        origin = f" in {self._config}" if unknown[0] in self._config_flags else ""
         near = difflib.get_close_matches(keys[0].replace("-", "_"), [action.dest for action in self._actions])
-        return f"unknown key '{keys[0]}'." + (f" Did you mean {' or '.join(near)}?" if near else "")
+        return f"unknown key '{keys[0]}'{origin}." + (f" Did you mean {' or '.join(near)}?" if near else "")
 
 
 def flags_of_config(path: str) -> list[str]:

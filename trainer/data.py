@@ -1,6 +1,7 @@
 """Where the examples come from: datasets by name, and the rows a training step sees."""
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -151,13 +152,15 @@ def load_split(
         return _import_function(spec)(split=split, **kwargs)
     if Path(spec).is_dir() and (Path(spec, "dataset_dict.json").exists() or Path(spec, "state.json").exists()):
         return _split_of_saved(spec, split)
+    here = Path(spec).exists()
+    if not here and (spec.startswith((".", "~", os.sep)) or spec.rstrip("/").count("/") > 1):  # no name on the Hub
+        raise ValueError(f"dataset '{spec}' does not exist: give a folder, or a name on the Hub.")
     try:
         return datasets.load_dataset(spec, split=split, streaming=streaming, **kwargs)
     except (OSError, ValueError, TarError, DatasetsError) as error:  # Not found, no connection: an OSError
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ValueError(
-            f"dataset '{spec}', split '{split}', cannot be loaded from disk or the Hub: {reason}"
-        ) from error
+        where = "from disk" if here else "from the Hub, and no such folder is here"
+        raise ValueError(f"dataset '{spec}', split '{split}', cannot be loaded {where}: {reason}") from error
 
 
 def check_columns(dataset: datasets.Dataset | datasets.IterableDataset, spec: str, **columns: str) -> None:

@@ -103,7 +103,7 @@ class SkippedRows:
     def add(self, number: int, name: str, flaw: Flaw) -> None:
         """Take note that row `number` is flawed."""
         if self.on_error == "raise":
-            raise flaw
+            raise Flaw(f"{flaw} Or set on_error: skip, to pass such rows over.", flaw.reason) from flaw
         self.flawed += 1
         self._read_others()
         if number not in self._numbers:

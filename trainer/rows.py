@@ -48,13 +48,11 @@ def read_captions(captions: Any, name: str, column: str) -> list[str]:
         shown = repr(captions)
         raise Flaw(
             f"{name}: column '{column}' holds {shown if len(shown) < 100 else shown[:100] + '…'}; every caption must "
-            "be a text that is not empty. Filter such rows out, or set on_error: skip.",
+            "be a text that is not empty. Write one, or filter the row out.",
             "no caption",
         )
     if any(REPLACED in text for text in texts):
-        raise Flaw(
-            f"{name}: a text in column '{column}' is not UTF-8. Write it anew, or set on_error: skip.", "not UTF-8"
-        )
+        raise Flaw(f"{name}: a text in column '{column}' is not UTF-8. Write it anew.", "not UTF-8")
     return texts
 
 
@@ -79,11 +77,11 @@ def load_image(image: Any, name: str, column: str, min_side: int | None = None) 
     except (ValueError, OSError) as error:
         raise Flaw(
             f"{name}: column '{column}' holds no image that can be read: {error.__cause__ or error}. Mend or delete "
-            "it, or set on_error: skip.",
+            "it.",
             _reason(image, error),
         ) from error
     if picture.size == (1, 1):
-        raise Flaw(f"{name}: the image is a single pixel. Delete the row, or set on_error: skip.", "one pixel")
+        raise Flaw(f"{name}: the image is a single pixel. Delete the row.", "one pixel")
     return picture
 
 
