@@ -177,6 +177,9 @@ class VLKDProcessor(ProcessorMixin):
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
         """Writes processor and tokenizer and, beside them, the package's Python files."""
         os.makedirs(save_directory, exist_ok=True)
+        # A truncation that the last call asked for would be saved as every later call's.
+        self.tokenizer.backend_tokenizer.no_truncation()
+        self.tokenizer.backend_tokenizer.no_padding()
         copy_code(save_directory, origin=self.tokenizer.name_or_path)
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 

@@ -1,5 +1,7 @@
 """Prompts and images, as the processor hands them to the model."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +37,17 @@ def test_text_alone_is_tokenized_as_bart_does(processor):
     assert torch.equal(batch["input_ids"], expected["input_ids"])
     assert torch.equal(batch["attention_mask"], expected["attention_mask"])
     assert processor(text="a photo of", return_tensors=None)["input_ids"] == processor.tokenizer(texts[0])["input_ids"]
+
+
+def test_a_call_that_truncates_leaves_no_trace_in_what_is_saved(processor, tmp_path):
+    processor(text="a photo of a dog", truncation=True, max_length=4)
+    processor.save_pretrained(tmp_path)
+    reloaded = VLKDProcessor.from_pretrained(tmp_path)
+    assert "max_length" not in reloaded.tokenizer.init_kwargs
+    assert reloaded.tokenizer.backend_tokenizer.truncation is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(reloaded(text="a photo of a dog")["input_ids"][0]) > 4
 
 
 def test_text_beside_an_image_is_a_prompt(processor, image):
