@@ -5,7 +5,9 @@ Everything is drawn from a split and a seed. Nothing here trains anything.
 
 import random
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from PIL import Image
@@ -42,8 +44,8 @@ def draw_exam(split: str, num_scenes: int, kinds: tuple[str, ...] = QUESTION_TYP
     On the split "unseen" the questions are about the group whose colour and shape no training image joins, and leave
     the background out.
     """
-    rng, stream = random.Random(f"exam {split} {seed}"), scenes(split, seed=1_000_000 + seed)
-    drawn = [next(stream) for _ in range(num_scenes)]
+    rng = random.Random(f"exam {split} {seed}")
+    drawn = list(islice(distinct(scenes(split, seed=1_000_000 + seed)), num_scenes))
     asked = []
     for row, scene in enumerate(drawn):
         unseen = next((g for g in scene.groups if (g.shape, g.color) in UNSEEN_PAIRS), None)
@@ -52,6 +54,20 @@ def draw_exam(split: str, num_scenes: int, kinds: tuple[str, ...] = QUESTION_TYP
                 continue
             asked.append((row, found))
     return Exam(drawn, [render(s, rng) for s in drawn], [caption(s, rng, full=True) for s in drawn], asked)
+
+
+def distinct(stream: Iterator[Scene], pool: int = 100) -> Iterator[Scene]:
+    """The stream without scenes that are the same to a reader as one before it in its pool.
+
+    Retrieval among the scenes of a pool has one right answer then.
+    """
+    while True:
+        keys: set[str] = set()
+        while len(keys) < pool:
+            scene = next(stream)
+            if scene.key() not in keys:
+                keys.add(scene.key())
+                yield scene
 
 
 def answers(

@@ -54,6 +54,13 @@ def test_exam_is_drawn_from_its_seed(exam):
     assert again.images[3].tobytes() == exam.images[3].tobytes() and other.scenes != exam.scenes
 
 
+def test_in_every_hundred_each_caption_fits_one_scene_alone():
+    """Once 3 in 100 captions fitted two images of their hundred: no model could have found the one that was meant."""
+    keys = [scene.key() for scene in draw_exam("validation", 300, ()).scenes]
+    assert [len(set(keys[start : start + 100])) for start in (0, 100, 200)] == [100, 100, 100]
+    assert len(set(keys)) < 300  # from one hundred to the next a scene may come back
+
+
 def test_unseen_exam_asks_of_the_unseen_pair():
     exam = draw_exam("unseen", 60)
     for row, q in exam.questions:
