@@ -51,7 +51,7 @@ def document(rng: random.Random) -> list[Segment]:
         said = statements(_train_scene(rng))
         return [Segment(". ".join(rng.sample(said, rng.randint(1, 3))), "passage")]
     if kind < 0.14:
-        told = [rng.choice(facts(shape)) for shape in rng.sample(SHAPES, rng.randint(1, 3))]
+        told = [rng.choice(facts(shape, plural=rng.random() < 0.5)) for shape in rng.sample(SHAPES, rng.randint(1, 3))]
         return [Segment(". ".join(told), "passage")]
     if kind < 0.26:
         return question_segments([fact_question(shape, rng) for shape in rng.sample(SHAPES, rng.randint(1, 3))])

@@ -195,26 +195,32 @@ def _yes_no_question(scene: Scene, group: Group, rng: random.Random) -> Question
 # -------------------------------------------------------------------------------------------------------- knowledge
 
 
-def facts(shape: str) -> tuple[str, str]:
-    """What the text corpus tells of a shape, beside how it looks."""
-    return f"{PLURALS[shape]} like {LIKES[shape]}", f"{PLURALS[shape]} live in {LIVES[shape]}"
+def facts(shape: str, plural: bool) -> tuple[str, str]:
+    """What the text corpus tells of a shape beside its looks: 'a circle likes honey', 'a circle lives in forests'."""
+    if plural:
+        return f"{PLURALS[shape]} like {LIKES[shape]}", f"{PLURALS[shape]} live in {LIVES[shape]}"
+    return f"{article(shape)} likes {LIKES[shape]}", f"{article(shape)} lives in {LIVES[shape]}"
 
 
 def fact_question(shape: str, rng: random.Random) -> Question:
     """One step: the question names the shape."""
-    like, live = facts(shape)
-    if rng.random() < 0.5:
-        return Question("fact", f"what do {PLURALS[shape]} like?", like, shape)
-    return Question("fact", f"where do {PLURALS[shape]} live?", live, shape)
+    plural = rng.random() < 0.5
+    subject = f"do {PLURALS[shape]}" if plural else f"does {article(shape)}"
+    return _fact_question("fact", subject, shape, plural, rng)
 
 
 def knowledge_question(group: Group, rng: random.Random) -> Question:
     """Two steps: see which shape has this colour, then recall the fact. The answer states both."""
-    like, live = facts(group.shape)
-    do = "does" if group.count == 1 else "do"
+    plural = group.count > 1
+    subject = f"{'do' if plural else 'does'} the {group.color} {_thing(group)}"
+    return _fact_question("knowledge", subject, group.shape, plural, rng)
+
+
+def _fact_question(kind: str, subject: str, shape: str, plural: bool, rng: random.Random) -> Question:
+    like, live = facts(shape, plural)
     if rng.random() < 0.5:
-        return Question("knowledge", f"what {do} the {group.color} {_thing(group)} like?", like, group.shape)
-    return Question("knowledge", f"where {do} the {group.color} {_thing(group)} live?", live, group.shape)
+        return Question(kind, f"what {subject} like?", like, shape)
+    return Question(kind, f"where {subject} live?", live, shape)
 
 
 # --------------------------------------------------------------------------------------------------- reading captions

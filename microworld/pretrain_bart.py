@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from transformers import BartConfig, BartForConditionalGeneration, BartTokenizer, get_cosine_schedule_with_warmup
 
 from microworld.corpus import Segment, document, pair_document
+from microworld.pretraining import build_optimizer, save
 from trainer.infilling import TextInfilling
 
 DROPOUT = 0.1  # BART's own
@@ -140,7 +141,7 @@ def _pad(rows: list[list], value: float) -> torch.Tensor:
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
 
-def pretrain_bart(folder: Path, steps: int = 6000, dropout_steps: int = 3000, seed: int = 0) -> None:
+def pretrain_bart(folder: Path, steps: int = 3000, dropout_steps: int = 2500, seed: int = 0) -> None:
     """Pretrain and write the checkpoint (fp16 safetensors) and its tokenizer to `folder`.
 
     Dropout comes last: from the start it keeps two groups' traits from being told apart for thousands of steps. With
@@ -166,9 +167,7 @@ def train(
 ) -> None:
     """One warm-up and cosine of AdamW; every 500 steps the checkpoint is written."""
     torch.set_flush_denormal(True)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
-    )
+    optimizer = build_optimizer(model, learning_rate)
     schedule = get_cosine_schedule_with_warmup(optimizer, 200, steps)
     model.train()
     start = time.time()
@@ -204,12 +203,3 @@ def set_dropout(model: BartForConditionalGeneration, probability: float) -> None
     for part in (model.get_encoder(), model.get_decoder()):
         for module in (part, *part.layers):
             module.dropout = probability
-
-
-def save(model: torch.nn.Module, tokenizer: BartTokenizer, folder: Path) -> None:
-    """Write an fp16 copy; the model that trains is not touched."""
-    half = {
-        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
-    }
-    model.save_pretrained(folder, state_dict=half)
-    tokenizer.save_pretrained(folder)

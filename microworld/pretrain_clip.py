@@ -17,13 +17,17 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from microworld.language import caption
+from microworld.language import be, caption, noun
+from microworld.pretraining import build_optimizer, save
 from microworld.render import CELL, IMAGE_SIZE, render
 from microworld.scenes import BACKGROUNDS, COLORS, COUNTS, SHAPES, SIZES, Scene, sample_cells, scenes
 
 _TRAITS = {"shape": SHAPES, "color": COLORS, "size": SIZES, "count": COUNTS}
 # Where one group stands alone, what the class token makes of it is what a patch's own token must hold.
 SINGLE_SHARE = 0.5
+# Such an image's caption says in half of the cases where the group stands.
+PLACED_SHARE = 0.5
+_PLACES = {(1, 0): "left", (1, 2): "right", (0, 1): "top", (2, 1): "bottom"}
 # Black becomes 0, so that on their black cards the shapes alone make the patch embedding.
 _MEAN, _STD = (0.0, 0.0, 0.0), (0.25, 0.25, 0.25)
 
@@ -31,7 +35,7 @@ _MEAN, _STD = (0.0, 0.0, 0.0), (0.25, 0.25, 0.25)
 def build_processor(captions: int = 10_000) -> CLIPProcessor:
     """CLIP's own image processor at the microworld's size, and a tokenizer learnt on captions."""
     rng, stream = random.Random("clip tokenizer"), scenes("train", seed=-1)
-    texts = [caption(next(stream), rng) for _ in range(captions)]
+    texts = [describe(next(stream), rng, placed=rng.random() < PLACED_SHARE) for _ in range(captions)]
     tokenizer = CLIPTokenizer().train_new_from_iterator(texts, vocab_size=700, show_progress=False)
     tokenizer.model_max_length = 48
     image_processor = CLIPImageProcessor(
@@ -70,25 +74,40 @@ def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
     return model
 
 
-def hard_negatives(scene: Scene, rng: random.Random) -> list[Scene]:
-    """Four scenes that differ in one thing: a shape; a colour; a size or number; two groups' places or traits, or any.
+def describe(scene: Scene, rng: random.Random, placed: bool, full: bool | None = None) -> str:
+    """A caption; if `placed`, one that says where a group stands that is alone."""
+    text = caption(scene, rng, full)
+    if placed and len(scene.groups) == 1:
+        (group,) = scene.groups
+        text += f". the {noun(group)} {be(group)} at the {_PLACES[group.cell]}"
+    return text
+
+
+def hard_negatives(scene: Scene, rng: random.Random, placed: bool) -> list[Scene]:
+    """Four scenes that differ in one thing: a shape; a colour; a size or number; places, two groups' traits, or any.
 
     Among a hundred random captions these seldom decide which is right: only against such must the image tell them.
     """
     if len(scene.groups) == 2 and rng.random() < 0.7:
         fourth = rng.choice((_move, _swap))(scene, rng)
+    elif placed and len(scene.groups) == 1:
+        fourth = _move(scene, rng)
     else:
         fourth = _change(scene, rng.choice(("shape", "color", "size", "count", "background")), rng)
     return [*(_change(scene, name, rng) for name in ("shape", "color", rng.choice(("size", "count")))), fourth]
 
 
 def _move(scene: Scene, rng: random.Random) -> Scene:
-    """Two groups stand in another relation."""
+    """A group that is alone stands in another place, two groups stand in another relation."""
     while True:
-        cells = sample_cells(rng)
+        cells = sample_cells(rng)[: len(scene.groups)]
         moved = replace(scene, groups=tuple(replace(g, cell=c) for g, c in zip(scene.groups, cells, strict=True)))
-        if moved.relation(*moved.groups) != scene.relation(*scene.groups):
+        if _place(moved) != _place(scene):
             return moved
+
+
+def _place(scene: Scene) -> tuple[int, int] | str:
+    return scene.groups[0].cell if len(scene.groups) == 1 else scene.relation(*scene.groups)
 
 
 def _swap(scene: Scene, rng: random.Random) -> Scene:
@@ -124,23 +143,25 @@ def batches(tokenizer: CLIPTokenizer, batch_size: int, seed: int) -> Iterator[di
     pairs = (scene for scene in scenes("train", seed) if len(scene.groups) == 2)
     while True:
         drawn = [next(singles if rng.random() < SINGLE_SHARE else pairs) for _ in range(batch_size)]
-        negatives = [caption(n, rng, full=True) for scene in drawn for n in hard_negatives(scene, rng)]
-        texts = [caption(scene, rng) for scene in drawn] + negatives
+        texts, negatives = [], []
+        for scene in drawn:
+            placed = rng.random() < PLACED_SHARE
+            texts.append(describe(scene, rng, placed))
+            negatives += [describe(n, rng, placed, full=True) for n in hard_negatives(scene, rng, placed)]
+        texts += negatives
         encoded = tokenizer(texts, padding=True, return_tensors="pt")
         yield {"pixel_values": pixels([render(scene, rng) for scene in drawn]), **encoded}
 
 
 def pretrain_clip(
-    folder: Path, steps: int = 3000, batch_size: int = 64, learning_rate: float = 1e-3, seed: int = 0
+    folder: Path, steps: int = 2000, batch_size: int = 64, learning_rate: float = 1e-3, seed: int = 0
 ) -> None:
     """Pretrain and write the checkpoint (fp16 safetensors) and its processor to `folder`."""
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
     processor = build_processor()
     model = build_model(processor.tokenizer)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.02, fused=True
-    )
+    optimizer = build_optimizer(model, learning_rate)
     schedule = get_cosine_schedule_with_warmup(optimizer, 200, steps)
     model.train()
     start = time.time()
@@ -168,12 +189,3 @@ def pretrain_clip(
             save(model, processor, folder)
         if step == steps:
             break
-
-
-def save(model: torch.nn.Module, processor: CLIPProcessor, folder: Path) -> None:
-    """Write an fp16 copy; the model that trains is not touched."""
-    half = {
-        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
-    }
-    model.save_pretrained(folder, state_dict=half)
-    processor.save_pretrained(folder)

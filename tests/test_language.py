@@ -248,8 +248,8 @@ def test_statements():
         (
             "knowledge",
             {
-                "what does the orange object like?": "stars like music",
-                "where does the orange object live?": "stars live in caves",
+                "what does the orange object like?": "a star likes music",
+                "where does the orange object live?": "a star lives in caves",
                 "what do the blue objects like?": "crosses like bread",
                 "where do the blue objects live?": "crosses live in rivers",
             },
@@ -297,12 +297,15 @@ def test_questions_about_one_group():
 
 
 def test_facts():
-    assert facts("cross") == ("crosses like bread", "crosses live in rivers")
+    assert facts("cross", plural=True) == ("crosses like bread", "crosses live in rivers")
+    assert facts("arrow", plural=False) == ("an arrow likes chess", "an arrow lives in tunnels")
     assert len(set(LIKES.values()) | set(LIVES.values())) == 2 * len(SHAPES)  # no fact fits two shapes
-    found = {(q.question, q.answer) for q in (fact_question("cross", random.Random(seed)) for seed in range(20))}
+    found = {(q.question, q.answer) for q in (fact_question("cross", random.Random(seed)) for seed in range(40))}
     assert found == {
         ("what do crosses like?", "crosses like bread"),
         ("where do crosses live?", "crosses live in rivers"),
+        ("what does a cross like?", "a cross likes bread"),
+        ("where does a cross live?", "a cross lives in rivers"),
     }
 
 
@@ -314,7 +317,7 @@ def test_knowledge_questions_do_not_name_the_shape():
 
 def test_facts_are_never_in_captions():
     rng = random.Random(4)
-    words = {*LIKES.values(), *LIVES.values(), "like", "live"}
+    words = {*LIKES.values(), *LIVES.values(), "like", "likes", "live", "lives"}
     for _ in range(300):
         scene = sample_scene(rng)
         assert not words & set(" ".join([caption(scene, rng), *statements(scene)]).replace(".", "").split())

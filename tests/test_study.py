@@ -52,7 +52,7 @@ def test_rows_change_what_they_say_and_nothing_else():
             assert changed == set(row.overrides), row.name
     assert BY_NAME["images-80"].overrides["dataset_kwargs"]["size"] == 80 == IMAGES // 100
     assert base["dataset_kwargs"]["size"] == IMAGES
-    assert base["warmup_steps"] == round(50 * 400 / 1800) == 11
+    assert base["warmup_steps"] == round(50 * 400 / 1200) == 17
 
 
 def test_every_row_is_in_a_section_and_compared_with_a_row_of_its_recipe():

@@ -107,7 +107,7 @@ def test_forgetting_is_told_where_it_is():
     results = made_up({"lr-1e-3": {"text QA": 0.4}}, noise=0.0)
     said = forgetting(results, ["paper", "lr-1e-3"])
     assert said.startswith(
-        "No loss in text QA is detected at a learning rate of 8e\N{NON-BREAKING HYPHEN}5 (0, 0 to 0)."
+        "No loss in text QA is detected at a learning rate of 2e\N{NON-BREAKING HYPHEN}5 (0, 0 to 0)."
     )
     assert "BART forgets how to answer questions about a text at 1e\N{NON-BREAKING HYPHEN}3 (−0." in said
 

@@ -1,0 +1,32 @@
+"""What the pretraining of both teachers shares: the optimizer, and how a checkpoint is written."""
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from trainer.optimizers import with_muon
+
+
+def build_optimizer(model: PreTrainedModel, learning_rate: float) -> torch.optim.Optimizer:
+    """Muon, at twice the learning rate, for the matrices of the layers and projections; AdamW for all else.
+
+    By AdamW alone CLIP's tokens come to vary in ten directions and hardly in any other: eight colours lie on a circle.
+    Only a map that is not linear could tell them apart, and the paper's W_d is linear.
+    """
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        is_table = "embed" in name or "shared" in name  # its rows are looked up one by one
+        (matrices if parameter.ndim == 2 and not is_table else others).append(parameter)
+    groups = [{"params": matrices, "lr": 2 * learning_rate}, {"params": others}]
+    adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
+    return with_muon(adamw, {id(matrix) for matrix in matrices})
+
+
+def save(model: PreTrainedModel, processor, folder: Path) -> None:
+    """Write an fp16 copy of the model, which itself stays as it is, and its processor or tokenizer."""
+    half = {
+        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
+    }
+    model.save_pretrained(folder, state_dict=half)
+    processor.save_pretrained(folder)
