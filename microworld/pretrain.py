@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 
 import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import r2_score
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import LabelBinarizer, StandardScaler
 from transformers import BartForConditionalGeneration, BartTokenizer, CLIPModel, CLIPProcessor
 
 from microworld.language import QUESTION_TYPES
@@ -22,6 +23,7 @@ from microworld.task import Exam, clip_retrieval, draw_exam, score, text_answers
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 from trainer.evaluation.metrics import proportion
 
+TRAITS = ("shape", "color", "size", "count", "cell")
 TEACHERS = Path(__file__).with_name("teachers")
 
 
@@ -37,8 +39,8 @@ def measure_bart(folder: Path, scenes: int = 400) -> dict[str, str]:
 
 
 def measure_clip(clip: Path, bart: Path, scenes: int = 1000) -> dict[str, str]:
-    """R@1 of 100 on held-out scenes, and how often a linear probe reads a group's trait from its token of V."""
-    model = VLKDForConditionalGeneration.from_vision_text_pretrained(str(clip), str(bart))
+    """R@1 of 100 on held-out scenes, and what linear maps read from a group's token of V, as both recipes have it."""
+    model = VLKDForConditionalGeneration.from_vision_text_pretrained(str(clip), str(bart), patch_attention="self")
     processor = VLKDProcessor.from_vision_text_pretrained(str(clip), str(bart))
     learn, held_out = draw_exam("train", 6 * scenes, ()), draw_exam("validation", scenes, ())
     for exam in (learn, held_out):
@@ -46,12 +48,26 @@ def measure_clip(clip: Path, bart: Path, scenes: int = 1000) -> dict[str, str]:
     whole = CLIPModel.from_pretrained(clip, dtype=torch.float32).eval()
     found = clip_retrieval(whole, CLIPProcessor.from_pretrained(clip), held_out)
     figures = {f"retrieval R@1 of 100, {way}": _text(figure) for way, figure in found.items()}
-    for trait in ("shape", "color", "size", "count", "cell"):
+    for trait in TRAITS:
         probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
         probe.fit(*group_tokens(learn, trait))
         tokens, truth = group_tokens(held_out, trait)
         figures[f"linear probe, {trait}"] = _text(proportion((probe.predict(tokens) == truth).tolist()))
+    for trait in TRAITS:
+        figures[f"linear copy (R²), {trait}"] = f"{linear_r2(learn, held_out, trait):.3f} | · | {len(truth)}"
     return figures
+
+
+def linear_r2(learn: Exam, held_out: Exam, trait: str) -> float:
+    """The share of a trait's variance, one column for each value, that a linear map of a group's token explains.
+
+    The paper's W_d is linear: where a probe only separates the values, it cannot hand them on.
+    """
+    (tokens, truth), (held_out_tokens, held_out_truth) = (group_tokens(exam, trait) for exam in (learn, held_out))
+    columns = LabelBinarizer().fit(truth)
+    copy = make_pipeline(StandardScaler(), Ridge()).fit(tokens, columns.transform(truth))
+    expected = columns.transform(held_out_truth)
+    return r2_score(expected, copy.predict(held_out_tokens), multioutput="variance_weighted")
 
 
 def group_tokens(exam: Exam, trait: str):

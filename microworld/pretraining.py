@@ -11,8 +11,8 @@ from trainer.optimizers import with_muon
 def build_optimizer(model: PreTrainedModel, learning_rate: float) -> torch.optim.Optimizer:
     """Muon, at twice the learning rate, for the matrices of the layers and projections; AdamW for all else.
 
-    By AdamW alone CLIP's tokens come to vary in ten directions and hardly in any other: eight colours lie on a circle.
-    Only a map that is not linear could tell them apart, and the paper's W_d is linear.
+    By AdamW alone CLIP's tokens come to vary in few directions and hardly in any other: eight colours lie on a circle,
+    where the paper's linear W_d cannot tell them apart.
     """
     matrices, others = [], []
     for name, parameter in model.named_parameters():
