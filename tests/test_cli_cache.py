@@ -153,7 +153,7 @@ def test_a_stream_is_not_cached(config, capsys):
         ({"image_features": "pooled"}, "image_features is pooled, but the decoder sees image_tokens=all"),
         ({"image_features": "some"}, "invalid choice: 'some'"),
         ({"replay_weight": 1}, "text_dataset is not set"),
-        ({"dataset": "./nowhere"}, "dataset './nowhere', split 'train', cannot be loaded"),
+        ({"dataset": "./nowhere"}, "dataset './nowhere' does not exist"),
     ],
 )
 def test_mistakes_are_one_line(config, capsys, changes, message):
