@@ -43,7 +43,7 @@ def test_vqa_prints_a_table(vqa_files, capsys):
     assert main(["score", "vqa", *vqa_files]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["mine", "95%", "interval", "n"]
-    assert lines[1].split() == ["VQA", "accuracy:", "all", "0.800", "0.60–1.00", "2"]
+    assert lines[1].split() == ["VQA", "accuracy:", "all", "0.800", "0.600–1.000", "2"]
     assert len(lines) == 4
 
 

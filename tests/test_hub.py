@@ -59,9 +59,9 @@ def metrics() -> dict:
 TABLE = """\
 |  | VLKD | 95% interval | n | blind | majority |
 | --- | ---: | ---: | ---: | ---: | ---: |
-| VQA: all | 0.750 | 0.70–0.79 | 400 | 0.250 | · |
-| VQA: color | 1.000 | 0.68–1.00 | 8 | · | · |
-| captions: all objects | 0.500 | 0.24–0.76 | 10 | · | · |
+| VQA: all | 0.750 | 0.705–0.790 | 400 | 0.250 | · |
+| VQA: color | 1.000 | 0.676–1.000 | 8 | · | · |
+| captions: all objects | 0.500 | 0.237–0.763 | 10 | · | · |
 | VQA: count | · | · | 9 | · | 0.000 |
 
 By `make demo` on commit `1234567-dirty`."""

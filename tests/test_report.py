@@ -39,8 +39,8 @@ def figures() -> Figures:
 MARKDOWN = """\
 |  | VLKD | 95% interval | n | blind | majority |
 | --- | ---: | ---: | ---: | ---: | ---: |
-| VQA: all | 0.750 | 0.70–0.79 | 400 | 0.250 | 0.500 |
-| VQA: color | 1.000 | 0.68–1.00 | 8 | · | · |
+| VQA: all | 0.750 | 0.705–0.790 | 400 | 0.250 | 0.500 |
+| VQA: color | 1.000 | 0.676–1.000 | 8 | · | · |
 | VQA: count | · | · | 9 | · | 0.000 |
 """
 
@@ -51,7 +51,7 @@ def test_markdown_table(figures):
 
 def test_terminal_table(figures):
     lines = terminal_table(figures.as_list()).splitlines()
-    assert lines[1] == "VQA: all    0.750     0.70–0.79  400  0.250     0.500"
+    assert lines[1] == "VQA: all    0.750   0.705–0.790  400  0.250     0.500"
     assert lines[3] == "VQA: count      ·             ·    9      ·     0.000"
     assert len({len(line) for line in lines}) == 1 and lines[0].split() == "VLKD 95% interval n blind majority".split()
 
@@ -76,7 +76,7 @@ def test_figures_of_a_scorer(figures):
     figures.extend("VLKD", [cider])
     record = {**cider, "condition": "VLKD", "value": 0.5842, "high": 0.5969}
     assert figures.as_list()[-1] == record
-    assert markdown_table(figures.as_list()).endswith("| captions: CIDEr | 0.584 | 0.57–0.60 | 5000 | · | · |\n")
+    assert markdown_table(figures.as_list()).endswith("| captions: CIDEr | 0.584 | 0.571–0.597 | 5000 | · | · |\n")
 
 
 # ------------------------------------------------------------------------------------------------------- metrics.json
@@ -330,7 +330,7 @@ def test_page(exam, said, tmp_path):
     wrong = [q for row, q in exam.questions if row % 2]
     assert page.count('<b class="wrong">✗ &lt;b&gt;$x$</b> <small>(right: ') == len(wrong) == 30
     assert f"<small>(right: {wrong[0].answer})</small>" in page
-    assert "<td>VQA: all</td><td>0.750</td><td>0.70–0.79</td>" in page
+    assert "<td>VQA: all</td><td>0.750</td><td>0.705–0.790</td>" in page
     assert "<th></th><th>VLKD</th>" in page and 'src="training.png"' in page
     assert "{" not in page.split("</style>")[1]
 

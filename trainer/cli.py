@@ -63,7 +63,8 @@ class CommandParser(HfArgumentParser):
             return f"unexpected {' '.join(unknown)}; options are written --key value."
         origin = f" in {self._config}" if unknown[0] in self._config_flags else ""
         near = difflib.get_close_matches(keys[0].replace("-", "_"), [action.dest for action in self._actions])
-        return f"unknown key '{keys[0]}'{origin}." + (f" Did you mean {' or '.join(near)}?" if near else "")
+        remedy = f"Did you mean {' or '.join(near)}?" if near else f"`{self.prog} --help` lists the keys."
+        return f"unknown key '{keys[0]}'{origin}. {remedy}"
 
 
 def flags_of_config(path: str) -> list[str]:

@@ -152,15 +152,21 @@ def load_split(
         return _import_function(spec)(split=split, **kwargs)
     if Path(spec).is_dir() and (Path(spec, "dataset_dict.json").exists() or Path(spec, "state.json").exists()):
         return _split_of_saved(spec, split)
-    here = Path(spec).exists()
-    if not here and (spec.startswith((".", "~", os.sep)) or spec.rstrip("/").count("/") > 1):  # no name on the Hub
+    if is_missing_path(spec):
         raise ValueError(f"dataset '{spec}' does not exist: give a folder, or a name on the Hub.")
+    here = Path(spec).exists()
     try:
         return datasets.load_dataset(spec, split=split, streaming=streaming, **kwargs)
     except (OSError, ValueError, TarError, DatasetsError) as error:  # Not found, no connection: an OSError
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         where = "from disk" if here else "from the Hub, and no such folder is here"
         raise ValueError(f"dataset '{spec}', split '{split}', cannot be loaded {where}: {reason}") from error
+
+
+def is_missing_path(name: str) -> bool:
+    """Whether this is no name on the Hub, but a path where nothing is."""
+    is_path = name.startswith((".", "~", os.sep)) or name.rstrip("/").count("/") > 1
+    return is_path and not Path(name).exists()
 
 
 def check_columns(dataset: datasets.Dataset | datasets.IterableDataset, spec: str, **columns: str) -> None:

@@ -3,6 +3,7 @@
 import torch
 
 from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration, VLKDProcessor
+from trainer.data import is_missing_path
 
 
 def load_vlkd(name: str, option: str) -> tuple[VLKDForConditionalGeneration, VLKDProcessor]:
@@ -11,6 +12,8 @@ def load_vlkd(name: str, option: str) -> tuple[VLKDForConditionalGeneration, VLK
     Raises:
         ValueError: `name` is no VLKD checkpoint; the message names the `option` that gave it.
     """
+    if is_missing_path(name):
+        raise ValueError(f"{option}: '{name}' is no VLKD checkpoint: it does not exist.")
     try:
         config = VLKDConfig.from_pretrained(name)  # of no other type: transformers would make random weights of it
         model = VLKDForConditionalGeneration.from_pretrained(name, config=config, dtype=torch.float32)

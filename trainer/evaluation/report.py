@@ -56,7 +56,7 @@ def _cells(figures: list[dict[str, Any]]) -> list[list[str]]:
     lines = [["", first, "95% interval", "n", *others]]
     for (metric, row), found in rows.items():
         main = found.get(first)
-        interval = f"{main['low']:.2f}–{main['high']:.2f}" if main else _NONE
+        interval = f"{main['low']:.3f}–{main['high']:.3f}" if main else _NONE
         n = str(next(iter(found.values()))["n"])
         values = [f"{found[name]['value']:.3f}" if name in found else _NONE for name in (first, *others)]
         lines.append([f"{metric}: {row}", values[0], interval, n, *values[1:]])
