@@ -53,8 +53,9 @@ def measure_clip(clip: Path, bart: Path, scenes: int = 1000) -> dict[str, str]:
         probe.fit(*group_tokens(learn, trait))
         tokens, truth = group_tokens(held_out, trait)
         figures[f"linear probe, {trait}"] = _text(proportion((probe.predict(tokens) == truth).tolist()))
+    groups = sum(len(scene.groups) for scene in held_out.scenes)
     for trait in TRAITS:
-        figures[f"linear copy (R²), {trait}"] = f"{linear_r2(learn, held_out, trait):.3f} | · | {len(truth)}"
+        figures[f"linear copy (R²), {trait}"] = f"{linear_r2(learn, held_out, trait):.3f} | · | {groups}"
     return figures
 
 

@@ -14,10 +14,10 @@ def build_optimizer(model: PreTrainedModel, learning_rate: float) -> torch.optim
     By AdamW alone CLIP's tokens come to vary in few directions and hardly in any other: eight colours lie on a circle,
     where the paper's linear W_d cannot tell them apart.
     """
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}  # rows are looked up singly
     matrices, others = [], []
-    for name, parameter in model.named_parameters():
-        is_table = "embed" in name or "shared" in name  # its rows are looked up one by one
-        (matrices if parameter.ndim == 2 and not is_table else others).append(parameter)
+    for parameter in model.parameters():
+        (matrices if parameter.ndim == 2 and id(parameter) not in tables else others).append(parameter)
     groups = [{"params": matrices, "lr": 2 * learning_rate}, {"params": others}]
     adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
     return with_muon(adamw, {id(matrix) for matrix in matrices})

@@ -120,8 +120,7 @@ def test_attention_is_set_in_both_towers(clip_dir, bart_dir):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lerning_rate": 1}, "train.yaml. Did you mean learning_rate"),
-        ({"zzz": 1}, "unknown key 'zzz' in "),
+        ({"lerning_rate": 1}, "unknown key 'lerning_rate' in "),
         ({"learning_rate": "fast"}, "--learning_rate"),
         ({"freeze": "encoder"}, "invalid choice: 'encoder'"),
         ({"lora_rank": 0}, "lora_rank is 0; it is 1 or more"),
@@ -154,6 +153,10 @@ def test_mistakes_are_one_line(config, capsys, changes, message):
 
 
 def test_mistakes_on_the_command_line(config, capsys, tmp_path):
+    path = config(lerning_rate=1)
+    assert f"unknown key 'lerning_rate' in {path}. Did you mean learning_rate" in complaint(capsys, "--config", path)
+    path = config(zzz=1)
+    assert f"unknown key 'zzz' in {path}. `vlkd train --help` lists the keys." in complaint(capsys, "--config", path)
     path = config()
     assert "unknown key 'freze'. Did you mean freeze" in complaint(capsys, "--config", path, "--freze", "all")
     assert "unexpected word" in complaint(capsys, "--config", path, "word")
