@@ -21,7 +21,7 @@ study: $(READY)
 	$(BIN)/python -m microworld.study $(ARGS)
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 8 --dist worksteal
 
 # Two libraries that slow down every import of transformers stay out of the environment, and serve these tests alone.
 test-slow: $(READY)

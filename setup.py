@@ -37,6 +37,7 @@ setup(
         "eval": ["evaluate", "pycocoevalcap"],
         "dev": [
             "pytest",
+            "pytest-xdist",
             "parameterized",
             "ruff",
             "import-linter",

@@ -141,14 +141,18 @@ def _pad(rows: list[list], value: float) -> torch.Tensor:
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
 
-def pretrain_bart(folder: Path, steps: int = 3000, dropout_steps: int = 2500, seed: int = 0) -> None:
+def pretrain_bart(
+    folder: Path, steps: int = 3000, dropout_steps: int = 2500, seed: int = 0, documents: int = 20_000
+) -> None:
     """Pretrain and write the checkpoint (fp16 safetensors) and its tokenizer to `folder`.
+
+    `documents` is the number of documents that the tokenizer is learned on.
 
     Dropout comes last: from the start it keeps two groups' traits from being told apart for thousands of steps. With
     it, the decoder learns to read states that are not as clean as the encoder's own.
     """
     torch.manual_seed(seed)
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(documents)
     model = build_model(tokenizer)
     train(model, tokenizer, folder, steps, learning_rate=1e-3, pair_batches=steps // 4, seed=seed)
     set_dropout(model, DROPOUT)

@@ -154,12 +154,20 @@ def batches(tokenizer: CLIPTokenizer, batch_size: int, seed: int) -> Iterator[di
 
 
 def pretrain_clip(
-    folder: Path, steps: int = 2000, batch_size: int = 64, learning_rate: float = 1e-3, seed: int = 0
+    folder: Path,
+    steps: int = 2000,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    captions: int = 10_000,
 ) -> None:
-    """Pretrain and write the checkpoint (fp16 safetensors) and its processor to `folder`."""
+    """Pretrain and write the checkpoint (fp16 safetensors) and its processor to `folder`.
+
+    `captions` is the number of captions that the tokenizer is learned on.
+    """
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
-    processor = build_processor()
+    processor = build_processor(captions)
     model = build_model(processor.tokenizer)
     optimizer = build_optimizer(model, learning_rate)
     schedule = get_cosine_schedule_with_warmup(optimizer, 200, steps)

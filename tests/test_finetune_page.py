@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,8 @@ def write_folder(folder: Path, kind: str, header: str) -> None:
 def workplace(tmp_path, monkeypatch) -> Path:
     """The reader's folder, with what the page says is in it, one photo spoilt."""
     monkeypatch.chdir(tmp_path)
+    # Without Java: METEOR and SPICE take most of a minute, and tests/test_caption_scores.py has them.
+    monkeypatch.setattr(shutil, "which", lambda name, which=shutil.which: None if name == "java" else which(name))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     write_model(tmp_path / "my_vlkd")
     captions, questions = (text.splitlines()[0] for text in texts("") if text.startswith("file_name,"))

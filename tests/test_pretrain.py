@@ -17,7 +17,7 @@ def assert_half(folder):
 
 
 def test_bart(tmp_path, capsys):
-    pretrain_bart(tmp_path, steps=4, dropout_steps=2)
+    pretrain_bart(tmp_path, steps=4, dropout_steps=2, documents=1000)
     assert capsys.readouterr().out.count("bart step") == 2  # the end of each part
     assert_half(tmp_path)
     model = BartForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32)
@@ -49,7 +49,7 @@ def test_muon_learns_the_matrices_of_layers_and_projections(processor):
 
 
 def test_clip(tmp_path, capsys):
-    pretrain_clip(tmp_path, steps=2, batch_size=4)
+    pretrain_clip(tmp_path, steps=2, batch_size=4, captions=1000)
     assert "clip step 2" in capsys.readouterr().out
     assert_half(tmp_path)
     model = CLIPModel.from_pretrained(tmp_path, dtype=torch.float32)
