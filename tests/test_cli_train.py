@@ -113,7 +113,7 @@ def test_local_folders(config, tmp_path, saved):
 
 
 def test_attention_is_set_in_both_towers(clip_dir, bart_dir):
-    model, _ = load_model(ModelArguments(clip=clip_dir, bart=bart_dir, attn_implementation="eager"))
+    model, _ = load_model(ModelArguments(bart=bart_dir, attn_implementation="eager"), clip_dir)
     assert {module.config._attn_implementation for module in model.modules() if hasattr(module, "config")} == {"eager"}
 
 
