@@ -23,6 +23,7 @@ def read_row(row: dict, index: int, reads: list[int]) -> dict:
     """A row of the stream as the collator takes it."""
     reads.append(index)
     return {
+        "row_name": row["row_name"],
         "image": datasets.Image().decode_example(row["image"]),
         "caption": [text.decode() for text in row["caption"]],
     }

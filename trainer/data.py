@@ -1,5 +1,6 @@
 """Where the examples come from: datasets by name, and the rows a training step sees."""
 
+import copy
 import importlib
 import os
 import sys
@@ -80,6 +81,12 @@ class EpochDataset(Dataset):
             return [self[index] for index in indices]
         rows = self.dataset.__getitems__(indices)
         return [self._complete(row, index) for row, index in zip(rows, indices, strict=True)]
+
+    def at_first_epoch(self) -> "EpochDataset":
+        """The same rows with an epoch of their own, for evaluation."""
+        other = copy.copy(self)
+        other._epoch = torch.zeros((), dtype=torch.long).share_memory_()
+        return other
 
     def start_epoch(self, epoch: int) -> None:
         self._epoch.fill_(epoch)

@@ -168,9 +168,7 @@ class VLKDDataCollator:
         if embeds[0] is not None:
             return {"teacher_embeds": torch.from_numpy(np.stack(embeds)).float()}
         if self.teacher_tokenizer is None:
-            raise ValueError(
-                "rows without teacher_embeds need the collator's teacher_tokenizer: CLIP's."
-            )
+            raise ValueError("rows without teacher_embeds need the collator's teacher_tokenizer: CLIP's.")
         tokens = self.teacher_tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
         return {"teacher_input_ids": tokens["input_ids"], "teacher_attention_mask": tokens["attention_mask"]}
 

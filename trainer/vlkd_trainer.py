@@ -95,6 +95,8 @@ class VLKDTrainer(WholeCheckpoints, HubUploads):
         self.prepare_model()
         self.train_dataset = self.prepare_dataset(self.train_dataset)
         self.eval_dataset = self.prepare_dataset(self.eval_dataset)
+        if isinstance(self.eval_dataset, EpochDataset) and self.eval_dataset is self.train_dataset:
+            self.eval_dataset = self.eval_dataset.at_first_epoch()
         if isinstance(self.train_dataset, StreamingDataset):
             args.ignore_data_skip = True  # a stream resumes at its place by itself and reads nothing to get there
         self._window: tuple[float, int] | None = None  # time and step at which the present logging window began
@@ -226,7 +228,7 @@ class VLKDTrainer(WholeCheckpoints, HubUploads):
         labels, text_states = _take_labels(inputs), self._read_text(inputs)
         teacher = self._teacher_embeds(inputs)
         outputs = model(**inputs, use_cache=False)  # the one call of a step: DDP and FSDP allow no second
-        embeds = (outputs.text_embeds, outputs.image_embeds, teacher)
+        embeds = (outputs.text_embeds.float(), outputs.image_embeds.float(), teacher)  # bf16_full_eval casts the model
         if model.training:
             terms = self._contrastive_terms(*embeds) | _token_terms(outputs, labels, counts, text_states)
             terms = self._share_of_step(terms)
