@@ -207,23 +207,24 @@ def test_best_checkpoint_is_known_by_its_name(parts):
     assert Path(trainer.state.best_model_checkpoint, "model.safetensors").is_file()
 
 
-def best_by_learning_rate(parts, folder: str, **options) -> VLKDTrainer:
-    """A run whose first checkpoint stays the best: the loss grows with a learning rate that is far too high."""
-    options = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "save_total_limit": 1, **options}
-    return make(parts, folder, learning_rate=0.3, load_best_model_at_end=True, **options)
+def make_with_best(parts, folder: str, **options) -> VLKDTrainer:
+    """A run whose first checkpoint stays the best: the loss falls, and the largest one is asked for."""
+    options |= {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "save_total_limit": 1}
+    options |= {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
+    return make(parts, folder, learning_rate=3e-3, **options)
 
 
 @pytest.mark.parametrize("old_folder", ["moved", "copied"])
 def test_best_checkpoint_of_a_moved_run(parts, old_folder):
     """It is kept by `save_total_limit` and loaded at the end, though the state names a path in the old folder."""
-    run = best_by_learning_rate(parts, "run", max_steps=4)
+    run = make_with_best(parts, "run", max_steps=4)
     run.train()
     assert run.state.best_global_step == 2
     new = f"{parts.folder}/new"
     shutil.copytree(run.args.output_dir, new)
     if old_folder == "moved":
         shutil.rmtree(run.args.output_dir)
-    resumed = best_by_learning_rate(parts, "new", max_steps=8)
+    resumed = make_with_best(parts, "new", max_steps=8)
     resumed.train(resume_from_checkpoint=f"{new}/checkpoint-4" if Path(new, "checkpoint-4").is_dir() else True)
     assert resumed.state.best_model_checkpoint == f"{new}/checkpoint-2"
     assert Path(new, "checkpoint-2", "model.safetensors").is_file()
