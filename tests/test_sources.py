@@ -53,10 +53,9 @@ def reader(args: DataArguments, folder: Path, rows: int | None = None) -> RowRea
     return RowReader(args.image_column[0], args.caption_column[0], SkippedRows(folder, "train", rows))
 
 
-def pictures(rows: list[dict], args: DataArguments) -> Counter:
+def pictures(rows: list[dict]) -> Counter:
     """The rows' captions and, rounded, their images' mean colours."""
-    image, caption = args.image_column[0], args.caption_column[0]
-    return Counter((row[caption][0], tuple(np.asarray(row[image]).mean((0, 1)).round(1))) for row in rows)
+    return Counter((row["caption"][0], tuple(np.asarray(row["image"]).mean((0, 1)).round(1))) for row in rows)
 
 
 EXPECTED = [(text, load_image(data, "", "")) for text, data in zip(CAPTIONS, jpegs(), strict=True)]
@@ -74,7 +73,7 @@ def test_every_block_of_the_page(block, folder, tmp_path, monkeypatch):
     rows = EpochDataset(
         join_sources(by_number, args.caption_column[0], args.dataset_weights), read=reader(args, tmp_path)
     )
-    found = pictures([rows[index] for index in range(len(rows))], args)
+    found = pictures([rows[index] for index in range(len(rows))])
     expected = Counter(dict(EXPECTED.most_common())) if "rows" not in args.dataset_kwargs else found & EXPECTED
     if args.dataset_weights is None:
         assert found == Counter({row: count * len(args.dataset) for row, count in expected.items()})
@@ -85,9 +84,9 @@ def test_every_block_of_the_page(block, folder, tmp_path, monkeypatch):
     )
     count = len(rows) if args.dataset_weights is None else 200
     streamed = list(islice(stream, count))
-    assert pictures(streamed, args).keys() == found.keys()
+    assert pictures(streamed).keys() == found.keys()
     if args.dataset_weights is None:
-        assert pictures(streamed, args) == found and {row["epoch"] for row in streamed} == {0}
+        assert pictures(streamed) == found and {row["epoch"] for row in streamed} == {0}
 
 
 def test_the_page_names_every_key():
