@@ -44,6 +44,7 @@ setup(
             "evaluate",
             "pycocoevalcap",
             "scikit-learn",
+            "optuna",
         ],
     },
     entry_points={"console_scripts": ["vlkd=trainer.cli:main"]},

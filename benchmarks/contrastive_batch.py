@@ -20,15 +20,16 @@ def measure(rows: int, chunk: int | None) -> dict[str, float]:
     """Of one step on one core."""
     import torch
 
-    from modeling_vlkd import VLKDForConditionalGeneration
+    from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
     from trainer import VLKDTrainer, VLKDTrainingArguments
 
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    model = VLKDForConditionalGeneration.from_vision_text_pretrained(str(TEACHERS / "clip"), str(TEACHERS / "bart"))
+    teachers = (str(TEACHERS / "clip"), str(TEACHERS / "bart"))
+    model = VLKDForConditionalGeneration.from_vision_text_pretrained(*teachers)
     model.set_attn_implementation("eager")
     args = VLKDTrainingArguments("unused", use_cpu=True, contrastive_chunk_size=chunk)
-    trainer = VLKDTrainer(model, args)
+    trainer = VLKDTrainer(model, args, processing_class=VLKDProcessor.from_vision_text_pretrained(*teachers))
     trainer.current_gradient_accumulation_steps = 1
     config, tokens = model.config, 16
     image_tokens = 1 + (config.vision_config.image_size // config.vision_config.patch_size) ** 2

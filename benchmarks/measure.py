@@ -20,12 +20,10 @@ from transformers import (
     BartForConditionalGeneration,
     CLIPConfig,
     CLIPModel,
-    HfArgumentParser,
 )
 
 from microworld.dataset import load
 from modeling_vlkd import VLKDConfig
-from trainer.arguments import ModelArguments
 from trainer.estimate import teacher_config
 from trainer.evaluation.report import checkout_commit, how_measured, replace_figures
 
@@ -45,10 +43,10 @@ def random_checkpoints(model: str, folder: Path) -> dict[str, str]:
 
     The tokenizers are the microworld's, for there are no others without network; speed does not hang on them.
     """
-    names = HfArgumentParser(ModelArguments).parse_dict(recipe(model), allow_extra_keys=True)[0]
     config = VLKDConfig.from_pretrained(ROOT / "hub_configs" / model)
-    local = ROOT / names.clip  # the microworld's recipe names a folder
-    text = teacher_config(str(local) if local.is_dir() else names.clip, config.projection_dim)
+    clip_name = recipe(model)["clip"]
+    local = ROOT / clip_name  # the microworld's recipe names a folder
+    text = teacher_config(str(local) if local.is_dir() else clip_name, config.projection_dim)
     tokenizers = {kind: AutoTokenizer.from_pretrained(TEACHERS / kind) for kind in ("clip", "bart")}
     text.eos_token_id = tokenizers["clip"].eos_token_id
     vision = config.vision_config.to_dict()

@@ -48,7 +48,7 @@ def flops_a_sample(options: dict[str, Any], model: str, cached: bool) -> int:
     model_args, _, args = HfArgumentParser(ARGUMENTS).parse_dict(options)
     config = VLKDConfig.from_pretrained(ROOT / "hub_configs" / model)
     namespace = Namespace(**vars(model_args) | vars(args), caption_tokens=CAPTION_TOKENS)
-    parts = sample_flops(config, teacher_config(model_args.clip, config.projection_dim), namespace)
+    parts = sample_flops(config, teacher_config(args.clip, config.projection_dim), namespace)
     return sum(size for name, size in parts.items() if name != "teacher" and not (cached and name == "vision tower"))
 
 

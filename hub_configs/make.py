@@ -8,6 +8,7 @@ import json
 import math
 from pathlib import Path
 
+import yaml
 from safetensors import safe_open
 from transformers import (
     AutoConfig,
@@ -71,6 +72,7 @@ BART_GENERATION = GenerationConfig(
 def main() -> None:
     for recipe in sorted(HERE.glob("*/train.yaml")):
         args = HfArgumentParser(ModelArguments).parse_yaml_file(recipe, allow_extra_keys=True)[0]
+        args.clip = yaml.safe_load(recipe.read_text(encoding="utf-8"))["clip"]
         write(recipe.parent, args)
         print(recipe.parent.name)
 

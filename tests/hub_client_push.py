@@ -11,9 +11,8 @@ from caption_data import load
 from huggingface_hub import HfApi
 
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
-from trainer import TextInfilling, VLKDDataCollator, VLKDTrainer, VLKDTrainingArguments
+from trainer import EpochDataset, VLKDTrainer, VLKDTrainingArguments
 from trainer.cli import main
-from trainer.feature_cache import add_teacher_embeds, load_teacher
 from trainer.hub import HUB
 
 home, clip_dir, bart_dir = Path(sys.argv[1]), *sys.argv[2:]
@@ -38,13 +37,12 @@ def train(folder: Path, **options) -> VLKDTrainer:
         use_cpu=True,
         disable_tqdm=True,
         report_to="none",
+        clip="tiny/clip",
         **options,
     )
-    sources = {"clip": "tiny/clip", "bart": "tiny/bart", "dataset": "tiny/captions", "text_dataset": "/home/me/texts"}
+    sources = {"bart": "tiny/bart", "dataset": "tiny/captions", "text_dataset": "/home/me/texts"}
     model = VLKDForConditionalGeneration.from_vision_text_pretrained(clip_dir, bart_dir)
-    trainer = VLKDTrainer(
-        model, args, train_dataset=data, data_collator=collator, processing_class=processor, sources=sources
-    )
+    trainer = VLKDTrainer(model, args, train_dataset=data, processing_class=processor, sources=sources)
     trainer.train()
     return trainer
 
@@ -79,15 +77,7 @@ HUB.token = None
 report["by hand"] = command(str(folder), "user/by-hand")
 
 # The trainer, by every strategy.
-teacher, teacher_tokenizer = load_teacher(clip_dir)
-data = add_teacher_embeds(load(rows=8), teacher, teacher_tokenizer, "caption", str(home / "cache"))
-collator = VLKDDataCollator(
-    processor=processor,
-    teacher_tokenizer=teacher_tokenizer,
-    infilling=TextInfilling(processor.tokenizer.mask_token_id, mask_ratio=0.3, mask_all_probability=0.3),
-    decoder_start_token_id=2,
-    projection_dim=model.config.projection_dim,
-)
+data = EpochDataset(load(rows=8))
 for strategy in ("end", "every_save", "checkpoint", "all_checkpoints"):
     trainer = train(home / strategy, hub_model_id=f"user/{strategy}", hub_strategy=strategy, hub_always_push=True)
     if strategy != "checkpoint":  # there, the pushes in training are all there is

@@ -152,7 +152,7 @@ def test_a_stream_is_not_cached(config, capsys):
     [
         ({"image_features": "pooled"}, "image_features is pooled, but the decoder sees image_tokens=all"),
         ({"image_features": "some"}, "invalid choice: 'some'"),
-        ({"replay_weight": 1}, "text_dataset is not set"),
+        ({"replay_weight": 1}, "replay_weight is 1.0, which requires text_dataset"),
         ({"dataset": "./nowhere"}, "dataset './nowhere' does not exist"),
     ],
 )

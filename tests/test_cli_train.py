@@ -81,7 +81,7 @@ def test_trained_model_can_be_trained_further(config, tmp_path):
 
 def test_resume_takes_the_newest_checkpoint(config, tmp_path, capsys):
     assert main(["train", "--config", config(save_steps=1)]) == 0
-    assert main(["train", "--config", config(max_steps=3, resume_from_checkpoint=True)]) == 0
+    assert main(["train", "--config", config(max_steps=3), "--resume_from_checkpoint", "True"]) == 0
     history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
     assert [log["step"] for log in history if "icti" in log] == [1, 2, 3]
     path = config(output_dir=str(tmp_path / "empty"), resume_from_checkpoint=True)
@@ -113,7 +113,7 @@ def test_local_folders(config, tmp_path, saved):
 
 
 def test_attention_is_set_in_both_towers(clip_dir, bart_dir):
-    model, _ = load_model(ModelArguments(clip=clip_dir, bart=bart_dir, attn_implementation="eager"))
+    model, _ = load_model(ModelArguments(bart=bart_dir, attn_implementation="eager"), clip_dir)
     assert {module.config._attn_implementation for module in model.modules() if hasattr(module, "config")} == {"eager"}
 
 
@@ -140,9 +140,9 @@ def test_attention_is_set_in_both_towers(clip_dir, bart_dir):
         ({"caption_column": "text"}, "caption_column: dataset 'caption_data:load' has no column 'text'; it has image"),
         ({"image_column": "picture"}, "image_column: dataset"),
         ({"image_features": "pooled"}, "image_tokens=all"),
-        ({"replay_weight": 1}, "text_dataset is not set"),
+        ({"replay_weight": 1}, "replay_weight is 1.0, which requires text_dataset"),
         ({"replay_weight": 1, "text_dataset": "caption_data:load_text", "text_column": "t"}, "text_column: dataset"),
-        ({"eval_strategy": "epoch"}, "eval_split is not set"),
+        ({"eval_strategy": "epoch"}, "eval_strategy is epoch, which requires eval_split"),
         ({"mask_ratio": 2}, "mask_ratio is 2"),
         ({"output_dir": "/dev/null/out"}, "Not a directory: '/dev/null/out"),
         ({"contrastive_chunk_size": 0}, "contrastive_chunk_size is 0"),

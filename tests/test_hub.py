@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,11 @@ from modeling_vlkd import VLKDConfig
 from modeling_vlkd.card_vlkd import MARK, NO_FIGURES, NO_RECIPE
 from modeling_vlkd.configuration_vlkd import AUTO_MAP, CUSTOM_PIPELINES
 from trainer.card import make_card
-from trainer.cli import CommandParser, flags_of_config, main
+from trainer.cli import main
 from trainer.evaluation.metrics import Proportion
 from trainer.evaluation.report import SCHEMA, Figures, load_metrics
 from trainer.hub import find_metrics
-from trainer.recipe import load_recipe, save_recipe
-from trainer.train import ARGUMENTS
+from trainer.recipe import load_recipe
 
 TESTS = Path(__file__).parent
 CODE = {file.name for file in (TESTS.parent / "modeling_vlkd").glob("*.py")}
@@ -347,15 +345,3 @@ def test_broken_recipe(tmp_path):
     (tmp_path / "train.yaml").write_text("- a")
     with pytest.raises(ValueError, match="holds no `key: value` lines"):
         load_recipe(tmp_path)
-
-
-def test_saved_recipe_is_one_that_train_reads(tmp_path):
-    flags = ["--output_dir", str(tmp_path), "--use_cpu", "--clip", "/home/me/clip", "--bart", "facebook/bart-base"]
-    flags += ["--dataset", "a/b", "--dataset_kwargs={size: 3}", "--learning_rate", "3e-5", "--freeze", "decoder"]
-    *sources, args, _ = CommandParser(ARGUMENTS).parse_args_into_dataclasses(flags)
-    save_recipe(tmp_path, args, {name: value for source in sources for name, value in asdict(source).items()})
-    again = [*flags_of_config(str(tmp_path / "train.yaml")), "--output_dir", str(tmp_path), "--use_cpu"]
-    model, data, read, _ = CommandParser(ARGUMENTS).parse_args_into_dataclasses(again)
-    assert (model.clip, data.dataset_kwargs, read.freeze) == ("clip", {"size": 3}, "decoder")
-    different = {name for name, value in args.to_dict().items() if read.to_dict()[name] != value}
-    assert different <= {"logging_dir", "run_name"}

@@ -15,8 +15,7 @@ from peft import PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, pipeline
 
 from modeling_vlkd import VLKDForConditionalGeneration
-from trainer import TextInfilling, VLKDDataCollator, VLKDTrainer, VLKDTrainingArguments
-from trainer.feature_cache import load_teacher
+from trainer import EpochDataset, VLKDTrainer, VLKDTrainingArguments
 from trainer.lora import add_lora, lora_config
 
 
@@ -88,25 +87,9 @@ def vlkd_trainer(folder: Path, **options) -> VLKDTrainer:
     """A trainer of an adapted micro model on a few captioned squares."""
     model, processor = micro_model()
     model.name_or_path = str(folder / "my_vlkd")
-    teacher, tokenizer = load_teacher(str(TEACHERS / "clip"))
-    arguments = VLKDTrainingArguments(
-        str(folder / "my_adapter"), per_device_train_batch_size=8, use_cpu=True, save_strategy="no", **options
-    )
-    collator = VLKDDataCollator(
-        processor=processor,
-        teacher_tokenizer=tokenizer,
-        infilling=TextInfilling(processor.tokenizer.mask_token_id, 0.3, 0.3),
-        decoder_start_token_id=model.config.text_config.decoder_start_token_id,
-        projection_dim=model.config.projection_dim,
-    )
-    return VLKDTrainer(
-        add_lora(model),
-        arguments,
-        teacher,
-        train_dataset=load(),
-        data_collator=collator,
-        processing_class=processor,
-    )
+    options = {"clip": str(TEACHERS / "clip"), "per_device_train_batch_size": 8, "save_strategy": "no", **options}
+    arguments = VLKDTrainingArguments(str(folder / "my_adapter"), use_cpu=True, **options)
+    return VLKDTrainer(add_lora(model), arguments, train_dataset=EpochDataset(load()), processing_class=processor)
 
 
 def test_vlkd_trainer_trains_the_adapter_and_nothing_else(workplace):

@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[1]
 PROCESSES = 2
 TERMS = ("loss", "ttdm", "itcl", "icti", "replay")
 ROWS = 30  # three batches of 8 an epoch, with six rows left over: others in each epoch
+EVAL_ROWS = 11
+EVAL_BATCHES = (2, 3, 8)  # of a process: of the last rows it has 3 of 4, 5 of 6, and 3 of 8 where the other has all
 RUNS = {
     "every step": {},
     "accumulated": {"gradient_accumulation_steps": 2},
@@ -93,11 +95,19 @@ def message_of_spoilt_run(parts: SimpleNamespace) -> str:
     return str(error.value)
 
 
+def evaluated(parts: SimpleNamespace, batch: int) -> dict[str, float]:
+    """The metrics of 11 rows, which neither two processes nor a batch divide; texts are ragged."""
+    texts = [text + " and more" * (index % 3) for index, text in enumerate(load_text()["text"])]
+    data = EpochDataset(load(rows=EVAL_ROWS), texts)
+    return build(parts, data, per_device_eval_batch_size=batch, replay_weight=0.5).evaluate()
+
+
 def in_process(rank: int, parts: SimpleNamespace, folder: str, port: int) -> None:
     launch = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in launch.items()})  # as torchrun does
     torch.set_num_threads(1)
     results = {name: run(parts, 4, **options) for name, options in RUNS.items()}
+    results["evaluation"] = {batch: evaluated(parts, batch) for batch in EVAL_BATCHES}
     results["message"] = message_of_spoilt_run(parts)
     for kind in ("rows", "stream"):
         results[kind] = resumed_and_straight(parts, folder, kind)
@@ -131,6 +141,19 @@ def test_two_processes_learn_what_one_learns(parts, results, name):
     for key, value in expected.items():
         torch.testing.assert_close(weights[key], value, rtol=1e-5, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
         assert torch.equal(weights[key], results[1][name][0][key])
+
+
+@pytest.mark.parametrize("batch", EVAL_BATCHES)
+def test_evaluation_counts_each_row_once(parts, results, batch):
+    """accelerate repeats rows where a split does not divide. ITCL's negatives are those of a batch, so that the one
+    process has a batch as large as both together; the other terms do not depend on it."""
+    expected, alone = evaluated(parts, PROCESSES * batch), evaluated(parts, 1)
+    for result in results:
+        metrics = result["evaluation"][batch]
+        for term in TERMS:
+            assert metrics[f"eval_{term}"] == pytest.approx(expected[f"eval_{term}"], rel=1e-5)
+        for term in ("ttdm", "icti", "replay"):
+            assert metrics[f"eval_{term}"] == pytest.approx(alone[f"eval_{term}"], rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["rows", "stream"])

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from caption_data import load, load_text
+from safetensors.torch import load_file
 from training_runs import build, counted_stream, make_parts, parameters
 from transformers import TrainerCallback
 
@@ -179,7 +180,7 @@ def test_full_disk(parts):
 
 
 def test_newest_complete_checkpoint(parts):
-    trainer = make(parts, save_steps=2)
+    trainer = make(parts, save_steps=2, save_total_limit=0)
     trainer.train()
     folder = trainer.args.output_dir
     Path(folder, "checkpoint-6", "optimizer.pt").unlink()
@@ -204,6 +205,41 @@ def test_best_checkpoint_is_known_by_its_name(parts):
         trainer.state.best_model_checkpoint == f"{trainer.args.output_dir}/checkpoint-{trainer.state.best_global_step}"
     )
     assert Path(trainer.state.best_model_checkpoint, "model.safetensors").is_file()
+
+
+def make_with_best(parts, folder: str, **options) -> VLKDTrainer:
+    """A run whose first checkpoint stays the best: the loss falls, and the largest one is asked for."""
+    options |= {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "save_total_limit": 1}
+    options |= {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
+    return make(parts, folder, learning_rate=3e-3, **options)
+
+
+@pytest.mark.parametrize("old_folder", ["moved", "copied"])
+def test_best_checkpoint_of_a_moved_run(parts, old_folder):
+    """It is kept by `save_total_limit` and loaded at the end, though the state names a path in the old folder."""
+    run = make_with_best(parts, "run", max_steps=4)
+    run.train()
+    assert run.state.best_global_step == 2
+    new = f"{parts.folder}/new"
+    shutil.copytree(run.args.output_dir, new)
+    if old_folder == "moved":
+        shutil.rmtree(run.args.output_dir)
+    resumed = make_with_best(parts, "new", max_steps=8)
+    resumed.train(resume_from_checkpoint=f"{new}/checkpoint-4" if Path(new, "checkpoint-4").is_dir() else True)
+    assert resumed.state.best_model_checkpoint == f"{new}/checkpoint-2"
+    assert Path(new, "checkpoint-2", "model.safetensors").is_file()
+    weights = load_file(f"{new}/checkpoint-2/model.safetensors")
+    assert torch.equal(resumed.model.text_projection.weight, weights["text_projection.weight"])
+
+
+def test_checkpoint_without_optimizer_state_is_refused(parts):
+    """It would resume with the learning rate's schedule and Adam's moments at their start, and say nothing."""
+    make(parts, save_only_model=True).train()
+    folder = f"{parts.folder}/run"
+    remedy = rf"'{folder}/checkpoint-6' has no optimizer state.*`model: {folder}/checkpoint-6`"
+    for checkpoint in (True, f"{folder}/checkpoint-6"):
+        with pytest.raises(ValueError, match=remedy):
+            make(parts, max_steps=8).train(resume_from_checkpoint=checkpoint)
 
 
 def test_stream_of_another_layout(parts):

@@ -53,10 +53,9 @@ def reader(args: DataArguments, folder: Path, rows: int | None = None) -> RowRea
     return RowReader(args.image_column[0], args.caption_column[0], SkippedRows(folder, "train", rows))
 
 
-def pictures(rows: list[dict], args: DataArguments) -> Counter:
+def pictures(rows: list[dict]) -> Counter:
     """The rows' captions and, rounded, their images' mean colours."""
-    image, caption = args.image_column[0], args.caption_column[0]
-    return Counter((row[caption][0], tuple(np.asarray(row[image]).mean((0, 1)).round(1))) for row in rows)
+    return Counter((row["caption"][0], tuple(np.asarray(row["image"]).mean((0, 1)).round(1))) for row in rows)
 
 
 EXPECTED = [(text, load_image(data, "", "")) for text, data in zip(CAPTIONS, jpegs(), strict=True)]
@@ -74,7 +73,7 @@ def test_every_block_of_the_page(block, folder, tmp_path, monkeypatch):
     rows = EpochDataset(
         join_sources(by_number, args.caption_column[0], args.dataset_weights), read=reader(args, tmp_path)
     )
-    found = pictures([rows[index] for index in range(len(rows))], args)
+    found = pictures([rows[index] for index in range(len(rows))])
     expected = Counter(dict(EXPECTED.most_common())) if "rows" not in args.dataset_kwargs else found & EXPECTED
     if args.dataset_weights is None:
         assert found == Counter({row: count * len(args.dataset) for row, count in expected.items()})
@@ -85,9 +84,9 @@ def test_every_block_of_the_page(block, folder, tmp_path, monkeypatch):
     )
     count = len(rows) if args.dataset_weights is None else 200
     streamed = list(islice(stream, count))
-    assert pictures(streamed, args).keys() == found.keys()
+    assert pictures(streamed).keys() == found.keys()
     if args.dataset_weights is None:
-        assert pictures(streamed, args) == found and {row["epoch"] for row in streamed} == {0}
+        assert pictures(streamed) == found and {row["epoch"] for row in streamed} == {0}
 
 
 def test_the_page_names_every_key():
@@ -201,7 +200,8 @@ def test_rows_without_a_part_end_no_shard(tmp_path):
     args = data_args(dataset=str(tmp_path / "tars"), image_column="jpg", caption_column="txt")
     skipped = SkippedRows(tmp_path, "train", None, max_share=0.5)
     stream = StreamingDataset(load_sources(args, "train", streaming=True), RowReader("jpg", "txt", skipped), buffer=0)
-    assert [row["txt"] for row in islice(stream, 8)] == [[text] for i, text in enumerate(CAPTIONS) if i not in (6, 8)]
+    expected = [[text] for number, text in enumerate(CAPTIONS) if number not in (6, 8)]
+    assert [row["caption"] for row in islice(stream, 8)] == expected
     assert count_skipped(tmp_path / FILE) == {"no caption": 1, "no image": 1}
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from training_runs import assert_same_gradients, build, make_parts, one_step, parameters, train_logs, with_texts
 
 from trainer import VLKDTrainingArguments
-from trainer.feature_cache import add_image_features, add_teacher_embeds
+from trainer.feature_cache import add_image_features, add_teacher_embeds, load_teacher
 from trainer.losses import icti, itcl, ttdm
 from trainer.running_means import RunningMeans
 
@@ -41,10 +41,10 @@ def test_trainable_parameters_move_and_frozen_ones_stay(parts, freeze):
 
 def test_teacher_and_clip_stay_frozen_and_in_eval_mode(parts):
     trainer = build(parts)
-    before = copy.deepcopy(parts.teacher.state_dict())
+    before = copy.deepcopy(trainer.teacher.state_dict())
     trainer.train()
-    assert not parts.teacher.training and not trainer.model.vision_model.training
-    assert all(torch.equal(value, before[name]) for name, value in parts.teacher.state_dict().items())
+    assert not trainer.teacher.training and not trainer.model.vision_model.training
+    assert all(torch.equal(value, before[name]) for name, value in trainer.teacher.state_dict().items())
 
 
 def test_parameter_groups(parts):
@@ -93,7 +93,7 @@ def test_terms_are_those_of_the_losses(parts):
     model = trainer.model.eval()
     batch = trainer.data_collator([trainer.eval_dataset[index] for index in range(16)])
     with torch.no_grad():
-        teacher = parts.teacher(batch.pop("teacher_input_ids"), batch.pop("teacher_attention_mask")).text_embeds
+        teacher = trainer.teacher(batch.pop("teacher_input_ids"), batch.pop("teacher_attention_mask")).text_embeds
         labels, _ = batch.pop("labels"), batch.pop("row_names")
         student = model.get_text_features(batch["caption_input_ids"], batch["caption_attention_mask"]).pooler_output
         image = model.get_image_features(batch["pixel_values"]).pooler_output
@@ -189,7 +189,7 @@ def test_accumulated_step_is_the_step_of_the_whole_batch(parts):
 def test_step_from_the_cache_is_the_live_step(parts, tmp_path, image_tokens, image_features):
     parts.model.config.image_tokens = image_tokens
     cached = add_image_features(load(rows=8), parts.model, parts.processor, image_features, cache_dir=str(tmp_path))
-    cached = add_teacher_embeds(cached, parts.teacher, parts.teacher_tokenizer, cache_dir=str(tmp_path))
+    cached = add_teacher_embeds(cached, *load_teacher(parts.clip), cache_dir=str(tmp_path))
     live_gradients, live = one_step(parts, load(rows=8), per_device_train_batch_size=8)
     gradients, log = one_step(parts, cached, per_device_train_batch_size=8)
     for term in ("loss", *TERMS):
@@ -211,9 +211,9 @@ def test_bf16_autocast(parts):
 
 
 def test_no_teacher_and_no_cache(parts):
-    parts.teacher = None
-    with pytest.raises(ValueError, match="teacher"):
-        build(parts).train()
+    parts.clip = None  # and the model was made from local folders
+    with pytest.raises(ValueError, match="clip is not set, and the model's config names no base_models"):
+        build(parts)
 
 
 def test_decoder_distillation_brings_the_image_near_the_caption(parts):

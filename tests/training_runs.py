@@ -10,27 +10,20 @@ import torch
 from caption_data import load, load_text
 from torch import nn
 
-from trainer import EpochDataset, TextInfilling, VLKDDataCollator, VLKDTrainer, VLKDTrainingArguments
-from trainer.feature_cache import load_teacher
+from trainer import EpochDataset, VLKDTrainer, VLKDTrainingArguments
 from trainer.streaming import StreamingDataset
 
 
 def make_parts(model: nn.Module, processor, clip_dir: str, folder: str) -> SimpleNamespace:
     """What `build` needs, kept together so that a test can hand it to another process."""
-    teacher, teacher_tokenizer = load_teacher(clip_dir)
-    return SimpleNamespace(
-        model=copy.deepcopy(model),
-        processor=processor,
-        teacher=teacher,
-        teacher_tokenizer=teacher_tokenizer,
-        folder=folder,
-    )
+    return SimpleNamespace(model=copy.deepcopy(model), processor=processor, clip=clip_dir, folder=folder)
 
 
 def read_row(row: dict, index: int, reads: list[int]) -> dict:
     """A row of the stream as the collator takes it."""
     reads.append(index)
     return {
+        "row_name": row["row_name"],
         "image": datasets.Image().decode_example(row["image"]),
         "caption": [text.decode() for text in row["caption"]],
     }
@@ -49,32 +42,28 @@ def counted_stream(rank: int = 0, world_size: int = 1) -> StreamingDataset:
 def build(
     parts: SimpleNamespace, dataset=None, model: nn.Module | None = None, dropout: float = 0.0, **options
 ) -> VLKDTrainer:
-    """A trainer of few steps, without dropout unless asked for: only what a test changes makes a difference."""
+    """A trainer of few steps, without dropout unless asked for: only what a test changes makes a difference.
+
+    The teacher runs live: the feature cache rounds to float16.
+    """
     defaults = {
+        "clip": parts.clip,
         "max_steps": 2,
         "per_device_train_batch_size": 4,
         "learning_rate": 1e-3,
         "logging_steps": 1,
         "save_strategy": "no",
         "lr_scheduler_type": "constant",
+        "max_text_length": 60,
     }
     args = VLKDTrainingArguments(parts.folder, use_cpu=True, disable_tqdm=True, **{**defaults, **options})
     model = copy.deepcopy(parts.model) if model is None else model
     for module in model.modules():
         if hasattr(module, "dropout") and isinstance(module.dropout, float):
             module.dropout = dropout
-    collator = VLKDDataCollator(
-        processor=parts.processor,
-        teacher_tokenizer=parts.teacher_tokenizer,
-        infilling=TextInfilling(parts.processor.tokenizer.mask_token_id, args.mask_ratio, args.mask_all_probability),
-        decoder_start_token_id=model.config.text_config.decoder_start_token_id,
-        projection_dim=model.config.projection_dim,
-        max_text_length=60,
-        seed=args.seed,
-        readings=args.itdd_weight > 0,
-    )
     dataset = load() if dataset is None else dataset
-    return VLKDTrainer(model, args, parts.teacher, train_dataset=dataset, eval_dataset=dataset, data_collator=collator)
+    dataset = EpochDataset(dataset) if isinstance(dataset, datasets.Dataset) else dataset
+    return VLKDTrainer(model, args, train_dataset=dataset, eval_dataset=dataset, processing_class=parts.processor)
 
 
 def with_texts(rows: int = 16) -> EpochDataset:

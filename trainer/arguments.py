@@ -15,15 +15,10 @@ class ModelArguments:
 
     _argument_group_name = "model"
 
-    clip: str | None = field(
-        default=None,
-        metadata={"help": "CLIP checkpoint: the image tower, and the text tower that teaches. Always needed."},
+    bart: str | None = field(
+        default=None, metadata={"help": "BART checkpoint to start from, joined with clip; or give model."}
     )
-    bart: str | None = field(default=None, metadata={"help": "BART checkpoint to start from; or give model."})
-    model: str | None = field(
-        default=None,
-        metadata={"help": "VLKD checkpoint to train further, in place of bart; clip must be the one it has."},
-    )
+    model: str | None = field(default=None, metadata={"help": "VLKD checkpoint to train further, in place of bart."})
     image_projector: Literal["linear", "mlp"] = field(
         default="linear",
         metadata={"help": "W_d, from the joint space to BART's width: the paper's linear map, or our MLP."},
@@ -62,8 +57,6 @@ class ModelArguments:
     )
 
     def __post_init__(self):
-        if self.clip is None:
-            raise ValueError("clip is not set: name a CLIP checkpoint (its text tower teaches).")
         if (self.bart is None) == (self.model is None):
             raise ValueError("set either bart (start from CLIP and BART) or model (train a VLKD checkpoint further).")
 

@@ -4,8 +4,8 @@ import argparse
 from typing import Any
 
 from trainer.column_cache import cache_folder
-from trainer.feature_cache import load_teacher
-from trainer.train import ARGUMENTS, check_teacher, load_model, read_arguments
+from trainer.feature_cache import check_teacher, load_teacher, teacher_name
+from trainer.train import ARGUMENTS, check_image_features, load_model, read_arguments
 from trainer.training_data import load_rows
 
 
@@ -26,9 +26,11 @@ def run(args: argparse.Namespace) -> int:
             "streaming is on: of a stream nothing is cached, CLIP embeds its captions as they come. Set streaming to "
             "false, or train without a cache."
         )
-    model, processor = load_model(model_args, training_args.seed)
-    teacher, tokenizer = load_teacher(model_args.clip)
-    check_teacher(teacher, model, model_args, data_args)
+    model, processor = load_model(model_args, training_args.clip, training_args.seed)
+    clip = teacher_name(training_args.clip, model.config)
+    teacher, tokenizer = load_teacher(clip)
+    check_teacher(teacher, model, clip)
+    check_image_features(data_args, model)
     model, teacher = model.to(training_args.device), teacher.to(training_args.device)
     kept = "captions" if data_args.image_features == "off" else f"captions and images ({data_args.image_features})"
     for split in filter(None, (data_args.train_split, data_args.eval_split)):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import Trainer
-from transformers.trainer_utils import TrainOutput, rotate_checkpoints, sort_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints, sort_checkpoints
 from transformers.utils import logging
 
 UNFINISHED = "unfinished"  # the folder in the run's own in which a checkpoint is written
@@ -23,7 +23,8 @@ class WholeCheckpoints(Trainer):
     """A `Trainer` that writes a checkpoint apart, has the disk confirm it, and only then gives it its name.
 
     Older checkpoints are deleted (`save_total_limit`) after that. `resume_from_checkpoint=True` takes the newest one
-    that is complete; what a killed run left of another is passed over, and cleared away by the next save.
+    that is complete; the next save deletes what a killed run left of another. The best checkpoint is found by its
+    name, so that the run's folder may be moved.
 
     All processes must see one `output_dir`; with `save_on_each_node` those of a node.
     """
@@ -35,17 +36,31 @@ class WholeCheckpoints(Trainer):
         """As `Trainer`'s.
 
         Raises:
-            ValueError: there is no complete checkpoint, or the one named is not complete.
+            ValueError: there is no complete checkpoint, the one named is not complete, or it has no optimizer state.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = newest_checkpoint(self.args.output_dir)
         elif resume_from_checkpoint:
             check_contents(resume_from_checkpoint)
+        if resume_from_checkpoint:
+            check_optimizer_state(resume_from_checkpoint)
         self.resumed_from = resume_from_checkpoint or None
         return super().train(self.resumed_from, *args, **kwargs)
 
     def save_more(self, checkpoint: Path) -> None:
         """For a subclass: called by every process with the folder into which a checkpoint is being written."""
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """As `Trainer`'s, which takes the path of the best checkpoint as it was when the state was saved."""
+        place = super()._init_training_state(*args, **kwargs)
+        if self.resumed_from and self.state.best_global_step:
+            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+            folders = [Path(self.args.output_dir), Path(self.resumed_from).parent]  # a run may go on in a new folder
+            best = next((str(folder / name) for folder in folders if (folder / name).is_dir()), None)
+            if best != self.state.best_model_checkpoint:
+                logger.warning(f"The best checkpoint is {repr(best) if best else 'gone: ' + name}.")
+            self.state.best_model_checkpoint = best
+        return place
 
     def _get_output_dir(self, trial: Any) -> str:
         return self._apart or super()._get_output_dir(trial)
@@ -56,7 +71,7 @@ class WholeCheckpoints(Trainer):
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         run_folder = Path(self._get_output_dir(trial))
-        written = run_folder / UNFINISHED / f"checkpoint-{self.state.global_step}"
+        written = run_folder / UNFINISHED / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         checkpoint = run_folder / written.name
         if self.args.should_save:
             shutil.rmtree(written.parent, ignore_errors=True)  # what a killed run left
@@ -157,6 +172,16 @@ def check_contents(checkpoint: str | os.PathLike) -> None:
         raise ValueError(
             f"resume_from_checkpoint: '{checkpoint}' is not complete: {missing[0]} is missing or cut off; set it to "
             "true for the newest complete one."
+        )
+
+
+def check_optimizer_state(checkpoint: str | os.PathLike) -> None:
+    """Raise a ValueError if a checkpoint has no optimizer state, from which a run would restart its schedule."""
+    if not any(Path(checkpoint).glob("optimizer*")):  # FSDP names it in other ways
+        raise ValueError(
+            f"resume_from_checkpoint: '{checkpoint}' has no optimizer state: it was saved with save_only_model or is "
+            f"from the Hub. To start a new run from its weights, load it as the model (`model: {checkpoint}` in "
+            "train.yaml) and leave resume_from_checkpoint out."
         )
 
 

@@ -1,5 +1,6 @@
 """Where the examples come from: datasets by name, and the rows a training step sees."""
 
+import copy
 import importlib
 import os
 import sys
@@ -35,8 +36,9 @@ class EpochDataset(Dataset):
     in shared memory, so that persistent workers see it change. It is deliberately not called `set_epoch`: accelerate
     calls a method of that name on one process and not on several, and on evaluation data too.
 
-    A row that `read` finds flawed gives its place to another one, drawn from (seed, epoch, index) too, so that every
-    batch keeps its size. The place keeps its index: the row that fills it gets another caption and corruption there.
+    A row that `read` finds flawed is replaced by another one, drawn from (seed, epoch, index) too, so that every batch
+    keeps its size. `index` stays that of the flawed row, since it seeds the draws; `row_name`, for messages, is the
+    replacement's.
 
     Args:
         dataset: rows by number.
@@ -80,12 +82,18 @@ class EpochDataset(Dataset):
         rows = self.dataset.__getitems__(indices)
         return [self._complete(row, index) for row, index in zip(rows, indices, strict=True)]
 
+    def at_first_epoch(self) -> "EpochDataset":
+        """The same rows with an epoch of their own, for evaluation."""
+        other = copy.copy(self)
+        other._epoch = torch.zeros((), dtype=torch.long).share_memory_()
+        return other
+
     def start_epoch(self, epoch: int) -> None:
         self._epoch.fill_(epoch)
 
     def _complete(self, row: dict[str, Any], index: int) -> dict[str, Any]:
         epoch = int(self._epoch)
-        row = {**self._usable(row, index, epoch), "index": index, "epoch": epoch}
+        row = {"row_name": f"row {index}", **self._usable(row, index, epoch), "index": index, "epoch": epoch}
         return add_document(row, self.texts, self.seed)
 
     def _usable(self, row: dict[str, Any], index: int, epoch: int) -> dict[str, Any]:
@@ -99,7 +107,7 @@ class EpochDataset(Dataset):
         for other in map(int, others):
             usable = self.read(self.dataset[other], other)
             if usable is not None:
-                return usable
+                return {"row_name": f"row {other}", **usable}
         raise DataError(f"row {index} and {MAX_REPLACEMENTS} rows drawn in its place are flawed; mend the data.")
 
 

@@ -15,7 +15,7 @@ from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration
 from modeling_vlkd.conversion_vlkd import check_checkpoint
 from trainer import flops
 from trainer.arguments import CONFIG_OPTIONS, ModelArguments
-from trainer.feature_cache import features_width
+from trainer.feature_cache import features_width, teacher_name
 from trainer.flops_lora import lora_backward, lora_forward
 from trainer.lora import add_lora
 from trainer.train import ARGUMENTS
@@ -65,17 +65,20 @@ def run(args: argparse.Namespace) -> int:
 def estimate(args: argparse.Namespace) -> dict[str, Any]:
     """All figures, in FLOP, bytes and hours, for the run that `args` (the keys of `vlkd train`, too) describes."""
     check_numbers(args)
-    model_args = ModelArguments(**{field.name: getattr(args, field.name) for field in fields(ModelArguments)})
-    config = model_config(model_args, args.config)
-    teacher = teacher_config(model_args.clip, config.projection_dim)
+    ModelArguments(**{field.name: getattr(args, field.name) for field in fields(ModelArguments)})  # checks them
+    if args.bart is not None and args.clip is None:
+        raise ValueError("clip is not set; name the CLIP checkpoint that is joined with bart.")
+    config = model_config(args, args.config)
+    clip = teacher_name(args.clip, config)
+    teacher = teacher_config(clip, config.projection_dim)
     epochs = epochs_of(args)
     parameters, memory = count_parameters(config, teacher, args)
     sample = sample_flops(config, teacher, args)
     return {
         "config": args.config,
         "settings": {
-            "clip": model_args.clip,
-            "language_model": model_args.model or model_args.bart,
+            "clip": clip,
+            "language_model": args.model or args.bart,
             "freeze": args.freeze,
             "lora_rank": args.lora_rank,
             "image_tokens": config.image_tokens,
@@ -122,7 +125,7 @@ def epochs_of(args: argparse.Namespace) -> float:
 # ------------------------------------------------------------------------------------------------------------- shapes
 
 
-def model_config(args: ModelArguments, recipe: str | None) -> VLKDConfig:
+def model_config(args: argparse.Namespace, recipe: str | None) -> VLKDConfig:
     """The model's shape. It comes from the config.json beside the recipe if there is one, else from the configs of the
     checkpoints that the recipe names; what the recipe says of image tokens and projector holds either way.
 

@@ -246,3 +246,26 @@ def _count_captions(dataset: Dataset, column: str) -> int:
         is_list = pa.types.is_list(captions.type) or pa.types.is_large_list(captions.type)
         count += (pc.sum(pc.list_value_length(captions)).as_py() or 0) if is_list else len(captions)
     return count
+
+
+def teacher_name(clip: str | None, config: VLKDConfig) -> str:
+    """The CLIP checkpoint whose text tower teaches: `clip`, or the one that a model of this config was made from.
+
+    Raises:
+        ValueError: neither is known.
+    """
+    if clip is None and not config.base_models:
+        raise ValueError(
+            "clip is not set, and the model's config names no base_models; set clip to the CLIP checkpoint that the "
+            "model was made from."
+        )
+    return clip or config.base_models[0]
+
+
+def check_teacher(teacher: CLIPTextModelWithProjection, model: PreTrainedModel, clip: str) -> None:
+    """Raise a ValueError if the teacher of checkpoint `clip` does not embed in the model's space."""
+    if teacher.config.projection_dim != model.config.projection_dim:
+        raise ValueError(
+            f"clip: '{clip}' embeds in {teacher.config.projection_dim} dimensions, the model in "
+            f"{model.config.projection_dim}; set clip to the CLIP checkpoint that the model was made from."
+        )

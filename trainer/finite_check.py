@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 MOST_ROWS = 16  # that a message names
 AT_FAULT = "because of "
@@ -17,10 +17,13 @@ class FiniteCheck(TrainerCallback):
     """Collects the losses of a step's batches, and looks at them once, when all gradients are there.
 
     One number is exchanged between the processes, so that all of them stop together.
+
+    Args:
+        trainer: its `accelerator` is used, which each trial of a hyperparameter search makes anew.
     """
 
-    def __init__(self, accelerator: Accelerator):
-        self.accelerator = accelerator
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
         self.batches: list[tuple[dict[str, Tensor], Tensor, list[str] | None]] = []
 
     def note(self, terms: dict[str, Tensor], embeds: tuple[Tensor, ...], names: list[str] | None) -> None:
@@ -33,6 +36,9 @@ class FiniteCheck(TrainerCallback):
         suspects = torch.stack([rows.detach().isfinite().all(dim=-1) for rows in embeds]).all(dim=0).logical_not()
         self.batches.append(({name: term.detach() for name, term in terms.items()}, suspects, names))
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.batches = []  # an interrupted step may have left some
+
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """
         Raises:
@@ -41,9 +47,10 @@ class FiniteCheck(TrainerCallback):
         batches, self.batches = self.batches, []
         values = [*(term for terms, _, _ in batches for term in terms.values()), self._gradient_norm(kwargs["model"])]
         wrong = torch.stack([value.isfinite().to(args.device) for value in values]).all().logical_not().float()
-        if not self.accelerator.reduce(wrong, reduction="sum").item():
+        accelerator = self.trainer.accelerator
+        if not accelerator.reduce(wrong, reduction="sum").item():
             return
-        own = [_describe(*batch, self.accelerator) for batch in batches]
+        own = [_describe(*batch, accelerator) for batch in batches]
         found = gather_object([line for line in own if line])
         found = [line for line in found if line.startswith(AT_FAULT)] or found  # ITCL spreads one row's NaN to others
         raise FloatingPointError(
@@ -54,7 +61,7 @@ class FiniteCheck(TrainerCallback):
 
     def _gradient_norm(self, model: torch.nn.Module) -> Tensor:
         """Of all gradients; 0 where a gradient scaler looks after them, which may overflow and be skipped."""
-        if self.accelerator.scaler is not None:
+        if self.trainer.accelerator.scaler is not None:
             return torch.zeros(())
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)

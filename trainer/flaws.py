@@ -23,10 +23,10 @@ logger = logging.getLogger(__name__)
 
 
 class RowReader:
-    """Makes a row of what a dataset holds: the image decoded, the captions a list of texts.
+    """Turns what a dataset holds into a row for the collator: `image`, decoded, `caption`, a list, and `row_name`.
 
-    Called with a row and its number, which a column `row_number` overrides; returns the row or, of a flawed one, None,
-    after `skipped` has taken note of it. It runs where rows are fetched: in the workers of the data loader.
+    Called with a row and its number, which a column `row_number` overrides. Returns None for a flawed row, after it
+    was added to `skipped`. It runs in the workers of the data loader.
 
     Args:
         image_column, caption_column: their names. No image is read of rows without one, whose features are cached.
@@ -42,9 +42,9 @@ class RowReader:
 
     def __call__(self, row: dict[str, Any], index: int) -> dict[str, Any] | None:
         number = int(row.get("row_number", index))
-        name = row_name(row.get(self.image_column), number)
+        name = row_name(row.get(self.image_column), row.get("row_name", f"row {number}"))
         try:
-            row = self.read(row, name)
+            row = {**self.read(row, name), "row_name": name}
         except Flaw as flaw:
             self.skipped.add(number, name, flaw)
             return None
@@ -52,16 +52,16 @@ class RowReader:
         return row
 
     def read(self, row: dict[str, Any], name: str) -> dict[str, Any]:
-        """The row with captions and image as the collator takes them; of columns that it lacks nothing is read.
+        """The row with its captions as `caption` and its image as `image`; a column that it lacks is not read.
 
         Raises:
             Flaw: it is flawed.
         """
         row = dict(row)
         if self.caption_column in row:
-            row[self.caption_column] = read_captions(row[self.caption_column], name, self.caption_column)
+            row["caption"] = read_captions(row.pop(self.caption_column), name, self.caption_column)
         if self.image_column in row:
-            row[self.image_column] = load_image(row[self.image_column], name, self.image_column, self.min_side)
+            row["image"] = load_image(row.pop(self.image_column), name, self.image_column, self.min_side)
         return row
 
 
@@ -166,7 +166,8 @@ def drop_flawed(
     images = dataset.select_columns([read.image_column])
     for index in flawed:
         flaw = Flaw(found[index]["message"], found[index]["reason"])
-        read.skipped.add(first + index, row_name(images[index][read.image_column], first + index), flaw)
+        name = row_name(images[index][read.image_column], f"row {first + index}")
+        read.skipped.add(first + index, name, flaw)
     numbered = dataset.add_column("row_number", range(first, first + len(dataset)))
     # Joined are the stretches between flawed rows: a list of the other rows' numbers would have every later
     # column copy the whole dataset.

@@ -33,7 +33,7 @@ def ttdm(student: Tensor, teacher: Tensor) -> Tensor:
     return (student - teacher).square().sum(dim=-1).mean()
 
 
-def itcl(text: Tensor, image: Tensor, logit_scale: Tensor | float) -> Tensor:
+def itcl(text: Tensor, image: Tensor, logit_scale: Tensor | float, rows: int | None = None) -> Tensor:
     """Image-text contrastive learning: ½ [CE(τ s vᵀ) + CE(τ v sᵀ)] over the rows of all processes.
 
     Row i of `text` belongs to row i of `image`; every other row, here or on another process, is a negative. Each
@@ -44,6 +44,8 @@ def itcl(text: Tensor, image: Tensor, logit_scale: Tensor | float) -> Tensor:
         text: s, (batch, projection_dim), unit norm.
         image: v, (batch, projection_dim), unit norm.
         logit_scale: log τ, CLIP's `logit_scale` as the checkpoint stores it; the exponential is taken here.
+        rows: how many rows of all processes, in rank order, count; further ones are no negatives either. All if None.
+            The result is NaN on a process that has none of them.
 
     Raises:
         ValueError: the two shapes differ, or the processes hold different numbers of rows.
@@ -51,8 +53,9 @@ def itcl(text: Tensor, image: Tensor, logit_scale: Tensor | float) -> Tensor:
     if text.shape != image.shape:
         raise ValueError(f"itcl: text has shape {tuple(text.shape)}, image {tuple(image.shape)}; they must agree.")
     scale = torch.as_tensor(logit_scale, device=text.device).exp()
-    all_text, all_image = gather_rows(text), gather_rows(image)
+    all_text, all_image = gather_rows(text)[:rows], gather_rows(image)[:rows]
     own_rows = torch.arange(len(text), device=text.device) + _rank() * len(text)
+    own_rows = own_rows.masked_fill(own_rows >= len(all_text), -100)  # which cross_entropy ignores
     text_to_image = F.cross_entropy(scale * text @ all_image.T, own_rows)  # (batch, processes * batch)
     image_to_text = F.cross_entropy(scale * image @ all_text.T, own_rows)
     return (text_to_image + image_to_text) / 2

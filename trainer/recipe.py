@@ -1,6 +1,7 @@
 """train.yaml beside the weights: how a model was trained, in the keys of `vlkd train --config`."""
 
 import os
+from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import yaml
 from trainer.training_args import VLKDTrainingArguments
 
 FILE = "train.yaml"
-# What makes the weights what they are. Where things lie, tokens and other ways to say the same stay on this machine.
-ARGUMENTS = (
+# Written down in any case: the options that one looks for first.
+CORE = (
+    "clip",
     "ttdm_weight",
     "itcl_weight",
     "icti_weight",
     "replay_weight",
+    "itdd_weight",
     "freeze",
     "mask_ratio",
     "mask_all_probability",
@@ -38,22 +41,43 @@ ARGUMENTS = (
     "fp16",
     "seed",
 )
+# Never written down: places and devices of this machine, tokens and repositories, and what only shows progress.
+PRIVATE = (
+    *("output_dir", "cache_dir", "resume_from_checkpoint", "run_name", "project", "report_to", "push_to_hub"),
+    *("disable_tqdm", "logging_first_step", "logging_steps", "logging_strategy", "log_level", "log_level_replica"),
+    *("log_on_each_node", "use_cpu", "local_rank", "skip_memory_metrics", "debug", "dataloader_pin_memory"),
+    "include_num_input_tokens_seen",
+    *("gradient_checkpointing", "gradient_checkpointing_kwargs"),  # older names of activation_checkpointing
+)
+PRIVATE_PREFIXES = ("hub_", "trackio_", "ddp_", "do_")
 
 
 def save_recipe(folder: str | os.PathLike, args: VLKDTrainingArguments, sources: dict[str, Any]) -> None:
-    """Writes train.yaml.
+    """Writes train.yaml: `sources`, every training argument that differs from its default, and the core ones.
 
     Args:
         folder: of the weights.
         args: the run's.
         sources: checkpoints and data, by their keys in the YAML file; of a path on this machine the last part is kept.
     """
-    values = {name: _plain(value) for name, value in sources.items() if value not in (None, {}, "")}
-    values |= {name: _plain(getattr(args, name)) for name in ARGUMENTS if getattr(args, name) is not None}
+    values = {name: _plain(value) for name, value in sources.items() if not _is_private(name)}
+    values |= {field.name: _plain(getattr(args, field.name)) for field in fields(args) if _is_recorded(field, args)}
+    values = {name: value for name, value in values.items() if value not in (None, {}, "")}
     Path(folder).mkdir(parents=True, exist_ok=True)
     text = f"# {args.world_size} process(es) with this recipe trained the weights beside this file.\n"
     text += yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     Path(folder, FILE).write_text(text, encoding="utf-8")
+
+
+def _is_recorded(option: Field, args: VLKDTrainingArguments) -> bool:
+    default = option.default if option.default_factory is MISSING else option.default_factory()
+    value, default = _plain(getattr(args, option.name)), _plain(default)
+    differs = value != default and (default is not None or value not in ({}, False))  # which None is resolved to
+    return option.name in CORE or (differs and not _is_private(option.name))
+
+
+def _is_private(name: str) -> bool:
+    return name in PRIVATE or name.startswith(PRIVATE_PREFIXES)
 
 
 def load_recipe(folder: str | os.PathLike) -> dict[str, Any]:
@@ -77,7 +101,10 @@ def load_recipe(folder: str | os.PathLike) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, list):
+    if is_dataclass(value):  # accelerator_config
+        parts = {part.name: (getattr(value, part.name), part.default) for part in fields(value)}
+        return {name: part for name, (part, default) in parts.items() if part != default}
+    if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
     if isinstance(value, str) and os.path.isabs(value):
         return os.path.basename(value.rstrip(os.sep))

@@ -27,10 +27,10 @@ class Flaw(DataError):
         self.reason = reason
 
 
-def row_name(image: Any, number: int) -> str:
-    """What a person finds the row by: its image's file, or its number."""
+def row_name(image: Any, otherwise: str) -> str:
+    """A name by which people can find the row: its image's file, if known."""
     path = image.get("path") if isinstance(image, dict) else image if isinstance(image, str) else None
-    return path or f"row {number}"
+    return path or otherwise
 
 
 def read_captions(captions: Any, name: str, column: str) -> list[str]:

@@ -19,7 +19,7 @@ class RunningMeans:
             self.weights[name] = self.weights.get(name, 0) + weights[name]
 
     def pop(self, accelerator: Accelerator) -> dict[str, float]:
-        """The means over all processes, which must hold the same names; starts anew."""
+        """The means over all processes, which must hold the same names; starts again from nothing."""
         names = list(self.sums)
         sums = torch.stack([self.sums[name].float() for name in names])
         weights = torch.stack([torch.as_tensor(self.weights[name]).to(sums) for name in names])

@@ -10,11 +10,13 @@ from transformers import TrainingArguments
 from trainer.streaming import StreamingDataset
 
 
-def stream_loader(dataset: StreamingDataset, collator: Callable, args: TrainingArguments) -> StatefulDataLoader:
+def stream_loader(
+    dataset: StreamingDataset, collator: Callable, args: TrainingArguments, batch_size: int
+) -> StatefulDataLoader:
     """A loader that knows how far each worker's rows have been used, whatever it has read ahead."""
     return StatefulDataLoader(
         dataset,
-        batch_size=args.train_batch_size,
+        batch_size=batch_size,
         collate_fn=collator,
         num_workers=args.dataloader_num_workers,
         pin_memory=args.dataloader_pin_memory,

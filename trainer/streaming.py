@@ -128,7 +128,7 @@ class StreamingDataset(IterableDataset):
                 state["part"], state["row"] = place
                 for turn in range(state["given"], len(block)):
                     _, index, values = block[order[turn]]
-                    row = self.read(values, index)
+                    row = self.read({"row_name": self._name(index), **values}, index)
                     state["given"] = turn + 1
                     if row is not None:
                         yield add_document({**row, "index": index, "epoch": epoch}, self.texts, self.seed)
@@ -139,6 +139,11 @@ class StreamingDataset(IterableDataset):
                     f"for number {slot} there was no row; take fewer workers or processes, or more rows."
                 )
             state.update(epoch=epoch + 1, part=0, row=0, given=0)
+
+    def _name(self, index: int) -> str:
+        """A row's shard and its number there, as in the error of a shard that cannot be read."""
+        shard, row = divmod(index, PLACES)
+        return f"shard {self.shards[shard][1] + 1}, row {row}"
 
     def _count(self, number: int) -> int:
         start, end = self.groups[number]

@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CLIPTextModelWithProjection, PreTrainedTokenizerBase, set_seed
+from transformers import set_seed
 from transformers.trainer_utils import HubStrategy
 
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 from trainer.arguments import CONFIG_OPTIONS, DataArguments, ModelArguments
 from trainer.data import EpochDataset
-from trainer.data_collator import VLKDDataCollator
-from trainer.feature_cache import load_teacher
+from trainer.feature_cache import check_teacher, load_teacher, teacher_name
 from trainer.flaws import FILE as SKIPPED
 from trainer.flaws import ReportSkipped
-from trainer.infilling import TextInfilling
 from trainer.loading import load_vlkd
 from trainer.lora import add_lora
 from trainer.training_args import VLKDTrainingArguments
@@ -40,8 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if training_args.device.type == "cpu":
         torch.set_flush_denormal(True)  # denormal numbers slow small models down manyfold
     trainer = build_trainer(model_args, data_args, training_args)
-    checkpoint = training_args.resume_from_checkpoint
-    metrics = trainer.train(resume_from_checkpoint=True if checkpoint == "true" else checkpoint).metrics
+    metrics = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint).metrics
     if model_args.lora_rank is not None:
         trainer.model = trainer.model.merge_and_unload()
     trainer.save_model()
@@ -63,30 +60,34 @@ def read_arguments(args: argparse.Namespace) -> tuple[ModelArguments, DataArgume
     model_args, data_args, training_args = (
         kind(**{field.name: values[field.name] for field in fields(kind) if field.init}) for kind in ARGUMENTS
     )
+    if model_args.bart is not None and training_args.clip is None:
+        raise ValueError("clip is not set; name the CLIP checkpoint that is joined with bart.")
     if training_args.replay_weight and data_args.text_dataset is None:
         raise ValueError(
-            f"replay_weight is {training_args.replay_weight}, but text_dataset is not set: what text is to be "
-            "replayed?"
+            f"replay_weight is {training_args.replay_weight}, which requires text_dataset: name a dataset of plain "
+            "text, or set replay_weight to 0."
         )
     return model_args, data_args, training_args
 
 
 def build_trainer(model_args: ModelArguments, data_args: DataArguments, args: VLKDTrainingArguments) -> VLKDTrainer:
-    """Load checkpoints and data, fill the feature cache, and join them in a trainer.
+    """Load checkpoints and data, fill the feature cache, and build the trainer.
 
     Raises:
         ValueError: a checkpoint, dataset, split or column is missing, or two options contradict each other.
     """
     if args.eval_strategy != "no" and data_args.eval_split is None:
-        raise ValueError(f"eval_strategy is {args.eval_strategy.value}, but eval_split is not set: evaluate on what?")
+        raise ValueError(f"eval_strategy is {args.eval_strategy.value}, which requires eval_split.")
     if model_args.lora_rank is not None and args.push_to_hub and args.hub_strategy != HubStrategy.END:
         raise ValueError(
             f"hub_strategy is {args.hub_strategy.value}, which would push checkpoints, and with lora_rank they are "
             "adapters; set it to end."
         )
-    model, processor = load_model(model_args, args.seed)
-    teacher, teacher_tokenizer = load_teacher(model_args.clip)
-    check_teacher(teacher, model, model_args, data_args)
+    model, processor = load_model(model_args, args.clip, args.seed)
+    clip = teacher_name(args.clip, model.config)
+    teacher, teacher_tokenizer = load_teacher(clip)
+    check_teacher(teacher, model, clip)
+    check_image_features(data_args, model)
     model, teacher = model.to(args.device), teacher.to(args.device)
 
     if args.resume_from_checkpoint is None and args.process_index == 0:
@@ -104,17 +105,17 @@ def build_trainer(model_args: ModelArguments, data_args: DataArguments, args: VL
     return VLKDTrainer(
         model,
         args,
-        teacher=teacher if streaming else None,  # a stream's captions are embedded as they come
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
-        data_collator=build_collator(model, processor, teacher_tokenizer, data_args, args),
         processing_class=processor,
         sources={**asdict(model_args), **data_args.sources()},
         callbacks=[ReportSkipped(args.output_dir)],
     )
 
 
-def load_model(args: ModelArguments, seed: int = 0) -> tuple[VLKDForConditionalGeneration, VLKDProcessor]:
+def load_model(
+    args: ModelArguments, clip: str | None = None, seed: int = 0
+) -> tuple[VLKDForConditionalGeneration, VLKDProcessor]:
     """Join CLIP and BART by maps that `seed` draws, or load a VLKD checkpoint, in float32.
 
     Raises:
@@ -122,8 +123,8 @@ def load_model(args: ModelArguments, seed: int = 0) -> tuple[VLKDForConditionalG
     """
     if args.model is None:
         options = {name: getattr(args, name) for name in (*CONFIG_OPTIONS, "projector_init")}
-        model = VLKDForConditionalGeneration.from_vision_text_pretrained(args.clip, args.bart, seed=seed, **options)
-        processor = VLKDProcessor.from_vision_text_pretrained(args.clip, args.bart)
+        model = VLKDForConditionalGeneration.from_vision_text_pretrained(clip, args.bart, seed=seed, **options)
+        processor = VLKDProcessor.from_vision_text_pretrained(clip, args.bart)
     else:
         model, processor = load_vlkd(args.model, "model")
     if args.attn_implementation is not None:
@@ -131,41 +132,10 @@ def load_model(args: ModelArguments, seed: int = 0) -> tuple[VLKDForConditionalG
     return model, processor
 
 
-def check_teacher(
-    teacher: CLIPTextModelWithProjection,
-    model: VLKDForConditionalGeneration,
-    model_args: ModelArguments,
-    data_args: DataArguments,
-) -> None:
-    """Raise a ValueError if the model does not live in the teacher's space, or its tokens are not to be cached."""
-    if teacher.config.projection_dim != model.config.projection_dim:
-        raise ValueError(
-            f"clip: '{model_args.clip}' embeds in {teacher.config.projection_dim} dimensions, the model in "
-            f"{model.config.projection_dim}; name the CLIP that '{model_args.model}' was made from."
-        )
+def check_image_features(data_args: DataArguments, model: VLKDForConditionalGeneration) -> None:
+    """Raise a ValueError if the feature cache would hold fewer image tokens than the decoder sees."""
     if data_args.image_features == "pooled" and model.config.image_tokens != "pooled":
         raise ValueError(
             f"image_features is pooled, but the decoder sees image_tokens={model.config.image_tokens}; set "
             "image_features to all or off, or image_tokens to pooled."
         )
-
-
-def build_collator(
-    model: VLKDForConditionalGeneration,
-    processor: VLKDProcessor,
-    teacher_tokenizer: PreTrainedTokenizerBase,
-    data_args: DataArguments,
-    args: VLKDTrainingArguments,
-) -> VLKDDataCollator:
-    return VLKDDataCollator(
-        processor=processor,
-        teacher_tokenizer=teacher_tokenizer,
-        infilling=TextInfilling(processor.tokenizer.mask_token_id, args.mask_ratio, args.mask_all_probability),
-        decoder_start_token_id=model.config.text_config.decoder_start_token_id,
-        projection_dim=model.config.projection_dim,
-        max_text_length=min(args.max_text_length, model.config.text_config.max_position_embeddings),
-        seed=args.seed,
-        readings=args.itdd_weight > 0,
-        image_column=data_args.image_column[0],
-        caption_column=data_args.caption_column[0],
-    )

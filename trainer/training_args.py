@@ -1,11 +1,29 @@
 """How VLKD is trained."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import TrainingArguments
 
 WEIGHTS = ("ttdm_weight", "itcl_weight", "icti_weight", "replay_weight", "itdd_weight")
+# Options of `TrainingArguments` that would have no effect, or a wrong one: the values allowed, and the reason.
+RESTRICTED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "label_smoothing_factor": ((0,), "the losses of VLKD have no label smoothing"),
+    "train_sampling_strategy": (("random", "sequential"), "a row has no length before one of its captions is drawn"),
+    "length_column_name": (("length",), "rows are not grouped by length"),
+    "neftune_noise_alpha": ((None,), "NEFTune's hook does not reach BART's encoder and decoder"),
+    "use_liger_kernel": ((False,), "Liger has no kernels for VLKD"),
+    "liger_kernel_config": ((None,), "Liger has no kernels for VLKD"),
+    "use_cache": ((False,), "training uses no cache"),
+    "deepspeed": ((None,), "use torchrun, or FSDP2 as in docs/scaling.md"),
+    "parallelism_config": ((None,), "use torchrun, or FSDP2 as in docs/scaling.md"),
+    "remove_unused_columns": ((False,), "the collator, not the model, reads the dataset's columns"),
+    "label_names": ((["labels"],), "the model's other inputs are no labels"),
+    "logging_nan_inf_filter": ((False,), "a loss that is not finite stops the run"),
+}
+# Optimizers that step while the gradients are computed, before a loss that is not finite could stop the run.
+STEP_IN_BACKWARD = ("lomo", "adalomo", "_layerwise")
+WITH_TARGET_MODULES = ("galore", "apollo")
 
 
 @dataclass
@@ -16,12 +34,23 @@ class VLKDTrainingArguments(TrainingArguments):
         remove_unused_columns: False, since the collator, not the model, reads the dataset's columns.
         label_names: ["labels"], since the model's other inputs are no labels.
         logging_nan_inf_filter: False, since a loss that is not finite stops the run.
+        save_total_limit: 2, since a checkpoint takes 2.0 GB (base) or 6.1 GB (large). 0 keeps all checkpoints.
+        greater_is_better: False for a `metric_for_best_model` that is one of the losses, such as "icti".
 
     Captions, corruptions and documents are drawn by `seed`; the rows' order is `data_seed`'s, or `seed`'s if unset.
+
+    Raises:
+        ValueError: a value is out of its range, or an option of `TrainingArguments` is set that VLKD cannot honor.
     """
 
     _argument_group_name = "training"
 
+    clip: str | None = field(
+        default=None,
+        metadata={
+            "help": "CLIP checkpoint: its text tower is the teacher. If unset, the one that the model was made from."
+        },
+    )
     ttdm_weight: float = field(default=1.0, metadata={"help": "λ₁, the weight of text-text distance minimisation."})
     itcl_weight: float = field(default=1.0, metadata={"help": "λ₂, the weight of image-text contrastive learning."})
     icti_weight: float = field(default=1.0, metadata={"help": "λ₃, the weight of image-conditioned text infilling."})
@@ -71,7 +100,17 @@ class VLKDTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Leave this off: a loss that is not finite stops the run, and says where."}
     )
 
+    save_total_limit: int | None = field(
+        default=2, metadata={"help": "Checkpoints to keep: the newest ones and the best one; 0 keeps all."}
+    )
+
     def __post_init__(self):
+        check_options(self)
+        name = (self.metric_for_best_model or "").rpartition("_")[2]  # "icti", "eval_icti" or "eval_SPLIT_icti"
+        if self.greater_is_better is None and f"{name}_weight" in WEIGHTS:
+            self.greater_is_better = False
+        checkpoint = self.resume_from_checkpoint  # a text on the command line and in YAML
+        self.resume_from_checkpoint = {"true": True, "false": None}.get(str(checkpoint).lower(), checkpoint)
         super().__post_init__()
         for name in WEIGHTS:
             if getattr(self, name) < 0:
@@ -90,3 +129,26 @@ class VLKDTrainingArguments(TrainingArguments):
         weights = {"ttdm": self.ttdm_weight, "itcl": self.itcl_weight, "icti": self.icti_weight}
         optional = {"replay": self.replay_weight, "itdd": self.itdd_weight}
         return weights | {name: weight for name, weight in optional.items() if weight}
+
+
+def check_options(args: TrainingArguments) -> None:
+    """
+    Raises:
+        ValueError: an option of `TrainingArguments` is set that VLKD cannot honor.
+    """
+    for name, (allowed, reason) in RESTRICTED.items():
+        value = getattr(args, name)
+        if value not in allowed:
+            remedy = " or ".join(map(repr, allowed))
+            raise ValueError(f"{name} is {value!r}, which VLKD does not support: {reason}. Set it to {remedy}.")
+    optim = str(getattr(args.optim, "value", args.optim))
+    if optim.endswith(STEP_IN_BACKWARD):
+        raise ValueError(
+            f"optim is {optim}, which updates weights during the backward pass, before VLKD can check that losses and "
+            "gradients are finite. Use another optimizer, such as adamw_torch or adafactor."
+        )
+    if args.optim_target_modules is not None and not optim.startswith(WITH_TARGET_MODULES):
+        raise ValueError(
+            f"optim_target_modules is set, but optim {optim} does not read it; leave it out, or choose a GaLore or "
+            "APOLLO optimizer."
+        )

@@ -1,6 +1,7 @@
 """The training loop: transformers' `Trainer` with the three losses."""
 
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor
-from transformers import CLIPTextModelWithProjection, PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import ModelOutput
 
 from trainer.checkpoints import WholeCheckpoints
 from trainer.data import EpochDataset
-from trainer.feature_cache import teacher_embeds
+from trainer.data_collator import VLKDDataCollator, check_collator
+from trainer.feature_cache import add_teacher_embeds, check_teacher, load_teacher, teacher_embeds, teacher_name
 from trainer.finite_check import FiniteCheck
 from trainer.grad_cache import draw_seeds, embed, seeded, split
 from trainer.hub_uploads import HubUploads
@@ -41,59 +43,138 @@ class VLKDTrainer(WholeCheckpoints, HubUploads):
     A loss or gradient that is not finite stops training before the optimizer's step, by a FloatingPointError that
     names the rows.
 
+    Without a `data_collator`, the trainer prepares everything itself: it builds a `VLKDDataCollator` from `args` and
+    embeds the captions of `datasets.Dataset`s by the teacher, once, into the feature cache. The teacher is the text
+    tower of `args.clip`, or of the CLIP that `model.config.base_models` names. It is loaded only where rows have no
+    `teacher_embeds`.
+
     Args:
-        model: its `forward`, `logit_scale`, `freeze_language_model` and `projection_parameter_names` are used.
+        model: the model to train; or give `model_init`.
         args: the training arguments.
-        teacher: CLIP's text tower; only for batches without `teacher_embeds`.
-        train_dataset, eval_dataset: rows for the collator; whatever is not yet an `EpochDataset` becomes one. To train
-            on, a `StreamingDataset` too.
+        train_dataset, eval_dataset: rows with an `image` and a `caption` (a text, or a list of texts of which one is
+            drawn each epoch). A `datasets.Dataset` becomes an `EpochDataset`; an `EpochDataset`, or for training a
+            `StreamingDataset`, is used as it is.
+        processing_class: the `VLKDProcessor`; it is saved beside the weights.
+        data_collator: in place of the one built from `args`, which then must agree with it.
         sources: names of checkpoints and data, by their keys in `train.yaml`, which is saved beside the weights.
-        **kwargs: what else `Trainer` takes.
+        **kwargs: other arguments of `Trainer`, except `compute_loss_func`.
+
+    Raises:
+        ValueError: two arguments contradict each other, or the teacher or a column is missing.
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        args: VLKDTrainingArguments,
-        teacher: CLIPTextModelWithProjection | None = None,
+        model: PreTrainedModel | None = None,
+        args: VLKDTrainingArguments | None = None,
+        *,
         train_dataset: Dataset | EpochDataset | StreamingDataset | None = None,
         eval_dataset: Dataset | EpochDataset | dict[str, Dataset | EpochDataset] | None = None,
+        processing_class: ProcessorMixin | None = None,
+        data_collator: Callable | None = None,
         sources: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
-        if args.n_gpu > 1:
-            raise ValueError(f"{args.n_gpu} GPUs in one process; start one process a GPU with torchrun.")
-        if args.freeze != "nothing":  # "nothing" leaves alone what the caller froze, a PEFT model's base for one
+        args = VLKDTrainingArguments("trainer_output") if args is None else args
+        check_trainer_arguments(args, train_dataset, processing_class, data_collator, kwargs)
+        self.train_terms, self.eval_terms = RunningMeans(), RunningMeans()
+        self.teacher, self.teacher_tokenizer = None, None  # see load_teacher
+        super().__init__(
+            model,
+            args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        self.sources = sources or {}
+        # compute_loss divides by the accumulation steps itself: each term in its own way.
+        self.loss_is_scaled_for_ga = True
+        self.builds_collator = data_collator is None
+        self.prepare_model()
+        self.train_dataset = self.prepare_dataset(self.train_dataset)
+        self.eval_dataset = self.prepare_dataset(self.eval_dataset)
+        if isinstance(self.eval_dataset, EpochDataset) and self.eval_dataset is self.train_dataset:
+            self.eval_dataset = self.eval_dataset.at_first_epoch()
+        if isinstance(self.train_dataset, StreamingDataset):
+            args.ignore_data_skip = True  # a stream resumes at its place by itself and reads nothing to get there
+        self._window: tuple[float, int] | None = None  # time and step at which the present logging window began
+        self.finite_check = FiniteCheck(self)
+        self.add_callback(self.finite_check)
+        self.add_callback(StartTraining(self))
+
+    # ---- model, teacher and data
+
+    def prepare_model(self) -> None:
+        """Apply `args` to the model and build what depends on both: at the start, and for each trial of a search."""
+        model, args = self.model, self.args
+        if args.freeze != "nothing":  # "nothing" leaves what the caller froze, such as the base model of an adapter
             if hasattr(model, "peft_config"):
                 raise ValueError(
                     f"freeze={args.freeze!r} would undo the adapter's own choice of what learns; set freeze='nothing'."
                 )
             model.freeze_language_model(args.freeze)
-        train_dataset, eval_dataset = _with_epochs(train_dataset), _with_epochs(eval_dataset)
-        super().__init__(model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
-        self.sources = sources or {}
-        # compute_loss divides by the accumulation steps itself: each term in its own way.
-        self.loss_is_scaled_for_ga = True
-        self.teacher = teacher and teacher.to(args.device).eval().requires_grad_(False)
-        # What an image is to be read like: BART as it is before training.
+        # BART as it is before training, which reads captions for ITDD.
         self.reader = model.to_bart().to(args.device).eval().requires_grad_(False) if args.itdd_weight else None
         self.logit_scale = model.logit_scale.detach().clone()  # frozen; read here, before anything shards the model
-        self.train_terms = RunningMeans()
-        self._window: tuple[float, int] | None = None  # when, and at which step, the present logging window began
-        self.finite_check = FiniteCheck(self.accelerator)
-        self.add_callback(self.finite_check)
-        if isinstance(train_dataset, EpochDataset):
-            self.add_callback(StartEpoch(train_dataset))
-        elif train_dataset is not None:
-            args.ignore_data_skip = True  # a stream takes up its place by itself, and reads nothing to get there
+        if self.builds_collator:
+            self.data_collator = VLKDDataCollator.from_args(
+                args, model.config, self.processing_class, self.teacher_tokenizer
+            )
 
-    # ---- data
+    def call_model_init(self, trial: Any = None) -> PreTrainedModel:
+        """As `Trainer`'s; in `train`, which wants a new model, with `args` applied to it."""
+        model = super().call_model_init(trial)
+        if getattr(self, "model", None) is not None:
+            self.model = model.to(self.args.device)
+            self.prepare_model()
+        return model
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        """As `Trainer`'s, which sets the trial's values in `args` after the model was made."""
+        super()._hp_search_setup(trial)
+        if trial is not None:
+            self.prepare_model()
+
+    def load_teacher(self) -> None:
+        """Load CLIP's text tower and tokenizer, once.
+
+        Raises:
+            ValueError: its name is not known, there is no such checkpoint, or it embeds in another space.
+        """
+        if self.teacher is not None:
+            return
+        clip = teacher_name(self.args.clip, self.model.config)
+        teacher, self.teacher_tokenizer = load_teacher(clip)
+        check_teacher(teacher, self.model, clip)
+        self.teacher = teacher.to(self.args.device)
+        if self.builds_collator:
+            self.data_collator.teacher_tokenizer = self.teacher_tokenizer
+
+    def prepare_dataset(self, dataset: Any) -> Any:
+        """Rows as the collator takes them; a `datasets.Dataset` gets the teacher's embeddings of its captions.
+
+        Raises:
+            ValueError: a column or a caption is missing.
+        """
+        if isinstance(dataset, dict):
+            return {name: self.prepare_dataset(part) for name, part in dataset.items()}
+        if dataset is None:
+            return None
+        if self.builds_collator and "teacher_embeds" not in column_names(dataset):
+            self.load_teacher()
+            if isinstance(dataset, Dataset):
+                check_columns(dataset)
+                with self.args.main_process_first(desc="caption embeddings"):
+                    dataset = add_teacher_embeds(dataset, self.teacher, self.teacher_tokenizer)
+        return dataset if isinstance(dataset, EpochDataset | StreamingDataset) else EpochDataset(dataset)
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """As `Trainer`'s; a stream, which splits itself over processes and workers, goes past accelerate."""
         if not isinstance(self.train_dataset, StreamingDataset):
             return super().get_train_dataloader()
-        self.stream = stream_loader(self.train_dataset, self.data_collator, self.args)
+        self.stream = stream_loader(self.train_dataset, self.data_collator, self.args, self._train_batch_size)
         if self.resumed_from is not None:
             load_place(self.stream, self.resumed_from, self.args)
         return self.stream
@@ -105,7 +186,10 @@ class VLKDTrainer(WholeCheckpoints, HubUploads):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
         named = eval_dataset is None or isinstance(eval_dataset, str)
-        return super().get_eval_dataloader(eval_dataset if named else _with_epochs(eval_dataset))
+        return super().get_eval_dataloader(eval_dataset if named else self.prepare_dataset(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Any) -> torch.utils.data.DataLoader:
+        return super().get_test_dataloader(self.prepare_dataset(test_dataset))
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """Count the replay's labels too, over the step's batches and processes, as `Trainer` counts the captions'."""
@@ -144,20 +228,20 @@ class VLKDTrainer(WholeCheckpoints, HubUploads):
         labels, text_states = _take_labels(inputs), self._read_text(inputs)
         teacher = self._teacher_embeds(inputs)
         outputs = model(**inputs, use_cache=False)  # the one call of a step: DDP and FSDP allow no second
-        embeds = (outputs.text_embeds, outputs.image_embeds, teacher)
-        terms = self._contrastive_terms(*embeds) | _token_terms(outputs, labels, counts, text_states)
+        embeds = (outputs.text_embeds.float(), outputs.image_embeds.float(), teacher)  # bf16_full_eval casts the model
         if model.training:
+            terms = self._contrastive_terms(*embeds) | _token_terms(outputs, labels, counts, text_states)
             terms = self._share_of_step(terms)
             self._note(terms, embeds, names)
         else:
-            self._add_eval_terms(terms, labels)
+            terms = self._eval_terms(outputs, embeds, labels, text_states)
         loss = self._weighted_sum(terms)
         return (loss, outputs) if return_outputs else loss
 
     def _chunked_loss(
         self, model: torch.nn.Module, chunks: list[dict[str, Tensor]], counts: dict[str, Any], names: list[str] | None
     ) -> Tensor:
-        """The whole batch's loss, as `trainer.grad_cache` tells; only the last chunk has yet to go back."""
+        """The loss of the whole batch, as in `trainer.grad_cache`; the caller runs the last chunk's backward pass."""
         teacher = torch.cat([self._teacher_embeds(chunk) for chunk in chunks])
         seeds = draw_seeds(len(chunks))
         with self.accelerator.autocast():
@@ -196,10 +280,7 @@ class VLKDTrainer(WholeCheckpoints, HubUploads):
         """Take what is the teacher's out of the batch; t: (batch, projection_dim), unit norm."""
         if "teacher_embeds" in inputs:
             return F.normalize(inputs.pop("teacher_embeds"), dim=-1)  # the cache's float16 has rounded the norm
-        if self.teacher is None:
-            raise ValueError(
-                "the batch has no `teacher_embeds` and the trainer no teacher; pass teacher=CLIP's text tower."
-            )
+        self.load_teacher()  # a collator of the user's own may tokenize for it
         return teacher_embeds(self.teacher, inputs.pop("teacher_input_ids"), inputs.pop("teacher_attention_mask"))
 
     @torch.no_grad()
@@ -225,10 +306,28 @@ class VLKDTrainer(WholeCheckpoints, HubUploads):
         batches = self.current_gradient_accumulation_steps
         return {name: term * processes if name in TOKEN_LOSSES else term / batches for name, term in terms.items()}
 
-    def _add_eval_terms(self, terms: dict[str, Tensor], labels: dict[str, Tensor]) -> None:
-        rows = len(labels["icti"])
-        weights = {name: labels[name].ne(-100).sum() if name in TOKEN_LOSSES else rows for name in terms}
-        self.eval_terms.add({name: term * weights[name] for name, term in terms.items()}, weights)
+    def _eval_terms(
+        self,
+        outputs: ModelOutput,
+        embeds: tuple[Tensor, ...],
+        labels: dict[str, Tensor],
+        text_states: tuple[Tensor, ...] | None,
+    ) -> dict[str, Tensor]:
+        """The terms of a batch, without the rows that accelerate repeats to fill the last one of several processes.
+
+        Those come after the others, in rank order. A process that has no other rows gets NaN, which does not count.
+        """
+        size, rows = len(labels["icti"]), None
+        if self.accelerator.gradient_state.end_of_dataloader and self.accelerator.gradient_state.remainder > 0:
+            rows = self.accelerator.gradient_state.remainder
+        own = size if rows is None else min(max(rows - self.accelerator.process_index * size, 0), size)
+        text, image, teacher = embeds
+        labels = {name: torch.cat([part[:own], torch.full_like(part[own:], -100)]) for name, part in labels.items()}
+        terms = {"ttdm": ttdm(text[:own], teacher[:own]), "itcl": itcl(text, image, self.logit_scale, rows)}
+        terms |= _token_terms(outputs, labels, {}, text_states)
+        weights = {name: labels[name].ne(-100).sum() if name in TOKEN_LOSSES else own for name in terms}
+        self.eval_terms.add({name: (term * weights[name]).nan_to_num() for name, term in terms.items()}, weights)
+        return terms
 
     def _weighted_sum(self, terms: dict[str, Any]) -> Any:
         """Σ λ · term over the terms given, without those of weight 0, which so cost no backward pass."""
@@ -266,7 +365,7 @@ class VLKDTrainer(WholeCheckpoints, HubUploads):
         return super().training_step(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs:  # one of training's
+        if "loss" in logs and self.train_terms.sums:  # one of training's
             seconds, steps = time.perf_counter() - self._window[0], self.state.global_step - self._window[1]
             logs |= self.train_terms.pop(self.accelerator)
             logs["samples_per_second"] = steps * self.get_total_train_batch_size(self.args) / seconds
@@ -274,8 +373,11 @@ class VLKDTrainer(WholeCheckpoints, HubUploads):
         super().log(logs, start_time)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        self._window = None  # the time that evaluation takes is not training's
-        return super().evaluate(*args, **kwargs)
+        start = time.perf_counter()
+        metrics = super().evaluate(*args, **kwargs)
+        if self._window is not None:  # do not count the time in samples_per_second
+            self._window = (self._window[0] + time.perf_counter() - start, self._window[1])
+        return metrics
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         """`Trainer`'s, with every raw term, and with the loss as the weighted sum of their means over the split."""
@@ -299,14 +401,56 @@ class VLKDTrainer(WholeCheckpoints, HubUploads):
         return 0
 
 
-class StartEpoch(TrainerCallback):
-    """Tells the training rows which epoch begins; when resumed within one, the state's epoch has a fraction."""
+class StartTraining(TrainerCallback):
+    """Clears what an interrupted run left, and tells the training rows which epoch begins.
 
-    def __init__(self, dataset: EpochDataset):
-        self.dataset = dataset
+    In a run that resumes within an epoch, the state's epoch has a fraction.
+    """
+
+    def __init__(self, trainer: VLKDTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.train_terms = RunningMeans()
+        self.trainer._window = None
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.dataset.start_epoch(int(state.epoch))
+        if isinstance(self.trainer.train_dataset, EpochDataset):
+            self.trainer.train_dataset.start_epoch(int(state.epoch))
+
+
+def check_trainer_arguments(
+    args: VLKDTrainingArguments,
+    train_dataset: Any,
+    processing_class: ProcessorMixin | None,
+    collator: Callable | None,
+    others: dict[str, Any],
+) -> None:
+    """
+    Raises:
+        ValueError: arguments of `VLKDTrainer` contradict each other, or one would have no effect.
+    """
+    if args.n_gpu > 1:
+        raise ValueError(f"{args.n_gpu} GPUs in one process; start one process a GPU with torchrun.")
+    if others.get("compute_loss_func") is not None:
+        raise ValueError("compute_loss_func has no effect: the losses are VLKD's. Override compute_loss instead.")
+    own_rates = args.projection_learning_rate is not None or args.projection_optimizer != "adamw"
+    if own_rates and others.get("optimizers", (None, None))[0] is not None:
+        raise ValueError(
+            "projection_learning_rate and projection_optimizer have no effect on an optimizer that is passed in "
+            "`optimizers`; leave them, or it, out."
+        )
+    if isinstance(train_dataset, StreamingDataset):
+        for name, default in (("data_seed", None), ("train_sampling_strategy", "random")):
+            if getattr(args, name) != default:
+                raise ValueError(
+                    f"{name} is {getattr(args, name)!r}, which has no effect on a stream: `seed` draws its order, and "
+                    f"shuffle_buffer: 0 keeps it. Set {name} to {default!r}."
+                )
+    if collator is None and processing_class is None:
+        raise ValueError("processing_class is not set; pass the VLKDProcessor, from which the collator is built.")
+    if collator is not None:
+        check_collator(collator, args)
 
 
 def _take_labels(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -318,17 +462,28 @@ def _token_terms(
     outputs: ModelOutput, labels: dict[str, Tensor], counts: dict[str, Any], text_states: tuple[Tensor, ...] | None
 ) -> dict[str, Tensor]:
     """ICTI, and those of the others that are on."""
-    terms = {"icti": icti(outputs.logits, labels["icti"], counts["icti"])}
+    terms = {"icti": icti(outputs.logits, labels["icti"], counts.get("icti"))}
     if "replay" in labels:
-        terms["replay"] = icti(outputs.replay_logits, labels["replay"], counts["replay"])
+        terms["replay"] = icti(outputs.replay_logits, labels["replay"], counts.get("replay"))
     if "itdd" in labels:
-        terms["itdd"] = itdd(outputs.reading_states, text_states, labels["itdd"], counts["itdd"])
+        terms["itdd"] = itdd(outputs.reading_states, text_states, labels["itdd"], counts.get("itdd"))
     return terms
 
 
-def _with_epochs(dataset: Any) -> Any:
-    if isinstance(dataset, dict):
-        return {name: _with_epochs(part) for name, part in dataset.items()}
-    return (
-        dataset if dataset is None or isinstance(dataset, EpochDataset | StreamingDataset) else EpochDataset(dataset)
-    )
+def column_names(dataset: Any) -> list[str]:
+    """The columns of a dataset, or of the one in an `EpochDataset`; none where they are not known before reading."""
+    dataset = dataset.dataset if isinstance(dataset, EpochDataset) else dataset
+    return list(getattr(dataset, "column_names", None) or ())
+
+
+def check_columns(dataset: Dataset) -> None:
+    """
+    Raises:
+        ValueError: there is no caption, or no image.
+    """
+    for column, others in (("caption", ()), ("image", ("image_features",))):
+        if not {column, *others} & set(dataset.column_names):
+            raise ValueError(
+                f"the dataset has no column '{column}'; it has {', '.join(dataset.column_names)}. Rename the one that "
+                f"holds it: dataset.rename_column(..., '{column}')."
+            )
