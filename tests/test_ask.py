@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 from PIL import Image
@@ -118,10 +119,12 @@ def test_batches_change_nothing_and_many_images_show_progress(photos, vlkd_dir, 
     one_batch = run(capsys, "ask", "photos", QUESTION, "--model", vlkd_dir)
     monkeypatch.setattr(ask, "BATCH", 2)
     monkeypatch.setattr(ask, "MANY", 3)
-    assert main(["ask", "photos", QUESTION, "--model", vlkd_dir]) == 0
-    output = capsys.readouterr()
-    assert output.out.splitlines() == one_batch[1]
-    assert "3/3" in output.err
+    for is_terminal in (True, False):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda answer=is_terminal: answer)
+        assert main(["ask", "photos", QUESTION, "--model", vlkd_dir]) == 0
+        output = capsys.readouterr()
+        assert output.out.splitlines() == one_batch[1]
+        assert ("3/3" in output.err) is is_terminal
 
 
 def test_options_reach_generate(photos, vlkd_dir, processor, capsys):

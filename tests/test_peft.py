@@ -90,7 +90,12 @@ def vlkd_trainer(folder: Path, **options) -> VLKDTrainer:
     model.name_or_path = str(folder / "my_vlkd")
     teacher, tokenizer = load_teacher(str(TEACHERS / "clip"))
     arguments = VLKDTrainingArguments(
-        str(folder / "my_adapter"), per_device_train_batch_size=8, use_cpu=True, save_strategy="no", **options
+        str(folder / "my_adapter"),
+        per_device_train_batch_size=8,
+        use_cpu=True,
+        bf16=False,
+        save_strategy="no",
+        **options,
     )
     collator = VLKDDataCollator(
         processor=processor,

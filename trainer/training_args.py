@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
+
+from trainer.precision import find_device, log_training_precision, training_bf16
 
 WEIGHTS = ("ttdm_weight", "itcl_weight", "icti_weight", "replay_weight", "itdd_weight")
 
@@ -16,6 +19,7 @@ class VLKDTrainingArguments(TrainingArguments):
         remove_unused_columns: False, since the collator, not the model, reads the dataset's columns.
         label_names: ["labels"], since the model's other inputs are no labels.
         logging_nan_inf_filter: False, since a loss that is not finite stops the run.
+        bf16: None, which becomes True where the device is fast at bfloat16 and fp16 is not set, else False.
 
     Captions, corruptions and documents are drawn by `seed`; the rows' order is `data_seed`'s, or `seed`'s if unset.
     """
@@ -71,8 +75,21 @@ class VLKDTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Leave this off: a loss that is not finite stops the run, and says where."}
     )
 
+    bf16: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Train in bfloat16 mixed precision, or in float32. If unset, bfloat16 on devices that are fast at "
+            "it, unless fp16 is set."
+        },
+    )
+
     def __post_init__(self):
+        device = find_device("cpu" if self.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU") else "auto")
+        self.use_cpu = device.type == "cpu"  # without it, TrainingArguments refuses bf16 where there is no GPU
+        self.bf16 = training_bf16(self.bf16, self.fp16, device)
         super().__post_init__()
+        if self.process_index == 0:
+            log_training_precision(self.mixed_precision, device)
         for name in WEIGHTS:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; a weight is 0 (off) or positive.")
