@@ -1,4 +1,10 @@
-PYTHON ?= python3.11
+# The first of these that is Python 3.11 or later; `make PYTHON=...` names another.
+PYTHONS := python3.11 python3.12 python3.13 python3.14 python3 python
+PYTHON ?= $(shell for name in $(PYTHONS); do \
+	$$name -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null && echo $$name && break; done)
+FOUND = $(shell for name in python3 python; do \
+	$$name -c "import sys; print('$$name is %d.%d' % sys.version_info[:2])" 2>/dev/null && break; done)
+NO_PYTHON = Python 3.11 or later is needed ($(or $(FOUND),no Python was found)); to name one: make PYTHON=...
 RECIPE ?= paper
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +14,7 @@ READY := $(VENV)/.ready
 
 # The environment is made once, and again when what it is made from has changed.
 $(READY): setup.py constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	$(or $(PYTHON),$(error $(NO_PYTHON))) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"

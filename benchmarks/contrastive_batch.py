@@ -28,7 +28,7 @@ def measure(rows: int, chunk: int | None) -> dict[str, float]:
     teachers = (str(TEACHERS / "clip"), str(TEACHERS / "bart"))
     model = VLKDForConditionalGeneration.from_vision_text_pretrained(*teachers)
     model.set_attn_implementation("eager")
-    args = VLKDTrainingArguments("unused", use_cpu=True, contrastive_chunk_size=chunk)
+    args = VLKDTrainingArguments("unused", use_cpu=True, bf16=False, contrastive_chunk_size=chunk)
     trainer = VLKDTrainer(model, args, processing_class=VLKDProcessor.from_vision_text_pretrained(*teachers))
     trainer.current_gradient_accumulation_steps = 1
     config, tokens = model.config, 16

@@ -23,6 +23,7 @@ from transformers import HfArgumentParser
 
 from modeling_vlkd import VLKDConfig
 from trainer.estimate import CAPTION_TOKENS, CC3M, sample_flops, teacher_config
+from trainer.precision import find_device, is_bf16_fast
 from trainer.train import ARGUMENTS
 
 LARGE = ["vlkd-vit-base-patch16-bart-large", "vlkd-vit-large-patch14-bart-large"]
@@ -62,7 +63,7 @@ def measure(model: str, args: Namespace) -> list[dict[str, Any]]:
         options |= {"per_device_train_batch_size": args.batch, "dataloader_num_workers": args.workers}
         options |= {"use_cpu": not torch.cuda.is_available(), "output_dir": str(folder / "out")}
         options |= {"image_features": "off", "cache_dir": str(folder / "cache")}
-        peak = args.device_flops or peak_flops(options["bf16"])
+        peak = args.device_flops or peak_flops(is_bf16_fast(find_device()))
         rows = [row(model, "live", train(options, folder, args.steps), None, options, peak)]
         options["image_features"] = "all"
         seconds = fill(options, folder)

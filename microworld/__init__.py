@@ -1,0 +1,1 @@
+from trainer import environment  # noqa: F401 - before anything here imports torch

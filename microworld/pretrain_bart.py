@@ -20,6 +20,7 @@ from transformers import BartConfig, BartForConditionalGeneration, BartTokenizer
 from microworld.corpus import Segment, document, pair_document
 from microworld.pretraining import build_optimizer, save
 from trainer.infilling import TextInfilling
+from trainer.precision import is_bf16_fast
 
 DROPOUT = 0.1  # BART's own
 ANSWER_WEIGHT = 6.0  # of an answer's token in the loss, against 1 for any other
@@ -178,7 +179,7 @@ def train(
     progress = tqdm(batches(tokenizer, batch_size, seed, pair_batches), total=steps, desc="bart")
     for step, batch in enumerate(progress, 1):
         weights = batch.pop("weights")
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16_fast("cpu")):
             logits = model(**batch).logits
         losses = torch.nn.functional.cross_entropy(
             logits.float().flatten(0, 1), batch["labels"].flatten(), reduction="none", ignore_index=-100
@@ -191,7 +192,7 @@ def train(
         optimizer.zero_grad()
         if step % 100 == 0 or step == steps:
             answers = losses[weights.flatten() == ANSWER_WEIGHT].mean().item()
-            progress.set_postfix(loss=f"{loss.item():.3f}", answers=f"{answers:.3f}")
+            progress.set_postfix(loss=f"{loss.item():.3f}", answers=f"{answers:.3f}", refresh=False)
         if step % 500 == 0 or step == steps:
             print(
                 f"bart step {step} loss {loss.item():.4f} answers {answers:.4f} {time.time() - start:.0f} s",

@@ -21,6 +21,7 @@ from microworld.language import be, caption, noun
 from microworld.pretraining import build_optimizer, save
 from microworld.render import CELL, IMAGE_SIZE, render
 from microworld.scenes import BACKGROUNDS, COLORS, COUNTS, SHAPES, SIZES, Scene, sample_cells, scenes
+from trainer.precision import is_bf16_fast
 
 _TRAITS = {"shape": SHAPES, "color": COLORS, "size": SIZES, "count": COUNTS}
 # Where one group stands alone, what the class token makes of it is what a patch's own token must hold.
@@ -176,7 +177,7 @@ def pretrain_clip(
     target = torch.arange(batch_size)
     progress = tqdm(batches(processor.tokenizer, batch_size, seed), total=steps, desc="clip")
     for step, batch in enumerate(progress, 1):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16_fast("cpu")):
             scores = model(**batch).logits_per_image.float()  # (B, 5 B)
         loss_image = torch.nn.functional.cross_entropy(scores, target)
         loss_text = torch.nn.functional.cross_entropy(scores[:, :batch_size].T, target)
@@ -188,7 +189,7 @@ def pretrain_clip(
         optimizer.zero_grad()
         model.logit_scale.data.clamp_(max=4.6052)  # 100, as in CLIP
         if step % 100 == 0:
-            progress.set_postfix(loss=f"{loss.item():.3f}")
+            progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
         if step % 500 == 0 or step == steps:
             correct = (scores.argmax(1) == target).float().mean().item()
             print(

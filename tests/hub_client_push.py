@@ -35,6 +35,7 @@ def train(folder: Path, **options) -> VLKDTrainer:
         save_strategy="steps",
         save_steps=1,
         use_cpu=True,
+        bf16=False,
         disable_tqdm=True,
         report_to="none",
         clip="tiny/clip",

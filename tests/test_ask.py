@@ -2,14 +2,18 @@
 
 import json
 import shutil
+import sys
 
 import pytest
+import torch
 from PIL import Image
 
 from trainer import ask
 from trainer.cli import main
+from trainer.precision import fastest_dtype
 
 QUESTION = "what color is the circle?"
+EXACT = ("--dtype", "float32", "--device", "cpu")
 
 
 @pytest.fixture
@@ -39,14 +43,15 @@ def run(capsys, *argv: str) -> tuple[int, list[str], list[str]]:
 
 
 def test_captions_of_files(photos, vlkd_dir, model, processor, images, capsys):
-    code, out, errors = run(capsys, "caption", "photos/b.png", "photos/a.png", "--model", vlkd_dir)
+    code, out, errors = run(capsys, "caption", "photos/b.png", "photos/a.png", "--model", vlkd_dir, *EXACT)
     captions = [expected(model, processor, image, None, False) for image in images[:2]]
     assert captions[0] != captions[1]
     assert (code, out, errors) == (0, [f"photos/b.png\t{captions[0]}", f"photos/a.png\t{captions[1]}"], [])
 
 
 def test_answers_as_json(photos, vlkd_dir, model, processor, images, capsys):
-    code, out, errors = run(capsys, "ask", "photos/b.png", "photos/a.png", QUESTION, "--model", vlkd_dir, "--json")
+    asked = ("photos/b.png", "photos/a.png", QUESTION)
+    code, out, errors = run(capsys, "ask", *asked, "--model", vlkd_dir, "--json", *EXACT)
     answers = [expected(model, processor, i, f"Question: {QUESTION} Answer: <mask>", True) for i in images[:2]]
     assert (code, errors) == (0, [])
     assert [json.loads(line) for line in out] == [
@@ -118,10 +123,12 @@ def test_batches_change_nothing_and_many_images_show_progress(photos, vlkd_dir, 
     one_batch = run(capsys, "ask", "photos", QUESTION, "--model", vlkd_dir)
     monkeypatch.setattr(ask, "BATCH", 2)
     monkeypatch.setattr(ask, "MANY", 3)
-    assert main(["ask", "photos", QUESTION, "--model", vlkd_dir]) == 0
-    output = capsys.readouterr()
-    assert output.out.splitlines() == one_batch[1]
-    assert "3/3" in output.err
+    for is_terminal in (True, False):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda answer=is_terminal: answer)
+        assert main(["ask", "photos", QUESTION, "--model", vlkd_dir]) == 0
+        output = capsys.readouterr()
+        assert output.out.splitlines() == one_batch[1]
+        assert ("3/3" in output.err) is is_terminal
 
 
 def test_options_reach_generate(photos, vlkd_dir, processor, capsys):
@@ -161,3 +168,21 @@ def test_a_model_must_be_a_vlkd_checkpoint(photos, bart_dir, clip_dir, capsys):
         assert code == 2 and f"--model: '{name}' is no VLKD checkpoint" in errors[0]
     assert "`model_type`='clip' in config.json, which is no VLKD" in errors[0]
     assert run(capsys, "caption", "photos")[0] == 2
+
+
+@pytest.mark.parametrize(("options", "due"), [([], None), (["--dtype", "bfloat16"], "bfloat16")])
+def test_device_and_dtype(photos, vlkd_dir, capsys, monkeypatch, options, due):
+    """The model computes in the fastest dtype, or in the one that is asked for; on the device that is asked for."""
+    used = []
+    describe = ask.describe
+    monkeypatch.setattr(ask, "describe", lambda model, *rest: used.append(model) or describe(model, *rest))
+    code, out, _ = run(capsys, "caption", "photos/a.png", "--model", vlkd_dir, "--device", "cpu", *options)
+    assert code == 0 and len(out) == 1
+    dtype = fastest_dtype("cpu") if due is None else getattr(torch, due)
+    assert {parameter.dtype for parameter in used[0].parameters()} == {dtype} and used[0].device.type == "cpu"
+
+
+def test_a_device_that_is_not_there(photos, vlkd_dir, capsys):
+    missing = "mps" if torch.cuda.is_available() else "cuda"
+    code, _, errors = run(capsys, "caption", "photos", "--model", vlkd_dir, "--device", missing)
+    assert code == 2 and f"--device {missing}: PyTorch finds no such device" in errors[0]

@@ -52,6 +52,7 @@ def config(clip_dir, bart_dir, tmp_path, monkeypatch):
             "max_steps": 2,
             "per_device_train_batch_size": 4,
             "use_cpu": True,
+            "bf16": False,
             "disable_tqdm": True,
         }
         path = tmp_path / "train.yaml"

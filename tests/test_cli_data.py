@@ -30,6 +30,7 @@ def train(clip_dir, bart_dir, tmp_path, monkeypatch):
             "per_device_train_batch_size": 4,
             "logging_steps": 1,
             "use_cpu": True,
+            "bf16": False,
             "disable_tqdm": True,
             "attn_implementation": "eager",
         }

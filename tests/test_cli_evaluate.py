@@ -96,7 +96,8 @@ def test_every_command_of_the_page_runs(here, tmp_path, capsys, command):
         assert "No score" in out and not (folder / "metrics.json").exists()
         return
     metrics = load_metrics(folder / "metrics.json")
-    assert set(shlex.split(metrics["command"])) == {"vlkd", *words}
+    assert set(shlex.split(metrics["command"])) == {"vlkd", *words, "--dtype", metrics["dtype"]}
+    assert f"Computed on {metrics['device']}, {metrics['dtype']}" in out
     for name, value in (("--task", "task"), ("--limit", "limit")):
         if name in words:
             assert str(metrics[value]) == words[words.index(name) + 1].removesuffix(".yaml")

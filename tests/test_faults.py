@@ -72,6 +72,7 @@ def test_killed_at_random_moments(clip_dir, bart_dir, tmp_path, kind):
         "save_steps": 5,
         "save_total_limit": 2,
         "use_cpu": True,
+        "bf16": False,
         "disable_tqdm": True,
         "report_to": "none",
     }

@@ -88,7 +88,7 @@ def vlkd_trainer(folder: Path, **options) -> VLKDTrainer:
     model, processor = micro_model()
     model.name_or_path = str(folder / "my_vlkd")
     options = {"clip": str(TEACHERS / "clip"), "per_device_train_batch_size": 8, "save_strategy": "no", **options}
-    arguments = VLKDTrainingArguments(str(folder / "my_adapter"), use_cpu=True, **options)
+    arguments = VLKDTrainingArguments(str(folder / "my_adapter"), use_cpu=True, bf16=False, **options)
     return VLKDTrainer(add_lora(model), arguments, train_dataset=EpochDataset(load()), processing_class=processor)
 
 

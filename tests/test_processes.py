@@ -185,6 +185,7 @@ def test_torchrun_as_documented(tmp_path):
         "learning_rate": 1e-4,
         "adam_epsilon": 1e-6,
         "use_cpu": True,
+        "bf16": False,
         "disable_tqdm": True,
         "report_to": "none",
         "logging_steps": 1,

@@ -452,6 +452,15 @@ def test_embeddings_are_the_dual_encoders(model, processor, images, tmp_path):
         torch.testing.assert_close(text_embeds[[11]], model.get_text_features(**inputs).pooler_output)
 
 
+def test_embeddings_of_a_bfloat16_model_are_compared_in_float32(model, processor, images, tmp_path):
+    examples = load_examples(
+        task_of("flickr30k-retrieval"), Where(data.save({"test": data.flickr30k(images)}, tmp_path / "hub"))
+    )
+    exact, rounded = (embed_all(one, processor, examples) for one in (model, copy.deepcopy(model).bfloat16()))
+    for due, found in zip(exact[:2], rounded[:2], strict=True):
+        assert found.dtype == torch.float32 and (due * found).sum(-1).min() > 0.99
+
+
 def test_the_microworld_is_its_own_exam():
     tasks = [replace(task, dataset_kwargs={"size": 10}) for task in load_task("microworld")]
     asked, captions = (load_examples(tasks[number], Where()) for number in (0, 2))

@@ -55,8 +55,9 @@ def build(
         "save_strategy": "no",
         "lr_scheduler_type": "constant",
         "max_text_length": 60,
+        "bf16": False,
     }
-    args = VLKDTrainingArguments(parts.folder, use_cpu=True, disable_tqdm=True, **{**defaults, **options})
+    args = VLKDTrainingArguments(parts.folder, use_cpu=True, disable_tqdm=True, **(defaults | options))
     model = copy.deepcopy(parts.model) if model is None else model
     for module in model.modules():
         if hasattr(module, "dropout") and isinstance(module.dropout, float):

@@ -1,9 +1,20 @@
 """How VLKD learns: data, losses and the training loop."""
 
-from trainer.data import EpochDataset
-from trainer.data_collator import VLKDDataCollator
-from trainer.infilling import TextInfilling
-from trainer.training_args import VLKDTrainingArguments
-from trainer.vlkd_trainer import VLKDTrainer
+from importlib import import_module
+from typing import Any
 
-__all__ = ["EpochDataset", "TextInfilling", "VLKDDataCollator", "VLKDTrainer", "VLKDTrainingArguments"]
+_MODULES = {
+    "EpochDataset": "trainer.data",
+    "TextInfilling": "trainer.infilling",
+    "VLKDDataCollator": "trainer.data_collator",
+    "VLKDTrainer": "trainer.vlkd_trainer",
+    "VLKDTrainingArguments": "trainer.training_args",
+}
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for, so that `trainer.environment` can come before torch."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -15,10 +15,10 @@ from tqdm.auto import tqdm
 
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 from modeling_vlkd.image_loading_vlkd import read_image
-from trainer.loading import load_vlkd
+from trainer.loading import add_device_options, load_vlkd, read_device_options
 
 BATCH = 16  # images
-MANY = 2 * BATCH  # from here on, progress is shown
+MANY = 2 * BATCH  # from here on, a terminal shows a progress bar; elsewhere the lines tell
 
 
 def add_command(commands: Any) -> None:
@@ -35,6 +35,7 @@ def add_command(commands: Any) -> None:
         parser.add_argument("--json", action="store_true", help="one JSON object a line")
         parser.add_argument("--max_new_tokens", type=int, default=40, help="upper bound of what is written, in tokens")
         parser.add_argument("--num_beams", type=int, default=1, help="1 is greedy")
+        add_device_options(parser)
         parser.set_defaults(run=run)
 
 
@@ -53,9 +54,9 @@ def run(args: argparse.Namespace) -> int:
     for name in empty:
         complain(name, "no image is found there")
     done = 0
-    model, processor = load_vlkd(args.model, "--model")
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    with tqdm(total=len(paths), unit="image", disable=len(paths) < MANY) as progress:
+    model, processor = load_vlkd(args.model, "--model", *read_device_options(args))
+    model.eval()
+    with tqdm(total=len(paths), unit="image", disable=None if len(paths) >= MANY else True) as progress:
         for start in range(0, len(paths), BATCH):
             images = list(read_all(paths[start : start + BATCH]))
             texts = describe(model, processor, [image for _, image in images], args) if images else []

@@ -1,5 +1,6 @@
 """Checkpoints that are whole or not there at all, whenever a run is killed."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ UNFINISHED = "unfinished"  # the folder in the run's own in which a checkpoint i
 CONTENTS = "contents.txt"  # in a checkpoint: `bytes name` of each other file, written last
 STATE = "trainer_state.json"
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # the last two: a full disk, as torch and safetensors tell it
+NO_FOLDER_SYNC = (errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
 
 logger = logging.get_logger(__name__)
 
@@ -131,12 +133,20 @@ def finish(written: Path, checkpoint: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Returns when a file, or the names in a folder, would survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
+    """Returns when a file, or the names in a folder, would survive a power cut.
+
+    On Windows and on some network drives folders cannot be synced; there the drive decides when it writes their names.
+    """
+    writable = os.name == "nt" and path.is_file()  # Windows syncs only files that are open for writing
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if path.is_file() or error.errno not in NO_FOLDER_SYNC:
+            raise
 
 
 def newest_checkpoint(folder: str | os.PathLike) -> str:

@@ -10,6 +10,9 @@ import json
 import sys
 from typing import Any
 
+from trainer import environment  # noqa: F401 - before torch and tqdm are imported
+
+# isort: split
 import yaml
 from transformers import HfArgumentParser
 

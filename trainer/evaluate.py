@@ -18,7 +18,7 @@ from trainer.evaluation.report import Figures, terminal_table, write_metrics
 from trainer.evaluation.retention import compare
 from trainer.evaluation.scoring import score_retrieval
 from trainer.evaluation.tasks import STRATEGIES, Task, check_strategy, load_task, task_names
-from trainer.loading import load_vlkd
+from trainer.loading import add_device_options, load_vlkd, read_device_options
 
 CLIP_TEXT = "CLIP's own text tower"
 
@@ -48,6 +48,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--clip", metavar="NAME", help="of retrieval: the CLIP the model was made from, as a control")
     parser.add_argument("--before", metavar="BART", help="of text-retention: the BART it was made from")
     parser.add_argument("--after", metavar="DIR", help="of text-retention: the VLKD (or BART) it has become")
+    add_device_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -59,17 +60,21 @@ def run(args: argparse.Namespace) -> int:
         args.dataset, args.split, args.limit, as_columns(args.columns), args.questions, args.annotations, args.images
     )
     folder = Path(args.output_dir or Path("evaluation", Path(args.task).stem))
-    if not torch.cuda.is_available():
+    if tasks[0].kind == "text-retention" and args.dtype == "auto":
+        args.dtype = "float32"  # rounded to bfloat16, weights lose small changes, which are what this task measures
+    device, dtype = read_device_options(args)
+    args.dtype = str(dtype).removeprefix("torch.")  # the figures depend on it, so the command that is printed has it
+    if device.type == "cpu":
         torch.set_flush_denormal(True)  # denormal numbers slow small models down manyfold
     start, figures, remarks = time.time(), Figures(), []
     if tasks[0].kind == "text-retention":
-        dataset, split, found = compare(tasks[0], where, args.before, args.after, device(), args.batch_size)
+        dataset, split, found = compare(tasks[0], where, args.before, args.after, device, dtype, args.batch_size)
         for condition, measured in found:
             figures.extend(condition, measured)
     else:
-        dataset, split = evaluate(tasks, where, folder, args, figures, remarks)
+        dataset, split = evaluate(tasks, where, folder, args, device, dtype, figures, remarks)
     settings = {task.name: task.settings(strategies_of(task, args.strategy)) for task in tasks}
-    print_settings(dataset, split, args.limit, settings)
+    print_settings(dataset, split, args.limit, f"{device.type}, {args.dtype}", settings)
     if args.predictions_only:
         print(f"No score: the predictions in {folder} stand alone (--predictions_only).")
         return 0
@@ -83,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
         task=Path(args.task).stem,
         model=args.model or args.after,
         limit=args.limit,
+        device=device.type,
+        dtype=args.dtype,
         settings=settings,
         remarks=remarks,
         seconds={"evaluate": round(time.time() - start, 1)},
@@ -97,13 +104,15 @@ def evaluate(
     where: Where,
     folder: Path,
     args: argparse.Namespace,
+    device: torch.device,
+    dtype: torch.dtype,
     figures: Figures,
     remarks: list[str],
 ) -> tuple[str, str]:
     """Run tasks that show images: adds to figures and remarks, and returns the names of dataset and split."""
     data = [load_examples(task, where, not args.predictions_only) for task in tasks]
-    model, processor = load_vlkd(args.model, "--model")
-    model = model.to(device()).eval()
+    model, processor = load_vlkd(args.model, "--model", device, dtype)
+    model.eval()
     folder.mkdir(parents=True, exist_ok=True)
     for task, examples in zip(tasks, data, strict=True):
         if task.kind == "retrieval":
@@ -205,20 +214,17 @@ def command_of(args: argparse.Namespace) -> str:
     """The command that makes these figures again; where they are written, and how many at once, does not matter."""
     words = ["vlkd", "evaluate"]
     for name, value in vars(args).items():
-        if name not in ("command", "run", "output_dir", "batch_size") and value not in (None, False):
+        if name not in ("command", "run", "output_dir", "batch_size", "device") and value not in (None, False):
             values = [] if value is True else value if isinstance(value, list) else [str(value)]
             words += [f"--{name}", *values]
     return shlex.join(words)
 
 
-def print_settings(dataset: str, split: str, limit: int | None, settings: dict[str, Any]) -> None:
+def print_settings(dataset: str, split: str, limit: int | None, computed: str, settings: dict[str, Any]) -> None:
     """All that the figures depend on beside the model, above them."""
     print(f"{dataset}, {split}" + (f", the first {limit} rows only (--limit {limit})" if limit else ""))
+    print(f"Computed on {computed}")
     for name, values in settings.items():
         print(f"{name}: metric {values['metric']}, {', '.join(values['strategies'])}")
         for step, options in values["steps"].items():
             print(f"  {step}: " + ", ".join(f"{key} {value!r}" for key, value in options.items()))
-
-
-def device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

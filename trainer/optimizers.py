@@ -1,8 +1,59 @@
 """Two optimizers as one: AdamW for BART, and for the two maps Muon, where asked for."""
 
+import math
 from typing import Any
 
-from torch.optim import Muon, Optimizer
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from trainer.precision import fastest_dtype
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al.'s coefficients, for 5 steps
+
+
+class Muon(Optimizer):
+    """Muon (Jordan et al., 2024) for matrices, at the learning rate of AdamW (Moonshot's scale, 0.2 √max(n, m)).
+
+    `torch.optim.Muon(params, weight_decay=0, adjust_lr_fn="match_rms_adamw")`, equal to the bit where bfloat16 is
+    fast. torch's own always computes in bfloat16: on a CPU without such instructions a step of a 768 × 512 map takes
+    1.5 s, and 21 ms in float32.
+
+    Args:
+        params: matrices, or groups of them.
+        lr: learning rate.
+        momentum: of the gradient's moving average, by which Nesterov's update is made.
+    """
+
+    def __init__(self, params: Any, lr: float = 1e-3, momentum: float = 0.95):
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+                average = state["momentum_buffer"]
+                average.lerp_(parameter.grad, 1 - group["momentum"])
+                update = parameter.grad.lerp(average, group["momentum"])
+                update = orthogonalize(update, fastest_dtype(update.device))
+                scale = 0.2 * math.sqrt(max(parameter.shape))
+                parameter.add_(update, alpha=-group["lr"] * scale)
+
+
+def orthogonalize(matrix: Tensor, dtype: torch.dtype, steps: int = 5) -> Tensor:
+    """U S V^T of `matrix` with each nonzero singular value moved near 1, by Newton-Schulz iterations in `dtype`."""
+    a, b, c = NEWTON_SCHULZ
+    wide = matrix.to(dtype) if matrix.shape[0] <= matrix.shape[1] else matrix.to(dtype).T
+    wide = wide / wide.norm().clamp(min=1e-7)
+    for _ in range(steps):
+        gram = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
 
 
 class OptimizerPair(Optimizer):
@@ -51,5 +102,5 @@ def with_muon(optimizer: Optimizer, maps: set[int]) -> Optimizer:
         if matrices:
             moved.append({"params": matrices, "lr": group["lr"]})
     optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
-    muon = Muon(moved, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    muon = Muon(moved)
     return OptimizerPair(optimizer, muon) if optimizer.param_groups else muon

@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
+
+from trainer.precision import find_device, log_training_precision, training_bf16
 
 WEIGHTS = ("ttdm_weight", "itcl_weight", "icti_weight", "replay_weight", "itdd_weight")
 # Options of `TrainingArguments` that would have no effect, or a wrong one: the values allowed, and the reason.
@@ -36,6 +39,7 @@ class VLKDTrainingArguments(TrainingArguments):
         logging_nan_inf_filter: False, since a loss that is not finite stops the run.
         save_total_limit: 2, since a checkpoint takes 2.0 GB (base) or 6.1 GB (large). 0 keeps all checkpoints.
         greater_is_better: False for a `metric_for_best_model` that is one of the losses, such as "icti".
+        bf16: None, which becomes True where the device is fast at bfloat16 and fp16 is not set, else False.
 
     Captions, corruptions and documents are drawn by `seed`; the rows' order is `data_seed`'s, or `seed`'s if unset.
 
@@ -103,6 +107,13 @@ class VLKDTrainingArguments(TrainingArguments):
     save_total_limit: int | None = field(
         default=2, metadata={"help": "Checkpoints to keep: the newest ones and the best one; 0 keeps all."}
     )
+    bf16: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Train in bfloat16 mixed precision, or in float32. If unset, bfloat16 on devices that are fast at "
+            "it, unless fp16 is set."
+        },
+    )
 
     def __post_init__(self):
         check_options(self)
@@ -111,7 +122,12 @@ class VLKDTrainingArguments(TrainingArguments):
             self.greater_is_better = False
         checkpoint = self.resume_from_checkpoint  # a text on the command line and in YAML
         self.resume_from_checkpoint = {"true": True, "false": None}.get(str(checkpoint).lower(), checkpoint)
+        device = find_device("cpu" if self.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU") else "auto")
+        self.use_cpu = device.type == "cpu"  # without it, TrainingArguments refuses bf16 where there is no GPU
+        self.bf16 = training_bf16(self.bf16, self.fp16, device)
         super().__post_init__()
+        if self.process_index == 0:
+            log_training_precision(self.mixed_precision, device)
         for name in WEIGHTS:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; a weight is 0 (off) or positive.")

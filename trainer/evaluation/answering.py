@@ -136,7 +136,8 @@ def embed_all(
             captions[start : start + batch_size], padding=True, truncation=True, return_tensors="pt"
         )
         texts.append(model.get_text_features(**inputs.to(model.device)).pooler_output.cpu())
-    return torch.nn.functional.normalize(torch.stack(images), dim=-1), torch.cat(texts), image_of_text
+    image_embeds = torch.nn.functional.normalize(torch.stack(images).float(), dim=-1)
+    return image_embeds, torch.cat(texts).float(), image_of_text
 
 
 @torch.no_grad()
@@ -220,11 +221,12 @@ def normalise(text: str, step: Step) -> str:
 
 
 def run_key(model: PreTrainedModel, task: Task, examples: Examples, strategy: str) -> str:
-    """Names all that a text depends on beside its row: weights, decoding, prompts, dataset and split."""
+    """Names all that a text depends on beside its row: weights, decoding, prompts, dataset, split, device, dtype."""
     digest = hashlib.blake2b(digest_size=6)
     steps = {name: asdict(task.steps[name]) for name in STRATEGIES[task.kind][strategy]}
     config = {key: value for key, value in model.config.to_dict().items() if key != "_name_or_path"}
     settings = (strategy, steps, examples.dataset, examples.split, config, model.generation_config.to_dict())
+    settings += (model.device.type, str(model.dtype))
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())

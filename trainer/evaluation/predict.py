@@ -15,7 +15,7 @@ def encode_images(model: PreTrainedModel, processor, images: Sequence, batch_siz
     features = []
     for start in tqdm(range(0, len(images), batch_size), desc="images", leave=False):
         pixel_values = processor(images=list(images[start : start + batch_size]), return_tensors="pt")["pixel_values"]
-        features.append(model.get_image_features(pixel_values.to(model.device)).last_hidden_state)
+        features.append(model.get_image_features(pixel_values.to(model.device, model.dtype)).last_hidden_state)
     return torch.cat(features)
 
 

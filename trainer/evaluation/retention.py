@@ -24,7 +24,13 @@ SEED = 0
 
 
 def compare(
-    task: Task, where: Where, before: str, after: str, device: str, batch_size: int
+    task: Task,
+    where: Where,
+    before: str,
+    after: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    batch_size: int,
 ) -> tuple[str, str, list[tuple[str, list[dict[str, Any]]]]]:
     """The dataset, its split, and each condition's figures: after, before, and the change between them.
 
@@ -42,7 +48,7 @@ def compare(
     questions = load_questions(task, where, split)
     losses, answers = {}, {}
     for condition, (model, _) in models.items():
-        model = model.to(device).eval()
+        model = model.to(device, dtype).eval()
         losses[condition] = denoising_losses(model, tokenizer, texts, batch_size)
         if questions:
             writer = Writer(model, tokenizer, task, batch_size)
@@ -122,7 +128,7 @@ def denoising_losses(
         inputs = tokenizer.pad({"input_ids": corrupted[rows]}, return_tensors="pt").to(model.device)
         targets = tokenizer.pad({"input_ids": clean[rows]}, return_tensors="pt").to(model.device)
         labels = targets["input_ids"].masked_fill(targets["attention_mask"] == 0, -100)
-        logits = model(**inputs, labels=labels).logits  # (batch, tokens, vocabulary)
+        logits = model(**inputs, labels=labels).logits.float()  # (batch, tokens, vocabulary)
         loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
         sums += loss.double().sum(dim=1).tolist()
         counts += (labels != -100).sum(dim=1).tolist()
