@@ -137,9 +137,10 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("vlkd: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # as after `| head -1`; Python flushes stdout once more when it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, OSError, FloatingPointError) as error:
-        if isinstance(error, BrokenPipeError) and _stdout_is_closed():
-            return 141
         if debug:
             traceback.print_exc()
         hint = "" if debug or _is_ours(error) else " (--debug shows the traceback.)"
@@ -170,16 +171,6 @@ def _is_ours(error: BaseException) -> bool:
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     package = frame.f_globals.get("__package__") or ""
     return isinstance(error, DataError) or package.partition(".")[0] in PACKAGES
-
-
-def _stdout_is_closed() -> bool:
-    """Whether nobody reads stdout any more, as after `| head -1`; it is then replaced, so that Python can exit."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
 
 
 def _escape(error: UnicodeError) -> tuple[str | bytes, int]:

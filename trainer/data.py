@@ -1,6 +1,7 @@
 """Where the examples come from: datasets by name, and the rows a training step sees."""
 
 import json
+import math
 import os
 import pkgutil
 import re
@@ -157,8 +158,8 @@ def as_text(value: Any) -> Any:
     """A number, truth value or date as the text that it was in a JSON file; everything else as it is."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:.15g}"
+    if isinstance(value, float):  # not a number is how pandas writes a missing value
+        return None if math.isnan(value) else f"{value:.15g}"
     if isinstance(value, datetime):  # how pyarrow reads a column of dates
         return str(value).removesuffix(" 00:00:00")
     return str(value) if isinstance(value, (int, date)) else value

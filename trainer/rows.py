@@ -17,6 +17,8 @@ except ImportError:  # optional: without it, Pillow does not read HEIC files
 else:
     register_heif_opener()
 
+IMAGE_EXTENSIONS = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+
 ENLARGEMENT = 3  # a JPEG is decoded at no less than this many times the size that the processor makes of it
 REPLACED = "\ufffd"  # what stands in a text for bytes that are not UTF-8
 
