@@ -120,7 +120,7 @@ def add_document(row: dict[str, Any], texts: datasets.Column | list[str] | None,
     if texts is None:
         return row
     number = int(seeded_rng(seed, DOCUMENTS, row["epoch"], row["index"]).integers(len(texts)))
-    document = texts[number]
+    document = as_text(texts[number])
     if not isinstance(document, str) or not document.strip():
         raise DataError(f"document {number} of the replay is {document!r}. Filter such documents out.")
     return {**row, "document": document}
