@@ -69,7 +69,9 @@ torch.save(model.to_bart().config, folder / "training_args.bin")
 (folder / "checkpoint-1" / "trainer_state.json").write_text("{}")
 report["without figures"] = command(str(folder), "user/without-figures", "--revision", "draft")
 (home / "run" / "metrics.json").write_text((home / "metrics.json").read_text())
-report["command"] = command(str(folder), "user/by-command", "--private")
+report["command"] = command(
+    str(folder), "user/by-command", "--private", "--metrics", str(home / "run" / "metrics.json")
+)
 report["public"] = command(str(folder), "user/without-figures", "--private")
 HUB.token = "hf_wrong"
 report["wrong token"] = command(str(folder), "user/refused")

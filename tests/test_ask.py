@@ -1,8 +1,14 @@
 """`vlkd caption` and `vlkd ask` on real files: what is printed where, and the exit codes."""
 
+import io
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +18,7 @@ from trainer import ask
 from trainer.cli import main
 from trainer.precision import fastest_dtype
 
+ROOT = Path(__file__).parents[1]
 QUESTION = "what color is the circle?"
 EXACT = ("--dtype", "float32", "--device", "cpu")
 
@@ -143,7 +150,9 @@ def test_options_reach_generate(photos, vlkd_dir, processor, capsys):
     [
         (["caption", "empty", "*.gif"], "no image is found in empty, *.gif"),
         (["ask", "photos", " "], "the question is empty"),
-        (["ask", "photos/a.png", "photos/b.png"], "'photos/b.png' stands where the question belongs"),
+        (["ask", "photos/a.png", "photos/b.png"], "'photos/b.png' is in the question's place"),
+        (["ask", "what is it?", "nowhere.jpg"], "'nowhere.jpg' is in the question's place"),
+        (["ask", "what is it?", "http://127.0.0.1/a"], "'http://127.0.0.1/a' is in the question's place"),
         (["ask", "photos/a.png"], "required: question"),
         (["caption"], "required: IMAGE"),
         (["caption", "photos", "--beams", "2"], "unknown key 'beams'"),
@@ -186,3 +195,95 @@ def test_a_device_that_is_not_there(photos, vlkd_dir, capsys):
     missing = "mps" if torch.cuda.is_available() else "cuda"
     code, _, errors = run(capsys, "caption", "photos", "--model", vlkd_dir, "--device", missing)
     assert code == 2 and f"--device {missing}: PyTorch finds no such device" in errors[0]
+
+
+# ------------------------------------------------------------------------------------------- what is in a folder
+
+
+@pytest.fixture
+def console(monkeypatch):
+    """Runs the command with a stdout of the given encoding; returns the bytes of its lines."""
+
+    def run(encoding: str, *argv: str) -> list[bytes]:
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+        assert main([*argv, "--max_new_tokens", "3"]) == 0
+        return sys.stdout.buffer.getvalue().splitlines()
+
+    return run
+
+
+def test_names_that_the_console_cannot_show(photos, vlkd_dir, console):
+    names = [b"\xff.png", "\u4e2d.png".encode(), "\xe9.png".encode()]
+    for name in names:
+        shutil.copy(b"photos/a.png", os.path.join(b"photos/", name))
+    seen = [b"photos/a.png", b"photos/b.png", b"photos/c.JPG"]
+    shown = [line.split(b"\t")[0] for line in console("cp1252", "caption", "photos", "--model", vlkd_dir)]
+    assert shown == [*seen, b"photos/\xe9.png", b"photos/\\u4e2d.png", b"photos/\xff.png"]
+    shown = [line.split(b"\t")[0] for line in console("utf-8", "caption", "photos", "--model", vlkd_dir)]
+    assert shown == [*seen, *(b"photos/" + name for name in names[::-1])]
+    for encoding in ("cp1252", "utf-8"):
+        lines = console(encoding, "caption", "photos", "--model", vlkd_dir, "--json")
+        found = [os.fsencode(json.loads(line.decode(encoding))["image"]) for line in lines]
+        assert found == [*seen, *(b"photos/" + name for name in names[::-1])]
+
+
+def test_photographs_that_cannot_be_read_are_reported(photos, vlkd_dir, capsys, monkeypatch):
+    monkeypatch.setattr(ask, "IMAGE_EXTENSIONS", ask.IMAGE_EXTENSIONS - {".heic"})
+    for name in ("1.HEIC", "2.heic", "3.CR2", ".DS_Store", "readme"):
+        (photos / "photos" / name).write_bytes(b"?")
+    (photos / "photos" / "folder.jpg").mkdir()
+    code, out, errors = run(capsys, "caption", "photos", "--model", vlkd_dir, "--max_new_tokens", "3")
+    assert code == 1 and len(out) == 3
+    assert errors == [
+        "vlkd: photos: skipped 1 .cr2, 2 .heic, which Pillow does not read: install pillow-heif to read HEIC, convert "
+        "them to JPEG or PNG",
+        "vlkd: photos: skipped 1 without an extension, 1 .pdf, 1 .txt, not known as images",
+    ]
+
+
+def test_other_files_are_no_failure(photos, vlkd_dir, capsys):
+    code, out, errors = run(capsys, "caption", "photos/*", "--model", vlkd_dir, "--max_new_tokens", "3")
+    assert (code, len(out), errors) == (0, 3, ["vlkd: photos/*: skipped 1 .pdf, 1 .txt, not known as images"])
+
+
+def test_a_broken_link_and_a_file_without_extension(photos, vlkd_dir, capsys):
+    (photos / "photos" / "link.png").symlink_to("gone.png")
+    shutil.copy("photos/a.png", "photo")
+    code, out, errors = run(capsys, "caption", "photos", "photo", "--model", vlkd_dir, "--max_new_tokens", "3")
+    assert code == 1 and [line.split("\t")[0] for line in out][-1] == "photo" and len(out) == 4
+    assert "vlkd: photos/link.png: there is no such file" in errors
+
+
+def test_a_large_folder_is_listed_fast(tmp_path):
+    for number in range(10_000):
+        (tmp_path / f"{number}.jpg").touch()
+    start = time.perf_counter()
+    files, others = ask.find_images(str(tmp_path))
+    assert len(files) == 10_000 and not others and time.perf_counter() - start < 5
+
+
+def test_a_model_without_its_processor_is_one_line(photos, vlkd_dir, tmp_path, capsys):
+    for number, name in enumerate(("processor_config.json", "tokenizer.json")):
+        folder = shutil.copytree(vlkd_dir, tmp_path / f"model{number}")
+        (folder / name).unlink()
+        code, _, errors = run(capsys, "caption", "photos/a.png", "--model", str(folder))
+        assert (
+            code == 2
+            and len(errors) == 1
+            and f"--model: '{folder}' is no VLKD checkpoint that can be read" in errors[0]
+        )
+
+
+def test_a_reader_that_goes_away_and_an_interrupt(photos, vlkd_dir):
+    """As `vlkd caption … | head -1`, and Ctrl-C after the first batch: no traceback, and what was done is kept."""
+    for number in range(400):
+        shutil.copy("photos/a.png", f"photos/{number}.png")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "trainer.cli", "caption", "photos", "--model", vlkd_dir]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment}
+    for stop, code in ((lambda process: process.stdout.close(), 141), (lambda p: p.send_signal(signal.SIGINT), 130)):
+        with subprocess.Popen(command, **pipes) as process:
+            assert process.stdout.readline().startswith(b"photos/0.png\t")
+            stop(process)
+            errors = process.stderr.read()
+            assert process.wait() == code and b"Traceback" not in errors and b"Exception ignored" not in errors

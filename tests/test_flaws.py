@@ -130,7 +130,6 @@ def test_missing_file_has_a_reason(tmp_path):
         (None, "no caption"),
         ([], "no caption"),
         (["a dog", ""], "no caption"),
-        (7, "no caption"),
         (float("nan"), "no caption"),
         (b"caf\xe9", "not UTF-8"),
         ([b"a dog", b"\xff\xfe"], "not UTF-8"),

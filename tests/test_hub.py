@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +20,8 @@ from trainer.card import make_card
 from trainer.cli import main
 from trainer.evaluation.metrics import Proportion
 from trainer.evaluation.report import SCHEMA, Figures, load_metrics
-from trainer.hub import find_metrics
-from trainer.recipe import load_recipe
+from trainer.hub import repository_files, weights_digest
+from trainer.recipe import load_recipe, published
 
 TESTS = Path(__file__).parent
 CODE = {file.name for file in (TESTS.parent / "modeling_vlkd").glob("*.py")}
@@ -192,10 +193,9 @@ def test_card_written_by_hand_is_kept(hub, pushed):
 def test_trainer_pushes(hub, pushed, strategy):
     files = hub.files(f"user/{strategy}")
     places = {"checkpoint": ["last-checkpoint/"], "all_checkpoints": ["checkpoint-1/", "checkpoint-2/"]}
-    state = set() if strategy == "end" else {"trainer_state.json"}
-    expected = {*REPOSITORY, "train.yaml", *state}
+    expected = {*REPOSITORY, "train.yaml"}
     for place in places.get(strategy, ()):
-        expected |= {place + name for name in (*CODE, *PARTS, "train.yaml", "trainer_state.json")}
+        expected |= {place + name for name in (*CODE, *PARTS, "train.yaml")}
     assert files.keys() == expected
     made = card(hub, f"user/{strategy}")
     assert made.data.pipeline_tag == "image-to-text" and made.data.base_model == ["tiny/clip", "tiny/bart"]
@@ -323,15 +323,54 @@ def test_metrics_that_cannot_be_read(tmp_path, content, message):
         load_metrics(tmp_path / "metrics.json")
 
 
-def test_figures_older_than_the_weights_are_left_out(tmp_path, capsys):
-    weights, figures = tmp_path / "model" / "model.safetensors", tmp_path / "metrics.json"
-    weights.parent.mkdir()
-    for file in (weights, figures):
-        file.touch()
-    os.utime(figures, (2e9, 2e9))
-    assert find_metrics(weights.parent) == figures
-    os.utime(figures, (1e9, 1e9))
-    assert find_metrics(weights.parent) is None and "older than the weights" in capsys.readouterr().err
+def test_figures_of_other_weights_are_refused(complete, tmp_path, capsys):
+    folder = shutil.copytree(complete, tmp_path / "model")
+    figures = tmp_path / "metrics.json"
+    figures.write_text(json.dumps(metrics() | {"weights": weights_digest(folder)}))
+    assert weights_digest(folder) == weights_digest(complete) and len(weights_digest(folder)) == 16
+    assert weights_digest(tmp_path) is None
+    (folder / "model.safetensors").write_bytes(b"other weights")
+    assert main(["push", str(folder), "user/name", "--metrics", str(figures)]) == 2
+    assert "was measured with other weights than those in" in capsys.readouterr().err
+
+
+def test_only_the_files_of_a_model_are_pushed(complete, tmp_path):
+    folder = shutil.copytree(complete, tmp_path / "model")
+    for name in ("predictions.json", "token.json", "all_results.json", "trainer_state.json", "optimizer.safetensors"):
+        (folder / name).write_text("{}")
+    for name in ("notes.md", "training_args.bin", "metrics.json", "events.out.tfevents.1.host"):
+        (folder / name).write_text("private")
+    more = {"train.yaml", "adapter_config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json"}
+    for name in more:
+        (folder / name).write_text("{}")
+    assert set(repository_files(folder)) == REPOSITORY - {"README.md"} | more
+
+
+def test_local_paths_are_not_published(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out" / "model").mkdir(parents=True)
+    command = "vlkd evaluate --task vqav2 --model out/model --dataset '/home/me/my photos' --images ../secret/images"
+    found = published(
+        {
+            "command": f"{command} --clip openai/clip-vit-base-patch16 --questions C:\\\\me\\\\q.json --limit 10",
+            "dataset": "/home/me/my photos",
+            "model": "~/runs/a/model/",
+            "settings": {"metric": "own.module:score", "steps": {"answer": {"prompt": "Is it </s> a/b or c? <mask>"}}},
+            "remarks": ["CLIP is left out: '/home/me/clip' is no checkpoint", "see https://host/a/b/c.html, 1/2"],
+            "figures": [{"row": "all", "value": 0.5}],
+            "limit": None,
+        }
+    )
+    assert found == {
+        "command": "vlkd evaluate --task vqav2 --model model --dataset 'my photos' --images images "
+        "--clip openai/clip-vit-base-patch16 --questions q.json --limit 10",
+        "dataset": "my photos",
+        "model": "model",
+        "settings": {"metric": "own.module:score", "steps": {"answer": {"prompt": "Is it </s> a/b or c? <mask>"}}},
+        "remarks": ["CLIP is left out: 'clip' is no checkpoint", "see https://host/a/b/c.html, 1/2"],
+        "figures": [{"row": "all", "value": 0.5}],
+        "limit": None,
+    }
 
 
 def test_local_checkpoints_have_no_place_in_the_metadata(tmp_path):

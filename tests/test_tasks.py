@@ -253,6 +253,33 @@ def test_options_that_contradict_the_task(vqa_dir, tmp_path):
     assert "needs --questions and --images" in complaint("vqav2", Where(annotations="a.json"))
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_answers_that_look_like_numbers_or_missing(images, tmp_path, kind):
+    rows = [
+        {"file_name": f"{n}.png", "number": 7 + n, "question": question, "answer": answer}
+        for n, (question, answer) in enumerate([("which year?", 1984), ("is it?", True), ("who?", "None"), (7, "N/A")])
+    ]
+    for row, image in zip(rows, images, strict=True):
+        image.save(tmp_path / row["file_name"])
+    if kind == "jsonl":
+        (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+        (tmp_path / "metadata.csv").write_text("\n".join(lines))
+    columns = {"question_id": "number", "image_id": None, "question_type": None, "answer_type": None}
+    examples = load_examples(task_of("vqav2"), Where(str(tmp_path), "train", columns=columns | {"answers": "answer"}))
+    found = [(row["question_id"], row["question"], row["answers"]) for row in examples.rows]
+    true = "True" if kind == "csv" else "true"
+    assert found == [(7, "which year?", ["1984"]), (8, "is it?", [true]), (9, "who?", ["None"]), (10, "7", ["N/A"])]
+    assert same_image(examples.image(3), images[3])
+
+
+def test_a_row_without_an_id(images, tmp_path):
+    rows = Dataset.from_list([{**data.vqav2(images)[0], "question_id": None}], features=data.VQAV2)
+    folder = data.save({"validation": rows}, tmp_path / "none")
+    assert "a row has no question_id" in complaint("vqav2", Where(folder))
+
+
 def test_double_ids(images, tmp_path):
     twice = Dataset.from_list([*data.vqav2(images), data.vqav2(images)[2]], features=data.VQAV2)
     folder = data.save({"validation": twice}, tmp_path / "twice")

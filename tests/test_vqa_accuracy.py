@@ -1,5 +1,6 @@
 """The VQA accuracy against the official evaluation, worked out by hand and recorded."""
 
+import copy
 import json
 
 import evaluate
@@ -164,7 +165,8 @@ BAD_RESULTS = [
     (lambda r: r.append({"question_id": 99, "answer": "x"}), "question_id 99 is not in annotations.*one split"),
     (lambda r: r[0].update(question_id="21"), "question_id '21' is not in annotations.*write it as 21"),
     (lambda r: r[0].update(answer=" "), "question_id 21: its `answer` is empty: write what was said"),
-    (lambda r: r[0].update(answer=2), "question_id 21: its `answer` is a number, no text"),
+    (lambda r: r[0].update(answer=["two"]), "question_id 21: its `answer` is a list, no text"),
+    (lambda r: r[0].update(answer=None), "question_id 21: its `answer` is nothing, no text"),
     (lambda r: r[0].pop("question_id"), "results: an entry has question_id None.*'?answer'?"),
     (lambda r: r.insert(0, "yes"), "results holds a list, not a list of objects"),
     (lambda r: r.clear(), "results is an empty list"),
@@ -195,6 +197,18 @@ def test_bad_annotations_are_named(spoil, message):
     spoil(data)
     with pytest.raises(ValueError, match=message):
         scoring.score_vqa(data, results())
+
+
+def test_numbers_and_truth_values_are_read_as_text():
+    data = copy.deepcopy(annotations())
+    data["annotations"] = [question(1, 1, {"1984": 7, "true": 3}, "a", "b"), question(2, 1, {"true": 10}, "a", "b")]
+    said = [{"question_id": 1, "answer": "1984"}, {"question_id": 2, "answer": "true"}]
+    expected = scoring.score_vqa(data, said)
+    for annotation in data["annotations"]:
+        for answer in annotation["answers"]:
+            answer["answer"] = json.loads(answer["answer"])
+    assert scoring.score_vqa(data, [{**line, "answer": json.loads(line["answer"])} for line in said]) == expected
+    assert expected[0]["value"] == 1
 
 
 def test_questions_of_another_split_are_refused():

@@ -175,7 +175,10 @@ def _check_weights(weights: list[float], specs: list[str]) -> None:
 
 def _as_dict(name: str, value: dict[str, Any] | str | None) -> dict[str, Any]:
     """Command-line values are texts: `'{size: 3}'`."""
-    parsed = yaml.safe_load(value) if isinstance(value, str) else value
+    try:
+        parsed = yaml.safe_load(value) if isinstance(value, str) else value
+    except yaml.YAMLError:
+        parsed = value
     if parsed is not None and not isinstance(parsed, dict):
         raise ValueError(f"{name} is {value!r}; it must be a mapping such as '{{name: value}}'.")
     return parsed or {}

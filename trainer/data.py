@@ -1,10 +1,14 @@
 """Where the examples come from: datasets by name, and the rows a training step sees."""
 
 import copy
-import importlib
+import json
+import math
 import os
+import pkgutil
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import date, datetime
 from pathlib import Path
 from tarfile import TarError
 from typing import Any
@@ -16,8 +20,12 @@ from datasets.exceptions import DatasetsError
 from torch.utils.data import Dataset
 
 from trainer.infilling import seeded_rng
+from trainer.metadata import load_files
 
 DOCUMENTS, REPLACEMENTS = 1, 5  # random streams; `seeded_rng` has one for each purpose, captions are stream 0
+JSON = getattr(pa, "JsonType", ())  # since pyarrow 19
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 MAX_REPLACEMENTS = 100  # rows that are tried in the place of a flawed one
 
 
@@ -120,30 +128,53 @@ def add_document(row: dict[str, Any], texts: datasets.Column | list[str] | None,
     if texts is None:
         return row
     number = int(seeded_rng(seed, DOCUMENTS, row["epoch"], row["index"]).integers(len(texts)))
-    document = texts[number]
+    document = as_text(texts[number])
     if not isinstance(document, str) or not document.strip():
         raise DataError(f"document {number} of the replay is {document!r}. Filter such documents out.")
     return {**row, "document": document}
 
 
 def as_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """The rows of a table; texts as bytes, since one that is not UTF-8 would keep `datasets` from giving the rest."""
-    columns = {name: _as_bytes(table.column(name)).to_pylist() for name in table.column_names}
+    """The rows of a table; strings as bytes, since `datasets` cannot read a batch with one that is not UTF-8."""
+    columns = {name: _as_values(table.column(name)) for name in table.column_names}
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _as_bytes(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _as_values(column: pa.ChunkedArray) -> list[Any]:
     kind = column.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return column.cast(pa.large_binary())
+        return column.cast(pa.large_binary()).to_pylist()
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         if pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type):
-            return column.cast(pa.large_list(pa.large_binary()))
-    return column
+            return column.cast(pa.large_list(pa.large_binary())).to_pylist()
+        if isinstance(kind.value_type, JSON):
+            return [values and [_from_json(value) for value in values] for values in column.to_pylist()]
+    if isinstance(kind, JSON):  # values of several types in a JSON file
+        return [_from_json(value) for value in column.to_pylist()]
+    return column.to_pylist()
+
+
+def _from_json(value: str | None) -> Any:
+    """Numbers stay the texts that they are in the file, and so does what `datasets` left as it was, such as 007."""
+    try:
+        return value and json.loads(value, parse_int=str, parse_float=str)
+    except ValueError:
+        return value
+
+
+def as_text(value: Any) -> Any:
+    """A number, truth value or date as the text that it was in a JSON file; everything else as it is."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):  # not a number is how pandas writes a missing value
+        return None if math.isnan(value) else f"{value:.15g}"
+    if isinstance(value, datetime):  # how pyarrow reads a column of dates
+        return str(value).removesuffix(" 00:00:00")
+    return str(value) if isinstance(value, (int, date)) else value
 
 
 def load_split(
-    spec: str, split: str, streaming: bool = False, **kwargs
+    spec: str, split: str, streaming: bool = False, texts: Sequence[str] = (), **kwargs
 ) -> datasets.Dataset | datasets.IterableDataset:
     """One split of the dataset that `spec` names.
 
@@ -151,29 +182,43 @@ def load_split(
         spec: a folder that `save_to_disk` wrote, a folder of files or a name on the Hub that `load_dataset` reads, or
             `"module:function"`: `function(split=split, **kwargs)` is called; the working directory is importable.
         split: the split's name.
-        streaming: whether `load_dataset` shall stream; what comes of another way may be an ordinary dataset.
+        streaming: whether `load_dataset` streams; `save_to_disk` folders and functions give ordinary datasets.
+        texts: columns that a CSV file is not to convert: 1984, true, None and N/A stay text.
+        **kwargs: arguments of `load_dataset` or of the function.
 
     Raises:
         ValueError: there is no such dataset, function or split.
     """
-    if ":" in spec and not Path(spec).exists():
-        return _import_function(spec)(split=split, **kwargs)
-    if Path(spec).is_dir() and (Path(spec, "dataset_dict.json").exists() or Path(spec, "state.json").exists()):
+    spec = os.path.expanduser(spec)
+    is_folder = Path(spec).is_dir()
+    if FUNCTION.fullmatch(spec) and not Path(spec).exists():
+        return import_function(spec, "dataset")(split=split, **kwargs)
+    if is_folder and (Path(spec, "dataset_dict.json").exists() or Path(spec, "state.json").exists()):
         return _split_of_saved(spec, split)
+    if "://" in spec:
+        raise ValueError(f"dataset '{spec}' is a URL: {_instead_of_url(spec)}.")
     if is_missing_path(spec):
         raise ValueError(f"dataset '{spec}' does not exist: give a folder, or a name on the Hub.")
-    here = Path(spec).exists()
+    if is_folder and "data_files" not in kwargs:  # a bare `text` or `csv` is a builder of `load_dataset`
+        spec = os.path.abspath(spec)
     try:
-        return datasets.load_dataset(spec, split=split, streaming=streaming, **kwargs)
+        return load_files(spec, split, streaming, texts, **kwargs)
     except (OSError, ValueError, TarError, DatasetsError) as error:  # Not found, no connection: an OSError
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        where = "from disk" if here else "from the Hub, and no such folder is here"
+        where = "from disk" if Path(spec).exists() else "from the Hub, and there is no such folder here"
         raise ValueError(f"dataset '{spec}', split '{split}', cannot be loaded {where}: {reason}") from error
 
 
+def _instead_of_url(spec: str) -> str:
+    repository = re.fullmatch(r"hf://datasets/([\w.-]+/[\w.-]+)/?", spec)
+    if repository:
+        return f"write dataset: {repository[1]}"
+    return f"name the files' format and their URL, such as dataset: parquet, dataset_kwargs: {{data_files: '{spec}'}}"
+
+
 def is_missing_path(name: str) -> bool:
-    """Whether this is no name on the Hub, but a path where nothing is."""
-    is_path = name.startswith((".", "~", os.sep)) or name.rstrip("/").count("/") > 1
+    """Whether this is a path, not a name on the Hub, and nothing is there."""
+    is_path = name.startswith((".", "~")) or not HUB_NAME.fullmatch(name)
     return is_path and not Path(name).exists()
 
 
@@ -182,19 +227,24 @@ def check_columns(dataset: datasets.Dataset | datasets.IterableDataset, spec: st
     for argument, column in columns.items():
         if column not in dataset.column_names:
             raise ValueError(
-                f"{argument}: dataset '{spec}' has no column '{column}'; it has {', '.join(dataset.column_names)}."
+                f"{argument}: dataset '{spec}' has no column '{column}'; it has {', '.join(dataset.column_names)}. "
+                f"Set {argument} to one of them."
             )
 
 
-def _import_function(spec: str):
-    module_name, _, function_name = spec.partition(":")
+def import_function(spec: str, what: str) -> Callable:
+    """The function that `"module:function"` names; the working directory is importable.
+
+    Raises:
+        ValueError: there is none.
+    """
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        return getattr(importlib.import_module(module_name), function_name)
-    except (ModuleNotFoundError, AttributeError) as error:
+        return pkgutil.resolve_name(spec)
+    except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"dataset '{spec}' should name an importable function as 'module:function': {error}"
+            f"{what} '{spec}' should name an importable function as 'module:function': {error}"
         ) from error
 
 

@@ -18,6 +18,7 @@ from trainer.evaluation.report import Figures, terminal_table, write_metrics
 from trainer.evaluation.retention import compare
 from trainer.evaluation.scoring import score_retrieval
 from trainer.evaluation.tasks import STRATEGIES, Task, check_strategy, load_task, task_names
+from trainer.hub import weights_digest
 from trainer.loading import add_device_options, load_vlkd, read_device_options
 
 CLIP_TEXT = "CLIP's own text tower"
@@ -87,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
         split=split,
         task=Path(args.task).stem,
         model=args.model or args.after,
+        weights=weights_digest(args.model or args.after),
         limit=args.limit,
         device=device.type,
         dtype=args.dtype,

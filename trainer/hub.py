@@ -1,6 +1,7 @@
-"""`vlkd push`, and what it shares with the trainer: a complete repository on the Hub, without pickles."""
+"""`vlkd push`, and what it shares with the trainer: a complete repository on the Hub, and no other file."""
 
 import argparse
+import hashlib
 import json
 import sys
 from concurrent.futures import Future
@@ -16,11 +17,13 @@ from modeling_vlkd import VLKDConfig
 from trainer.card import card_by_hand, make_card
 from trainer.evaluation.report import load_metrics
 from trainer.recipe import FILE as RECIPE
+from trainer.recipe import published
 
-# Whatever else lies in a folder stays there: pickles (training_args.bin, optimizer.pt), checkpoints, notes.
-PATTERNS = ("*.json", "*.safetensors", "*_vlkd.py", "__init__.py", "*tfevents*", RECIPE)
 NEEDED = ("config.json", "generation_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+# The files that are uploaded. All others stay: pickles, checkpoints, logs, predictions, notes.
+FILES = (*NEEDED, *WEIGHTS, "model-*-of-*.safetensors", *ADAPTER, "*_vlkd.py", "__init__.py", RECIPE)
 METRICS = "metrics.json"
 HUB = HfApi()  # one for all: uploads in the background then keep their order
 
@@ -31,13 +34,14 @@ def add_command(commands: Any) -> None:
     parser.add_argument("repo_id", metavar="USER/NAME", help="repository on the Hub; it is made if there is none")
     parser.add_argument("--private", action="store_true", help="make the repository private")
     parser.add_argument("--revision", metavar="BRANCH", help="branch to push to; it is made if there is none")
-    parser.add_argument("--metrics", metavar="FILE", help="figures for the card; metrics.json in or beside DIR")
+    parser.add_argument("--metrics", metavar="FILE", help="figures for the card; metrics.json in DIR if unset")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Push, and print what went where."""
-    metrics = find_metrics(args.folder) if args.metrics is None else Path(args.metrics)
+    """Push, and print what was pushed."""
+    beside = Path(args.folder, METRICS)
+    metrics = args.metrics or (beside if beside.is_file() else None)
     print(f"figures: {metrics or 'none'}", file=sys.stderr)
     commit = push_folder(args.folder, args.repo_id, metrics, private=args.private, revision=args.revision)
     print(commit.commit_url)
@@ -62,16 +66,21 @@ def push_folder(
         revision: branch; made if there is none.
 
     Raises:
-        ValueError: something is missing, `repo_id` or `metrics` is malformed, or the Hub refuses.
+        ValueError: something is missing, `repo_id` or `metrics` is malformed, `metrics` was measured with other
+            weights, or the Hub refuses.
     """
     validate_repo_id(repo_id)
     check_complete(folder)
     files: dict[str, Path | bytes] = dict(repository_files(folder))
-    found = None if metrics is None else load_metrics(metrics)
+    found = None if metrics is None else published(load_metrics(metrics))
+    if found and found.get("weights") not in (None, weights_digest(folder)):
+        raise ValueError(
+            f"metrics: '{metrics}' was measured with other weights than those in '{folder}'; measure again."
+        )
     card = card_by_hand(folder) or str(make_card(folder, VLKDConfig.from_pretrained(folder), repo_id, found))
     files["README.md"] = card.encode()
-    if metrics is not None:
-        files[METRICS] = Path(metrics)
+    if found is not None:
+        files[METRICS] = (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode()
     try:
         repo_id = HUB.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
         if private and not HUB.model_info(repo_id).private:
@@ -85,23 +94,19 @@ def push_folder(
         ) from error
 
 
-def find_metrics(folder: str | Path) -> Path | None:
-    """metrics.json in or beside a model folder, unless it is older than the weights, of which it then says nothing."""
-    weights = max((file.stat().st_mtime for file in Path(folder).glob("*.safetensors")), default=0)
-    for path in (Path(folder, METRICS), Path(folder).absolute().parent / METRICS):
-        if path.is_file():
-            if path.stat().st_mtime >= weights:
-                return path
-            print(f"{path} is older than the weights: left out; name it with --metrics if it holds.", file=sys.stderr)
-    return None
+def weights_digest(folder: str | Path) -> str | None:
+    """A short hash of the weights in a folder; None where there are none."""
+    digest, files = hashlib.sha256(), sorted(Path(folder).glob("*.safetensors"))
+    for file in files:
+        with file.open("rb") as weights:
+            digest.update(hashlib.file_digest(weights, "sha256").digest())
+    return digest.hexdigest()[:16] if files else None
 
 
 def repository_files(folder: str | Path) -> dict[str, Path]:
-    """Of a folder's files, those that belong into a repository, by name; the card is not among them."""
-    root = Path(folder)
-    files = [*(file for file in root.iterdir() if file.is_file()), *root.glob("runs/**/*tfevents*")]
-    files = sorted(file for file in files if any(fnmatch(file.name, pattern) for pattern in PATTERNS))
-    return {file.relative_to(root).as_posix(): file for file in files}
+    """The files of a folder that belong to a repository, by name, without the card."""
+    files = sorted(file for file in Path(folder).iterdir() if file.is_file())
+    return {file.name: file for file in files if any(fnmatch(file.name, name) for name in FILES)}
 
 
 def check_complete(folder: str | Path) -> None:

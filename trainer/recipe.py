@@ -1,6 +1,8 @@
 """train.yaml beside the weights: how a model was trained, in the keys of `vlkd train --config`."""
 
 import os
+import re
+import shlex
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -11,6 +13,8 @@ import yaml
 from trainer.training_args import VLKDTrainingArguments
 
 FILE = "train.yaml"
+# A local path inside a sentence; the group is its last part.
+LOCAL_PATH = re.compile(r"(?<![\w:/.~<-])(?:(?:~|\.{1,2})/|/(?=[^\s'\"/]+/))(?:[^\s'\"/]+/)*([^\s'\"/]+)")
 # Written down in any case: the options that one looks for first.
 CORE = (
     "clip",
@@ -58,7 +62,7 @@ def save_recipe(folder: str | os.PathLike, args: VLKDTrainingArguments, sources:
     Args:
         folder: of the weights.
         args: the run's.
-        sources: checkpoints and data, by their keys in the YAML file; of a path on this machine the last part is kept.
+        sources: checkpoints and data, by their keys in the YAML file; a local path is reduced to its last part.
     """
     values = {name: _plain(value) for name, value in sources.items() if not _is_private(name)}
     values |= {field.name: _plain(getattr(args, field.name)) for field in fields(args) if _is_recorded(field, args)}
@@ -98,6 +102,32 @@ def load_recipe(folder: str | os.PathLike) -> dict[str, Any]:
     return recipe
 
 
+def published(value: Any) -> Any:
+    """A value of a metrics.json with the name of each local file or folder in place of its path."""
+    if isinstance(value, dict):
+        return {key: _published_command(part) if key == "command" else published(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [published(part) for part in value]
+    return LOCAL_PATH.sub(r"\1", last_part(value)) if isinstance(value, str) else value
+
+
+def _published_command(command: str) -> str:
+    try:
+        return shlex.join(last_part(word) for word in shlex.split(command))
+    except ValueError:  # not the quotes of a shell
+        return LOCAL_PATH.sub(r"\1", command)
+
+
+def last_part(name: str) -> str:
+    """The last part of a local path; what is no path, or might be a name on the Hub, as it is."""
+    parts = [part for part in re.split(r"[\\/]", name) if part]
+    if len(parts) < 2 or "://" in name:
+        return name
+    is_path = name.startswith(("/", "./", "../", "~/")) or re.match(r"[A-Za-z]:[\\/]", name) or os.path.exists(name)
+    is_nested = len(parts) > 2 and not any(map(str.isspace, name))
+    return parts[-1] if is_path or is_nested else name
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
@@ -106,6 +136,6 @@ def _plain(value: Any) -> Any:
         return {name: part for name, (part, default) in parts.items() if part != default}
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
-    if isinstance(value, str) and os.path.isabs(value):
-        return os.path.basename(value.rstrip(os.sep))
-    return value.value if isinstance(value, Enum) else value
+    if isinstance(value, Enum):
+        return value.value
+    return last_part(value) if isinstance(value, str) else value

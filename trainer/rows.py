@@ -8,7 +8,16 @@ from PIL import Image, UnidentifiedImageError
 from transformers import ProcessorMixin
 
 from modeling_vlkd.image_loading_vlkd import read_image
-from trainer.data import DataError
+from trainer.data import DataError, as_text
+
+try:
+    from pillow_heif import register_heif_opener
+except ImportError:  # optional: without it, Pillow does not read HEIC files
+    pass
+else:
+    register_heif_opener()
+
+IMAGE_EXTENSIONS = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 ENLARGEMENT = 3  # a JPEG is decoded at no less than this many times the size that the processor makes of it
 REPLACED = "\ufffd"  # what stands in a text for bytes that are not UTF-8
@@ -37,13 +46,13 @@ def read_captions(captions: Any, name: str, column: str) -> list[str]:
     """The captions of one row as a list of texts.
 
     Args:
-        captions: a text, as str or bytes, or a list of them.
+        captions: a text, as str or bytes, a number or truth value, which is read as text, or a list of them.
 
     Raises:
         Flaw: there is none, or one is no text, empty, or not UTF-8.
     """
     texts = captions if isinstance(captions, (list, tuple)) else [captions]
-    texts = [text.decode(errors="replace") if isinstance(text, bytes) else text for text in texts]
+    texts = [text.decode(errors="replace") if isinstance(text, bytes) else as_text(text) for text in texts]
     if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         shown = repr(captions)
         raise Flaw(
@@ -67,7 +76,7 @@ def load_image(image: Any, name: str, column: str, min_side: int | None = None) 
     """
     try:
         if isinstance(image, dict):
-            image = image["path"] if image.get("bytes") is None else image["bytes"]
+            image = image.get("path") if image.get("bytes") is None else image["bytes"]
         if isinstance(image, str) and "://" not in image:
             image = Path(image)
         elif isinstance(image, str) and not image.startswith("http"):  # a file on the Hub

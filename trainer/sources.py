@@ -1,6 +1,5 @@
 """Where images and captions come from: what `dataset` names in train.yaml, as rows of two columns."""
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -11,7 +10,8 @@ from datasets import Dataset, Features, Image, IterableDataset, List, Value
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
 from trainer.arguments import DataArguments
-from trainer.data import as_rows, check_columns, load_split
+from trainer.data import as_rows, as_text, check_columns, load_split
+from trainer.metadata import file_dates
 
 SHARDS = 64  # a dataset that lies on disk as a whole is streamed in so many pieces, in every layout alike
 
@@ -39,7 +39,8 @@ def load_source(
         root = (args.image_root or "").replace("{split}", split)
         source = load_coco(spec.replace("{split}", split), root, image_column, caption_column)
     else:
-        source = load_split(spec, split, streaming, **args.dataset_kwargs)
+        columns = [image_column, caption_column]
+        source = load_split(spec, split, streaming, texts=columns, **args.dataset_kwargs)
     check_columns(source, spec, image_column=image_column, caption_column=caption_column)
     source = source.select_columns([image_column, caption_column])
     kind = source.features[image_column] if source.features else None
@@ -80,7 +81,7 @@ def load_coco(file: str, image_root: str, image_column: str = "image", caption_c
     features = Features({image_column: Image(decode=False), caption_column: List(Value("string"))})
     rows = {image_column: paths, caption_column: list(captions.values())}
     # What is cached of the rows is found by their content: an image that was replaced must make a difference.
-    return Dataset.from_dict(rows, info=datasets.DatasetInfo(description=_dates(paths), features=features))
+    return Dataset.from_dict(rows, info=datasets.DatasetInfo(description=file_dates(paths), features=features))
 
 
 def join_sources(
@@ -106,13 +107,17 @@ def to_disk(source: IterableDataset) -> Dataset:
 def _rows(source: IterableDataset):
     for table in source.with_format("arrow").iter(batch_size=16):
         for row in as_rows(table):
-            yield {name: _as_text(value) for name, value in row.items()}
+            yield {name: _decoded(value) for name, value in row.items()}
 
 
-def _as_text(value: Any) -> Any:
+def _decoded(value: Any) -> Any:
     if isinstance(value, list):
-        return [_as_text(part) for part in value]
+        return [_decoded(part) for part in value]
     return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _texts(captions: Any) -> list[str | None]:
+    return [as_text(caption) for caption in (captions if isinstance(captions, list) else [captions])]
 
 
 def _with_root(row: dict[str, Any], column: str, root: str) -> dict[str, Any]:
@@ -128,17 +133,8 @@ def _with_lists(source: Dataset, column: str) -> Dataset:
     if source.features[column] == List(Value("string")):
         return source
     lists = source.select_columns([column]).map(
-        lambda rows: {column: [[text] for text in rows[column]]},
+        lambda rows: {column: [_texts(captions) for captions in rows[column]]},
         batched=True,
         features=Features({column: List(Value("string"))}),
     )
     return datasets.concatenate_datasets([source.remove_columns([column]), lists], axis=1)
-
-
-def _dates(paths: list[str]) -> str:
-    """A key of the files' sizes and times."""
-    digest = hashlib.blake2b(digest_size=16)
-    for path in paths:
-        stat = os.stat(path) if os.path.isfile(path) else None
-        digest.update(f"{stat and (stat.st_size, stat.st_mtime_ns)}".encode())
-    return digest.hexdigest()

@@ -107,6 +107,7 @@ def load_texts(data_args: DataArguments, args: VLKDTrainingArguments, split: str
     """The column of documents of one split, if there is a replay."""
     if not args.replay_weight:
         return None
-    dataset: Any = load_split(data_args.text_dataset, split, **data_args.text_dataset_kwargs)
+    columns = [data_args.text_column]
+    dataset: Any = load_split(data_args.text_dataset, split, texts=columns, **data_args.text_dataset_kwargs)
     check_columns(dataset, data_args.text_dataset, text_column=data_args.text_column)
     return dataset[data_args.text_column]

@@ -15,7 +15,7 @@ import datasets
 from PIL import Image
 
 from modeling_vlkd.image_loading_vlkd import read_image
-from trainer.data import load_split
+from trainer.data import as_text, load_split
 from trainer.evaluation.official import Row, index_images, read_captions, read_vqa
 from trainer.evaluation.tasks import COLUMNS, Task
 
@@ -89,7 +89,8 @@ def _from_files(task: Task, where: Where) -> Examples:
 def _from_dataset(task: Task, where: Where) -> Examples:
     name, split = where.dataset or task.dataset, where.split or task.split
     columns = _columns(task, where)
-    dataset = load_split(name, split, **(task.dataset_kwargs if where.dataset is None else {}))
+    options = task.dataset_kwargs if where.dataset is None else {}
+    dataset = load_split(name, split, texts=list(columns.values()), **options)
     for key, column in columns.items():
         if column not in dataset.column_names:
             raise ValueError(
@@ -146,6 +147,7 @@ def _find_files(names: list[Any], folder: str, source: str) -> list[Path]:
     """
     files = index_images(folder)
     keys = [Path(name).name if isinstance(name, str) else name for name in names]
+    keys = [key if key in files else _as_id(key) for key in keys]
     if missing := sorted({str(key) for key in keys if key not in files}):
         raise ValueError(
             f"--images {folder} lacks {len(missing)} of the {len(set(keys))} images of {source}: no file is, or "
@@ -178,7 +180,8 @@ def _digest(cell: Any) -> str:
 
 
 def _as_id(value: Any) -> Any:
-    """The official files number questions and images; some datasets hold the numbers as texts."""
+    """The official files number questions and images; some datasets hold the numbers as texts or floats."""
+    value = as_text(value)
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
@@ -199,11 +202,15 @@ def _check_rows(task: Task, examples: Examples, need_references: bool) -> None:
         raise ValueError(f"{where} has no rows: there is nothing to evaluate.")
     for row in examples.rows:
         name = f"{where}: {id_key} {row[id_key]}"
+        if row[id_key] is None:
+            raise ValueError(f"{where}: a row has no {id_key}. Give every row one, or --columns '{{{id_key}: null}}'.")
         if row[id_key] in seen:
             raise ValueError(f"{name} stands there twice; keep one row for each.")
         seen.add(row[id_key])
-        if task.kind == "vqa" and not (isinstance(row["question"], str) and row["question"].strip()):
-            raise ValueError(f"{name}: the question is {row['question']!r}, no text. Filter such rows out.")
+        if task.kind == "vqa":
+            row["question"] = as_text(row["question"])
+            if not isinstance(row["question"], str) or not row["question"].strip():
+                raise ValueError(f"{name}: the question is {row['question']!r}, not a text. Filter such rows out.")
         row[reference] = _as_texts(row.get(reference))
         if need_references and not row[reference]:
             raise ValueError(
@@ -216,5 +223,5 @@ def _check_rows(task: Task, examples: Examples, need_references: bool) -> None:
 
 def _as_texts(value: Any) -> list[Any]:
     """One text, a list of them, or VQA's list of `{"answer": text}` -> a list of texts; none is an empty list."""
-    values = [value] if isinstance(value, str) else value or []
-    return [entry["answer"] if isinstance(entry, dict) and "answer" in entry else entry for entry in values]
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    return [as_text(entry["answer"] if isinstance(entry, dict) and "answer" in entry else entry) for entry in values]

@@ -1,11 +1,9 @@
 """From what a model wrote to figures: by the official metrics, or by a function that the task's file names."""
 
-import importlib
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
+from trainer.data import import_function
 from trainer.evaluation.official import UNTYPED, Row, caption_references, vqa_files
 from trainer.evaluation.scoring import STYLES, caption_report, score_vqa
 from trainer.evaluation.tasks import Task
@@ -31,7 +29,7 @@ def judge(task: Task, rows: Sequence[Row], texts: Sequence[str], results: list[R
         return [figure for figure in figures if not figure["row"].endswith(f": {UNTYPED}")], []
     if task.metric == "captions":
         return _score_captions(rows, results)
-    return import_function(task.metric, f"metric of task '{task.name}'")(rows, texts), []
+    return import_function(task.metric, f"metric of task '{task.name}':")(rows, texts), []
 
 
 def _score_captions(rows: Sequence[Row], results: list[Row]) -> tuple[list[Figure], list[str]]:
@@ -47,20 +45,3 @@ def _score_captions(rows: Sequence[Row], results: list[Row]) -> tuple[list[Figur
             found = caption_report(caption_references(part), [r for r in results if r["image_id"] in ids])["figures"]
             figures += [{**figure, "row": f"{figure['row']}, {domain}"} for figure in found]
     return figures, remarks
-
-
-def import_function(spec: str, what: str) -> Callable:
-    """The function that "module:function" names; the working directory is importable.
-
-    Raises:
-        ValueError: there is none.
-    """
-    module, _, function = spec.partition(":")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ModuleNotFoundError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{what}: '{spec}' should name an importable function as 'module:function': {error}"
-        ) from error

@@ -8,7 +8,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoTokenizer, BartForConditionalGeneration, PreTrainedTokenizerBase
 
-from trainer.data import load_split
+from trainer.data import as_text, load_split
 from trainer.evaluation.answering import Writer, normalise
 from trainer.evaluation.examples import Where
 from trainer.evaluation.hub_metrics.text_qa.interval import mean_estimate, resampled
@@ -84,13 +84,14 @@ def load_texts(task: Task, where: Where) -> tuple[str, str, list[str]]:
     """The dataset's name, its split and its documents."""
     name, split = where.dataset or task.dataset, where.split or task.split
     column = (where.columns or {}).get("text") or task.columns["text"]
-    dataset = load_split(name, split, **(task.dataset_kwargs if where.dataset is None else {}))
+    options = task.dataset_kwargs if where.dataset is None else {}
+    dataset = load_split(name, split, texts=[column], **options)
     if column not in dataset.column_names:
         raise ValueError(
             f"dataset '{name}' has no column '{column}' (text); it has {', '.join(dataset.column_names)}. Say which "
             "it is by --columns '{text: NAME}'."
         )
-    texts = list(dataset[column][: where.limit or len(dataset)])
+    texts = [as_text(text) for text in dataset[column][: where.limit or len(dataset)]]
     if not texts:
         raise ValueError(f"{name} ({split}) has no rows: there is nothing to evaluate.")
     for number, text in enumerate(texts):

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from trainer.data import as_text
 from trainer.evaluation.hub_metrics.retrieval_recall.recall import recall_scores
 from trainer.evaluation.hub_metrics.text_qa.matching import text_qa_scores
 from trainer.evaluation.hub_metrics.vqa_accuracy.agreement import vqa_scores
@@ -58,7 +59,7 @@ def score_vqa(
     names = data.get("question_types") or {} if style == "ok-vqa" else {}
     scores = vqa_scores(
         [_text(said[key], "answer", f"{said_name}: question_id {key}") for key in truth],
-        [[answer["answer"] for answer in entry["answers"]] for entry in truth.values()],
+        [[as_text(answer["answer"]) for answer in entry["answers"]] for entry in truth.values()],
         [entry["answer_type"] for entry in truth.values()] if style == "vqa" else None,
         [names.get(entry["question_type"], entry["question_type"]) for entry in truth.values()],
         [entry["image_id"] for entry in truth.values()],
@@ -147,12 +148,11 @@ def text_qa_pairs(references: Source, results: Source) -> tuple[list[str], list[
         if not isinstance(data, dict) or not data:
             raise ValueError(f'{where} holds {_kind(data)}: write one object, {{"id": "answer", …}}.')
     _same_ids(said, truth, said_name, name, "id")
-    right = {key: [texts] if isinstance(texts, str) else texts for key, texts in truth.items()}
+    right = {key: list(map(as_text, texts if isinstance(texts, list) else [texts])) for key, texts in truth.items()}
     for key, texts in right.items():
-        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-            raise ValueError(
-                f"{name}: id {key!r} has {_kind(texts)} for right answers: write a text or a list of texts."
-            )
+        if not texts or not all(isinstance(text, str) for text in texts):
+            found = _kind(truth[key])
+            raise ValueError(f"{name}: id {key!r} has {found} for right answers: write a text or a list of texts.")
     return [_text(said, key, said_name) for key in right], list(right.values())
 
 
@@ -235,7 +235,7 @@ def _same_ids(given: Iterable, wanted: Iterable, given_name: str, wanted_name: s
 
 
 def _text(entry: dict, key: str, where: str, remedy: str = SAY) -> str:
-    value = entry.get(key)
+    value = as_text(entry.get(key))
     if not isinstance(value, str) or not value.strip():
         what = "is empty" if isinstance(value, str) else f"is {_kind(value)}, no text"
         raise ValueError(f"{where}: its `{key}` {what}: {remedy}.")
@@ -250,7 +250,7 @@ def _check_annotation(key: Any, entry: dict, name: str) -> None:
     if len(answers) != ANNOTATORS:
         raise ValueError(f"{where} has {len(answers)} answers: the accuracy is defined over {ANNOTATORS}.")
     for answer in answers:
-        if not isinstance(answer.get("answer"), str):
+        if not isinstance(as_text(answer.get("answer")), str):
             raise ValueError(f"{where}: an answer is {answer.get('answer')!r}, no text: take the official file.")
     _id(entry, "image_id", where)
     for field in ("answer_type", "question_type"):
