@@ -42,7 +42,8 @@ class CommandParser(HfArgumentParser):
         self._config, self._config_flags = "", []  # the file and its options as flags
         for action in self._actions:
             if action.type is string_to_bool:
-                action.type = as_bool
+                # `--bf16` alone means true, also where the default is neither true nor false.
+                action.type, action.nargs, action.const = as_bool, "?", True
         if self.dataclass_types:
             self.add_argument(
                 "--config", metavar="FILE", help="YAML file of the options below, one `key: value` a line."
