@@ -1,6 +1,7 @@
 """`vlkd train` from a YAML file to a folder that loads, and its messages."""
 
 import json
+import shutil
 from pathlib import Path
 
 import datasets
@@ -97,6 +98,19 @@ def test_flags_win_over_the_file(config, tmp_path):
     assert state["global_step"] == 1 and not (tmp_path / "out").exists()
     args = torch.load(tmp_path / "other" / "training_args.bin", weights_only=False)
     assert args.learning_rate == 1e-3 and args.bf16
+
+
+def test_teacher_of_a_trained_model_is_the_clip_it_was_made_from(
+    config, tmp_path, capsys, clip_dir, bart_dir, vlkd_dir
+):
+    """`clip` may be left out where the model's config names it, and must be set where it does not."""
+    path = config(model=vlkd_dir, bart=None, clip=None)
+    assert "clip is not set, and the model's config names no base_models" in complaint(capsys, "--config", path)
+    known = tmp_path / "known"
+    shutil.copytree(vlkd_dir, known)
+    values = json.loads((known / "config.json").read_text())
+    (known / "config.json").write_text(json.dumps({**values, "base_models": [clip_dir, bart_dir]}))
+    assert main(["train", "--config", config(model=str(known), bart=None, clip=None)]) == 0
 
 
 @pytest.mark.parametrize("saved", ["split", "splits", "files"])

@@ -57,7 +57,7 @@ class WholeCheckpoints(Trainer):
         place = super()._init_training_state(*args, **kwargs)
         if self.resumed_from and self.state.best_global_step:
             name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
-            folders = [Path(self.args.output_dir), Path(self.resumed_from).parent]  # a run may go on in a new folder
+            folders = [Path(self.resumed_from).parent, Path(self.args.output_dir)]  # a run may go on in a new folder
             best = next((str(folder / name) for folder in folders if (folder / name).is_dir()), None)
             if best != self.state.best_model_checkpoint:
                 logger.warning(f"The best checkpoint is {repr(best) if best else 'gone: ' + name}.")

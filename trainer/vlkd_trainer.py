@@ -432,6 +432,11 @@ def check_trainer_arguments(
     """
     if args.n_gpu > 1:
         raise ValueError(f"{args.n_gpu} GPUs in one process; start one process a GPU with torchrun.")
+    if args.world_size > 1 and not args.accelerator_config.even_batches:
+        raise ValueError(
+            "accelerator_config sets even_batches to False, so that processes may run different numbers of batches, "
+            "but ITCL compares the rows of all processes; leave it out."
+        )
     if others.get("compute_loss_func") is not None:
         raise ValueError("compute_loss_func has no effect: the losses are VLKD's. Override compute_loss instead.")
     own_rates = args.projection_learning_rate is not None or args.projection_optimizer != "adamw"
