@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
+from trainer.data import check_columns
 from trainer.infilling import TextInfilling, seeded_rng
 from trainer.rows import load_image, read_captions
 
@@ -57,6 +58,8 @@ class VLKDDataCollator:
     caption_column: str = "caption"
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        needed = {} if "image_features" in examples[0] else {"image_column": self.image_column}
+        check_columns(list(examples[0]), "", caption_column=self.caption_column, **needed)
         rngs = [seeded_rng(self.seed, CAPTIONS, example["epoch"], example["index"]) for example in examples]
         drawn = [self._draw_caption(example, rng) for example, rng in zip(examples, rngs, strict=True)]
         captions = [caption for caption, _ in drawn]
