@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
 from trainer import EpochDataset, TextInfilling, VLKDDataCollator
+from trainer.feature_cache import add_image_features, add_teacher_embeds
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +154,21 @@ def test_missing_caption_names_row_and_column(collator, rows, caption):
 def test_missing_image_names_row_and_column(collator, rows):
     with pytest.raises(ValueError, match=r"row 2: column 'image' holds no image"):
         collator([{**rows[2], "image": None}])
+
+
+@pytest.mark.parametrize(("old", "new"), [("caption", "text"), ("image", "image_path")])
+def test_a_column_of_another_name_is_an_error_with_the_remedy(collator, rows, old, new):
+    row = {**rows[0], new: rows[0][old]}
+    del row[old]
+    message = rf"{old}_column: the dataset has no column '{old}'; it has .*{new}.*Set {old}_column to its name"
+    with pytest.raises(ValueError, match=message):
+        collator([row])
+    with pytest.raises(ValueError, match=message):
+        dataset = load(rows=2).rename_column(old, new)
+        if old == "caption":
+            add_teacher_embeds(dataset, None, None)
+        else:
+            add_image_features(dataset, None, None)
 
 
 def test_empty_document_is_named():

@@ -222,13 +222,14 @@ def is_missing_path(name: str) -> bool:
     return is_path and not Path(name).exists()
 
 
-def check_columns(dataset: datasets.Dataset | datasets.IterableDataset, spec: str, **columns: str) -> None:
-    """Raise a ValueError if a column that an argument names (`caption_column="caption"`) is not in the dataset."""
+def check_columns(names: Sequence[str], spec: str, **columns: str) -> None:
+    """Raise a ValueError if a column that an argument names (`caption_column="caption"`) is not among `names`."""
     for argument, column in columns.items():
-        if column not in dataset.column_names:
-            raise ValueError(
-                f"{argument}: dataset '{spec}' has no column '{column}'; it has {', '.join(dataset.column_names)}. "
-                f"Set {argument} to one of them."
+        if column not in names:
+            dataset = f"dataset '{spec}'" if spec else "the dataset"
+            found = ", ".join(names)
+            raise DataError(
+                f"{argument}: {dataset} has no column '{column}'; it has {found}. Set {argument} to its name."
             )
 
 

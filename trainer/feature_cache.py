@@ -28,6 +28,7 @@ from transformers import (
 from modeling_vlkd import VLKDConfig
 from modeling_vlkd.conversion_vlkd import check_checkpoint
 from trainer.column_cache import CachedColumn, fill, fingerprint, in_workers
+from trainer.data import check_columns
 from trainer.flops import num_patches
 from trainer.rows import draft_side, load_image, read_captions
 
@@ -76,6 +77,7 @@ def add_teacher_embeds(
     Raises:
         ValueError: a caption is missing; it names the row's place and the column. Or see `column_cache.fill`.
     """
+    check_columns(dataset.column_names, "", caption_column=caption_column)
     columns = [teacher_column(dataset, teacher, tokenizer, caption_column, cache_dir)]
     fill(columns)
     return beside(dataset, columns)
@@ -95,6 +97,7 @@ def add_image_features(
     Raises:
         ValueError: an image cannot be read. Or see `column_cache.fill`.
     """
+    check_columns(dataset.column_names, "", image_column=image_column)
     columns = [features_column(dataset, model, processor, tokens, image_column, cache_dir, workers)]
     fill(columns)
     return beside(dataset.remove_columns(image_column), columns)

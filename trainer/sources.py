@@ -41,7 +41,7 @@ def load_source(
     else:
         columns = [image_column, caption_column]
         source = load_split(spec, split, streaming, texts=columns, **args.dataset_kwargs)
-    check_columns(source, spec, image_column=image_column, caption_column=caption_column)
+    check_columns(source.column_names, spec, image_column=image_column, caption_column=caption_column)
     source = source.select_columns([image_column, caption_column])
     kind = source.features[image_column] if source.features else None
     if kind in (Value("string"), Value("large_string")) and args.image_root:

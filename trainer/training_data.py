@@ -109,5 +109,5 @@ def load_texts(data_args: DataArguments, args: VLKDTrainingArguments, split: str
         return None
     columns = [data_args.text_column]
     dataset: Any = load_split(data_args.text_dataset, split, texts=columns, **data_args.text_dataset_kwargs)
-    check_columns(dataset, data_args.text_dataset, text_column=data_args.text_column)
+    check_columns(dataset.column_names, data_args.text_dataset, text_column=data_args.text_column)
     return dataset[data_args.text_column]
