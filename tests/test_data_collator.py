@@ -160,9 +160,9 @@ def test_missing_image_names_row_and_column(collator, rows):
 def test_a_column_of_another_name_is_an_error_with_the_remedy(collator, rows, old, new):
     row = {**rows[0], new: rows[0][old]}
     del row[old]
-    message = rf"{old}_column: the dataset has no column '{old}'; it has .*{new}.*Set {old}_column to its name"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf"row 0 has no column '{old}'; it has .*{new}.*rename_column"):
         collator([row])
+    message = rf"{old}_column: the dataset has no column '{old}'; it has .*{new}.*Set {old}_column to its name"
     with pytest.raises(ValueError, match=message):
         dataset = load(rows=2).rename_column(old, new)
         if old == "caption":
