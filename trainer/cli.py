@@ -15,6 +15,7 @@ from trainer import environment  # noqa: F401 - before torch and tqdm are import
 # isort: split
 import yaml
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from trainer import ask, cache, estimate, evaluate, hub, score, train
 from trainer.evaluation import report
@@ -31,6 +32,9 @@ class CommandParser(HfArgumentParser):
     def __init__(self, dataclass_types: Any = None, **kwargs: Any):
         super().__init__(dataclass_types, **kwargs, allow_abbrev=False)
         self._config, self._config_flags = "", []  # the file and its options as flags
+        for action in self._actions:
+            if action.type is string_to_bool:  # `--bf16` means true, also where the default is neither true nor false
+                action.nargs, action.const = "?", True
         if self.dataclass_types:
             self.add_argument(
                 "--config", metavar="FILE", help="YAML file of the options below, one `key: value` a line."
