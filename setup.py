@@ -24,7 +24,7 @@ setup(
         "torch>=2.6",
         "transformers>=5.23,<6",
         "accelerate>=1.3",
-        "datasets>=4.0",
+        "datasets>=4.8",
         "filelock",
         "huggingface_hub>=1.31",
         "matplotlib",
