@@ -16,8 +16,8 @@ class Muon(Optimizer):
     """Muon (Jordan et al., 2024) for matrices, at the learning rate of AdamW (Moonshot's scale, 0.2 √max(n, m)).
 
     `torch.optim.Muon(params, weight_decay=0, adjust_lr_fn="match_rms_adamw")`, equal to the bit where bfloat16 is
-    fast. torch's own always computes in bfloat16: on a CPU without such instructions a step of a 768 × 512 map takes
-    1.5 s, and 21 ms in float32.
+    fast. torch's own always computes in bfloat16: on an AVX2 CPU a step of a 768 × 512 map takes 2.8 s (one thread),
+    and 0.11 s in float32.
 
     Args:
         params: matrices, or groups of them.
