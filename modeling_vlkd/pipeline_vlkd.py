@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 from transformers import GenerationConfig, ImageTextToTextPipeline, Pipeline, ZeroShotImageClassificationPipeline
 from transformers.utils import ModelOutput
 
-from .generation_vlkd import encoder_prompts
 from .image_loading_vlkd import TIMEOUT, read_image
 from .processing_vlkd import MASK
 
@@ -216,8 +215,6 @@ class VLKDVisualQuestionAnsweringPipeline(VLKDImageTextToTextPipeline):
         copies, ids = generated.shape[1], generated.flatten(0, 1)
         features = self.model.get_image_features(inputs.pop("pixel_values")).last_hidden_state
         prompts = self.model.decoder_prompt_ids(inputs["input_ids"], inputs["attention_mask"])
-        if not self.model.config.prompt_in_encoder:  # as `generate` reads it
-            inputs |= encoder_prompts(self.model.config, inputs["input_ids"], inputs["attention_mask"])
         inputs = {name: value.repeat_interleave(copies, dim=0) for name, value in inputs.items()}
         logits = self.model(
             **inputs, image_features=features.repeat_interleave(copies, dim=0), decoder_input_ids=ids[:, :-1]

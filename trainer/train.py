@@ -13,7 +13,7 @@ from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 from trainer.arguments import CONFIG_OPTIONS, DataArguments, ModelArguments
 from trainer.data import EpochDataset
 from trainer.data_collator import VLKDDataCollator
-from trainer.feature_cache import load_teacher
+from trainer.feature_cache import check_same_clip, load_teacher
 from trainer.flaws import FILE as SKIPPED
 from trainer.flaws import ReportSkipped
 from trainer.infilling import TextInfilling
@@ -122,8 +122,8 @@ def load_model(args: ModelArguments, seed: int = 0) -> tuple[VLKDForConditionalG
     """
     if args.model is None:
         options = {name: getattr(args, name) for name in (*CONFIG_OPTIONS, "projector_init")}
+        processor = VLKDProcessor.from_vision_text_pretrained(args.clip, args.bart)  # first: it is the smaller
         model = VLKDForConditionalGeneration.from_vision_text_pretrained(args.clip, args.bart, seed=seed, **options)
-        processor = VLKDProcessor.from_vision_text_pretrained(args.clip, args.bart)
     else:
         model, processor = load_vlkd(args.model, "model")
     if args.attn_implementation is not None:
@@ -137,12 +137,14 @@ def check_teacher(
     model_args: ModelArguments,
     data_args: DataArguments,
 ) -> None:
-    """Raise a ValueError if the model does not live in the teacher's space, or its tokens are not to be cached."""
+    """Raise a ValueError if the teacher is not the model's CLIP, or the model's tokens are not to be cached."""
     if teacher.config.projection_dim != model.config.projection_dim:
         raise ValueError(
             f"clip: '{model_args.clip}' embeds in {teacher.config.projection_dim} dimensions, the model in "
             f"{model.config.projection_dim}; name the CLIP that '{model_args.model}' was made from."
         )
+    if model_args.model is not None:
+        check_same_clip(model_args.clip, model)
     if data_args.image_features == "pooled" and model.config.image_tokens != "pooled":
         raise ValueError(
             f"image_features is pooled, but the decoder sees image_tokens={model.config.image_tokens}; set "
