@@ -116,6 +116,9 @@ class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
     def _forward(self, model_inputs: dict[str, Any], generate_kwargs: dict | None = None) -> ModelOutput:
         names = {name: model_inputs.pop(name) for name in ("prompt", "input_text")}
         options = self._prepare_generate_kwargs(generate_kwargs or {}, return_dict_in_generate=False)
+        given = {**self._generate_kwargs, **(generate_kwargs or {})}.keys() & {"max_new_tokens", "generation_config"}
+        if "pixel_values" not in model_inputs and not given and self.model.language_model.generation_config.max_length:
+            options.pop("max_new_tokens", None)  # the pipeline's own default; a BART was published with another
         ids = self.model.generate(**model_inputs, **options)
         ids = ids.view(len(model_inputs["input_ids"]), -1, ids.shape[-1])  # (batch, num_return_sequences, tokens)
         return ModelOutput(generated=ids, input_ids=model_inputs["input_ids"], **names)
