@@ -26,7 +26,7 @@ MASK = "<mask>"  # as written in a prompt; the tokenizer's own mask token takes 
 VQA_PROMPT = f"Question: {{question}} Answer: {MASK}"
 SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)|\n")
 # A full stop after these ends no sentence; after the second kind only if no number follows.
-ABBREVIATIONS = frozenset("mr mrs ms dr prof st mt ft rev gen col capt lt sgt sen gov vs ca approx".split())
+ABBREVIATIONS = frozenset("mr mrs ms dr prof st mt ft rev gen col capt lt sgt sen gov vs ca approx e.g i.e".split())
 BEFORE_NUMBERS = frozenset("no nos fig vol p pp ch".split())
 # A sentence begins with one of these where it might be a name: "in the U.S. It is cold".
 FIRST_WORDS = frozenset("the a an it this that these there he she they we you i in on is are yes no question".split())
