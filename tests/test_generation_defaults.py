@@ -1,5 +1,6 @@
 """With an image the model's own generation defaults hold; for text alone, and in `to_bart()`, those of the BART."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -148,7 +149,7 @@ def test_trainer_predicts_captions(model, plain, processor, batch, tmp_path):
         str(tmp_path), predict_with_generate=True, use_cpu=True, report_to="none", remove_unused_columns=False
     )
     tools = {"args": arguments, "processing_class": processor.tokenizer}
-    found = [Seq2SeqTrainer(one, **tools).predict(rows).predictions for one in (model, plain)]
+    found = [Seq2SeqTrainer(one, **tools).predict(rows).predictions for one in copy.deepcopy((model, plain))]
     assert (found[0] == found[1]).all()
 
 
