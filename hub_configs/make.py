@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from modeling_vlkd import VLKDConfig, VLKDProcessor
+from modeling_vlkd.generation_vlkd import as_plain_dict, default_generation_config
 from trainer.arguments import ModelArguments
 
 HERE = Path(__file__).parent
@@ -82,7 +83,7 @@ def write(folder: Path, args: ModelArguments) -> None:
     public = args.clip in CLIP
     config = vlkd_config(args)
     config.architectures = ["VLKDForConditionalGeneration"]
-    generation = BART_GENERATION if public else GenerationConfig.from_pretrained(args.bart)
+    generation = default_generation_config(config.text_config)
     images = CLIPImageProcessor() if public else AutoImageProcessor.from_pretrained(args.clip)
     tokenizer = AutoTokenizer.from_pretrained(TEACHERS / "bart")  # any: processor_config.json says nothing of it
     files = {
@@ -103,10 +104,12 @@ def vlkd_config(args: ModelArguments) -> VLKDConfig:
     if args.clip in CLIP:
         clip, bart = CLIP[args.clip], BART[args.bart]
         options |= {"logit_scale_init_value": CLIP_LOGIT_SCALE, "base_models": [args.clip, args.bart]}
+        options["text_generation_config"] = as_plain_dict(BART_GENERATION)
     else:
         clip, bart = AutoConfig.from_pretrained(args.clip), AutoConfig.from_pretrained(args.bart)
         with safe_open(Path(args.clip, "model.safetensors"), "pt") as weights:
             options["logit_scale_init_value"] = weights.get_tensor("logit_scale").float().item()
+        options["text_generation_config"] = as_plain_dict(GenerationConfig.from_pretrained(args.bart))
         options["mask_token_id"] = AutoTokenizer.from_pretrained(args.bart).mask_token_id
     return VLKDConfig(
         vision_config=clip.vision_config, text_config=bart, projection_dim=clip.projection_dim, **options

@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from transformers import BartConfig, CLIPVisionConfig, PreTrainedConfig
+from transformers import BartConfig, CLIPVisionConfig, GenerationConfig, PreTrainedConfig
 
 IMAGE_TOKENS = ("all", "patch", "pooled")
 IMAGE_PROJECTORS = ("linear", "mlp")
@@ -109,6 +109,8 @@ class VLKDConfig(PreTrainedConfig):
         logit_scale_init_value (`float`): logarithm of CLIP's temperature factor.
         mask_token_id (`int`): id of `<mask>`. Default: the last id of the vocabulary, where BART has it.
         default_prompt_ids (`list[int]`): the prompt of an image that comes without one. Default: `<s><mask></s>`.
+        text_generation_config (`dict`): the generation defaults that the BART checkpoint was published with: for text
+            without an image, and for `to_bart()`. With an image, `model.generation_config` holds the defaults.
         base_models (`list[str]`): Hub names of the two checkpoints it was made of, for the model card.
 
     Raises:
@@ -136,6 +138,7 @@ class VLKDConfig(PreTrainedConfig):
     logit_scale_init_value: float = 2.6592
     mask_token_id: int | None = None
     default_prompt_ids: list[int] | None = None
+    text_generation_config: dict | None = None
     base_models: list[str] | None = None
     is_encoder_decoder: bool = True
     tie_word_embeddings: bool = True
@@ -178,6 +181,7 @@ class VLKDConfig(PreTrainedConfig):
                 f"{self.text_config.vocab_size} tokens; give a BART whose embeddings hold <mask>, as bart-base and "
                 "bart-large do."
             )
+        GenerationConfig.from_dict(self.text_generation_config or {})  # raises for a wrong value
         ids = self.default_prompt_ids
         if not isinstance(ids, (list, tuple)) or list(ids).count(self.mask_token_id) != 1:
             raise ValueError(

@@ -1,10 +1,11 @@
 """How a prompt becomes the decoder's first words, and how prompts of different lengths share a batch."""
 
+import copy
 from collections.abc import Callable
 
 import torch
 from torch import nn
-from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 # Inputs with one row for each sequence, which a group takes its own rows of.
@@ -59,10 +60,15 @@ class VLKDGenerationMixin(GenerationMixin):
         """
         return decoder_prompts(self.config, input_ids, attention_mask)
 
-    def generate(self, inputs: torch.LongTensor | None = None, *args, **kwargs):
+    def generate(
+        self, inputs: torch.LongTensor | None = None, generation_config: GenerationConfig | None = None, **kwargs
+    ) -> torch.LongTensor | ModelOutput:
         """
         As every model's `generate`. With an image the decoder starts with the tokens before the prompt's `<mask>`,
         and the returned ids hold them: `processor.post_process_generation` takes them off.
+
+        What neither `generation_config` nor a keyword sets is set by `model.generation_config` with an image, and by
+        `model.language_model.generation_config`, the BART checkpoint's own, without one.
 
         `decoder_input_ids` may also be a list of 1-D tensors of different lengths, as `decoder_prompt_ids` gives: so
         a prompt is answered without an image. Rows are then generated in groups of equal length, and each gives what
@@ -88,9 +94,31 @@ class VLKDGenerationMixin(GenerationMixin):
             check_same_number(image, kwargs["input_ids"])
         if image is not None and "input_ids" in kwargs and "decoder_input_ids" not in kwargs:
             kwargs["decoder_input_ids"] = self.decoder_prompt_ids(kwargs["input_ids"], kwargs.get("attention_mask"))
-        if image is not None and "input_ids" in kwargs and not self.config.prompt_in_encoder:
-            kwargs |= encoder_prompts(self.config, kwargs["input_ids"], kwargs.get("attention_mask"))
-        return generate_by_prompt_length(super().generate, self.config.text_config.pad_token_id, *args, **kwargs)
+        if image is None and getattr(kwargs.get("encoder_outputs"), "image_embeds", None) is None:
+            generation_config, kwargs = self._text_generation_config(generation_config, kwargs)
+        pad = self.config.text_config.pad_token_id
+        return generate_by_prompt_length(super().generate, pad, generation_config=generation_config, **kwargs)
+
+    def _text_generation_config(
+        self, generation_config: GenerationConfig | None, kwargs: dict
+    ) -> tuple[GenerationConfig, dict]:
+        """The user's choices, completed by the BART checkpoint's defaults; and the keywords that are none of them."""
+        config = GenerationConfig() if generation_config is None else copy.deepcopy(generation_config)
+        defaults = self.language_model.generation_config.to_diff_dict()
+        config.update(defaults_only=True, allow_custom_entries=True, **defaults)
+        return config, config.update(**kwargs)
+
+
+def default_generation_config(text_config: PreTrainedConfig) -> GenerationConfig:
+    """Greedy decoding, the default with an image: what a BART was published with is meant for its own task."""
+    names = ("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id")
+    return GenerationConfig(do_sample=False, num_beams=1, **{name: getattr(text_config, name) for name in names})
+
+
+def as_plain_dict(generation_config: GenerationConfig) -> dict:
+    """The options that are set, without where they came from."""
+    options = generation_config.to_diff_dict()
+    return {name: options[name] for name in options if name not in ("_from_model_config", "transformers_version")}
 
 
 def check_same_number(images: torch.Tensor, texts: torch.Tensor) -> None:
@@ -128,8 +156,8 @@ def decoder_prompts(
 
 def encoder_prompts(
     config: PreTrainedConfig, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None
-) -> dict[str, torch.LongTensor]:
-    """(batch, tokens) -> `input_ids` and `attention_mask` of what is left from each row's `<mask>` on, after `<s>`."""
+) -> tuple[torch.LongTensor, torch.LongTensor]:
+    """(batch, tokens) -> ids and mask of what is left from each row's `<mask>` on, after `<s>`."""
     text = config.text_config
     kept = input_ids != text.pad_token_id if attention_mask is None else attention_mask.bool()
     rows = []
@@ -140,10 +168,10 @@ def encoder_prompts(
     ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
     mask = (ids >= 0).long()
     ids = ids.masked_fill(mask == 0, text.pad_token_id)
-    return {"input_ids": ids.to(input_ids.device), "attention_mask": mask.to(input_ids.device)}
+    return ids.to(input_ids.device), mask.to(input_ids.device)
 
 
-def generate_by_prompt_length(generate: Callable, fill: int, *args, **kwargs) -> torch.LongTensor | ModelOutput:
+def generate_by_prompt_length(generate: Callable, fill: int, **kwargs) -> torch.LongTensor | ModelOutput:
     """
     Calls `generate` once for each length among the prompts in `decoder_input_ids`, and puts the rows back in order.
 
@@ -158,10 +186,10 @@ def generate_by_prompt_length(generate: Callable, fill: int, *args, **kwargs) ->
     """
     prompts = kwargs.pop("decoder_input_ids", None)
     if prompts is None:
-        return generate(*args, **kwargs)
+        return generate(**kwargs)
     if len({len(prompt) for prompt in prompts}) == 1:
         prompts = prompts if isinstance(prompts, torch.Tensor) else torch.stack(prompts)
-        return generate(*args, decoder_input_ids=prompts, **kwargs)
+        return generate(decoder_input_ids=prompts, **kwargs)
 
     for name in ("past_key_values", "streamer", "prefix_allowed_tokens_fn"):
         if kwargs.get(name) is not None:
@@ -174,7 +202,7 @@ def generate_by_prompt_length(generate: Callable, fill: int, *args, **kwargs) ->
     for length in sorted({len(prompt) for prompt in prompts}):
         rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
         inputs = {name: _take(kwargs[name], rows) for name in ROW_INPUTS if name in kwargs}
-        ids = generate(*args, decoder_input_ids=torch.stack([prompts[row] for row in rows]), **inputs, **shared)
+        ids = generate(decoder_input_ids=torch.stack([prompts[row] for row in rows]), **inputs, **shared)
         if not isinstance(ids, torch.Tensor):
             raise ValueError(
                 "`return_dict_in_generate` needs prompts of one length; call `generate` once for each length."

@@ -1,6 +1,7 @@
 """VLKD: CLIP's image tokens and BART's text states in one decoder memory, CLIP's joint space on BART's encoder."""
 
 import copy
+import os
 from typing import Unpack
 
 import torch
@@ -11,7 +12,14 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_vlkd import VLKDConfig
 from .conversion_vlkd import join_checkpoints
-from .generation_vlkd import VLKDEncoder, VLKDGenerationMixin, check_same_number
+from .generation_vlkd import (
+    VLKDEncoder,
+    VLKDGenerationMixin,
+    as_plain_dict,
+    check_same_number,
+    default_generation_config,
+    encoder_prompts,
+)
 from .outputs_vlkd import VLKDEncoderOutput, VLKDOutput, VLKDSeq2SeqLMOutput
 from .towers_vlkd import VLKDPreTrainedModel, unit
 
@@ -81,6 +89,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
             self.image_projection = nn.Sequential(
                 nn.Linear(config.projection_dim, hidden), nn.GELU(), nn.Linear(hidden, width)
             )
+        self.generation_config = default_generation_config(config.text_config)
         self.post_init()
 
     @classmethod
@@ -126,10 +135,13 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         return join_checkpoints(cls, clip, bart, config, projector_init=projector_init, seed=seed, dtype=dtype)
 
     def to_bart(self) -> BartForConditionalGeneration:
-        """The language model alone: a plain BART with its own copy of the weights and of the generation config."""
-        bart = copy.deepcopy(self.language_model)
-        bart.generation_config = copy.deepcopy(self.generation_config)
-        return bart
+        """The language model alone: a plain BART with its own copy of the weights and of its generation config."""
+        return copy.deepcopy(self.language_model)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """As every model's. BART's own generation config is saved in config.json, the model's beside it."""
+        self.config.text_generation_config = as_plain_dict(self.language_model.generation_config)
+        super().save_pretrained(save_directory, **kwargs)
 
     def freeze_language_model(self, part: str) -> None:
         """
@@ -171,10 +183,15 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         pixel_values: torch.FloatTensor | None = None,
         image_features: torch.FloatTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
+        *,
+        whole_text: bool = False,
         **kwargs,
     ) -> VLKDEncoderOutput:
         """
         The decoder's memory [W_d V ; E(x)]: (batch, image_tokens + text_tokens, d_model). Arguments as in `forward`.
+
+        With an image and `config.prompt_in_encoder=False`, `input_ids` is a prompt of which the encoder reads only the
+        part from `<mask>` on; `whole_text=True` reads all of it, as a corrupted caption is read.
 
         Raises:
             ValueError: no image and no text, two sources of one image, or not as many images as texts.
@@ -193,6 +210,9 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
             input_ids = text = self.default_prompt(image_features.shape[0])
         if image_features is not None:
             check_same_number(image_features, text)
+        is_cut = not (self.config.prompt_in_encoder or whole_text or image_features is None or input_ids is None)
+        if is_cut:
+            input_ids, attention_mask = encoder_prompts(self.config, input_ids, attention_mask)
         output = self._encode_text(input_ids, attention_mask, inputs_embeds, **kwargs)
         if image_features is None:
             return VLKDEncoderOutput(**output)
@@ -200,7 +220,11 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         seen = self.image_projection(self._visible_tokens(image_features))
         seen = seen.reshape(seen.shape[0], -1, self.config.text_config.d_model)  # (batch, seen_tokens, d_model)
         memory = torch.cat([seen, output.last_hidden_state], dim=1)
-        return VLKDEncoderOutput(**{**output, "last_hidden_state": memory}, image_embeds=unit(image_features[:, 0]))
+        return VLKDEncoderOutput(
+            **{**output, "last_hidden_state": memory},
+            image_embeds=unit(image_features[:, 0]),
+            memory_mask=_memory_mask(memory, attention_mask) if is_cut else None,
+        )
 
     def _visible_tokens(self, image_features: torch.FloatTensor) -> torch.FloatTensor:
         """(batch, tokens, d_j), class token first -> those tokens that the decoder sees."""
@@ -240,7 +264,8 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
     ) -> VLKDSeq2SeqLMOutput | tuple:
         """
         Args:
-            input_ids: (batch, text_tokens), the prompt or corrupted caption. An image without one gets `<mask>`.
+            input_ids: (batch, text_tokens), the prompt or, with `caption_input_ids`, the corrupted caption. An image
+                without one gets `<mask>`.
             attention_mask: (batch, text_tokens), of the text alone; image tokens are always seen.
             pixel_values: (batch, 3, height, width).
             image_features: (batch, image_tokens, d_j), in place of `pixel_values`: what `get_image_features` gave as
@@ -271,8 +296,17 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
             text_embeds = caption.pooler_output
         if encoder_outputs is None:
             encoder_outputs = self.encode(
-                input_ids, attention_mask, pixel_values, image_features, inputs_embeds, **kwargs
+                input_ids,
+                attention_mask,
+                pixel_values,
+                image_features,
+                inputs_embeds,
+                whole_text=caption_input_ids is not None,
+                **kwargs,
             )
+        memory_mask = getattr(encoder_outputs, "memory_mask", None)
+        if memory_mask is None:
+            memory_mask = _memory_mask(encoder_outputs[0], attention_mask)
         if input_ids is None and labels is None and decoder_input_ids is None and decoder_inputs_embeds is None:
             input_ids = self.default_prompt(encoder_outputs[0].shape[0])
         self._check_length(labels=labels, decoder_input_ids=decoder_input_ids)
@@ -282,7 +316,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
                 decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         output = self.language_model(
             input_ids=input_ids,
-            attention_mask=_memory_mask(encoder_outputs[0], attention_mask),
+            attention_mask=memory_mask,
             encoder_outputs=encoder_outputs,
             decoder_input_ids=decoder_input_ids,
             decoder_attention_mask=decoder_attention_mask,

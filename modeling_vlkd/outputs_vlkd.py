@@ -41,9 +41,12 @@ class VLKDEncoderOutput(BaseModelOutput):
     Args:
         last_hidden_state: (batch, image_tokens + text_tokens, d_model), the decoder's memory [W_d V ; E(x)].
         image_embeds: (batch, d_j), unit norm; None without images.
+        memory_mask: (batch, image_tokens + text_tokens), where `encode` read only a part of the prompts, so that the
+            mask of `input_ids` does not fit; None otherwise.
     """
 
     image_embeds: torch.FloatTensor | None = None
+    memory_mask: torch.LongTensor | None = None
 
 
 @dataclass

@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 from transformers import GenerationConfig, ImageTextToTextPipeline, Pipeline, ZeroShotImageClassificationPipeline
 from transformers.utils import ModelOutput
 
-from .generation_vlkd import encoder_prompts
 from .image_loading_vlkd import TIMEOUT, read_image
 from .processing_vlkd import MASK
 
@@ -117,6 +116,9 @@ class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
     def _forward(self, model_inputs: dict[str, Any], generate_kwargs: dict | None = None) -> ModelOutput:
         names = {name: model_inputs.pop(name) for name in ("prompt", "input_text")}
         options = self._prepare_generate_kwargs(generate_kwargs or {}, return_dict_in_generate=False)
+        given = {**self._generate_kwargs, **(generate_kwargs or {})}.keys() & {"max_new_tokens", "generation_config"}
+        if "pixel_values" not in model_inputs and not given and self.model.language_model.generation_config.max_length:
+            options.pop("max_new_tokens", None)  # the pipeline's own default; a BART was published with another
         ids = self.model.generate(**model_inputs, **options)
         ids = ids.view(len(model_inputs["input_ids"]), -1, ids.shape[-1])  # (batch, num_return_sequences, tokens)
         return ModelOutput(generated=ids, input_ids=model_inputs["input_ids"], **names)
@@ -216,8 +218,6 @@ class VLKDVisualQuestionAnsweringPipeline(VLKDImageTextToTextPipeline):
         copies, ids = generated.shape[1], generated.flatten(0, 1)
         features = self.model.get_image_features(inputs.pop("pixel_values")).last_hidden_state
         prompts = self.model.decoder_prompt_ids(inputs["input_ids"], inputs["attention_mask"])
-        if not self.model.config.prompt_in_encoder:  # as `generate` reads it
-            inputs |= encoder_prompts(self.model.config, inputs["input_ids"], inputs["attention_mask"])
         inputs = {name: value.repeat_interleave(copies, dim=0) for name, value in inputs.items()}
         logits = self.model(
             **inputs, image_features=features.repeat_interleave(copies, dim=0), decoder_input_ids=ids[:, :-1]

@@ -7,7 +7,15 @@ from typing import Unpack
 
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    BatchFeature,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 from transformers.processing_utils import ProcessingKwargs
 
 from .configuration_vlkd import AUTO_MAP, IS_REMOTE_CODE, copy_code
@@ -16,7 +24,12 @@ from .image_loading_vlkd import read_image
 MAX_SIDE = 4096  # pixels that the image processor may be told to make of a side; CLIP's largest is 448
 MASK = "<mask>"  # as written in a prompt; the tokenizer's own mask token takes its place
 VQA_PROMPT = f"Question: {{question}} Answer: {MASK}"
-SENTENCE_END = re.compile(r"[.!?](?:\s|$)|\n")
+SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)|\n")
+# A full stop after these ends no sentence; after the second kind only if no number follows.
+ABBREVIATIONS = frozenset("mr mrs ms dr prof st mt ft rev gen col capt lt sgt sen gov vs ca approx e.g i.e".split())
+BEFORE_NUMBERS = frozenset("no nos fig vol p pp ch".split())
+# A sentence begins with one of these where it might be a name: "in the U.S. It is cold".
+FIRST_WORDS = frozenset("the a an it this that these there he she they we you i in on is are yes no question".split())
 
 
 class VLKDProcessor(ProcessorMixin):
@@ -28,7 +41,7 @@ class VLKDProcessor(ProcessorMixin):
         tokenizer: BART's.
 
     Raises:
-        ValueError: the tokenizer has no mask token, or no vocabulary; or a number of either is out of its range.
+        ValueError: the tokenizer is not a BART's (see `check_tokenizer`), or a number of either is out of its range.
     """
 
     # Defaults of a call, where neither the call nor the tokenizer says otherwise.
@@ -36,15 +49,9 @@ class VLKDProcessor(ProcessorMixin):
     images_kwargs = {"return_tensors": "pt"}
 
     def __init__(self, image_processor=None, tokenizer=None, **kwargs):
-        if tokenizer is not None and tokenizer.mask_token is None:
-            raise ValueError(
-                f"`tokenizer` ({type(tokenizer).__name__}) has no mask token, which prompts need; give the tokenizer "
-                "of a BART checkpoint."
-            )
-        if tokenizer is not None and len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-            raise ValueError(  # transformers makes an empty tokenizer where tokenizer.json is missing
-                f"`tokenizer` ('{tokenizer.name_or_path}') knows special tokens alone; is its tokenizer.json missing?"
-            )
+        if tokenizer is not None:
+            check_tokenizer(tokenizer)
+            tokenizer.model_input_names = ["input_ids", "attention_mask"]  # BART takes no `token_type_ids` of BERT's
         if tokenizer is not None and not isinstance(tokenizer.model_max_length, (int, float)):
             raise ValueError(f"`model_max_length`={tokenizer.model_max_length!r} of the tokenizer is no number.")
         if image_processor is not None:
@@ -79,11 +86,13 @@ class VLKDProcessor(ProcessorMixin):
             bart: Hub name or folder of a BART checkpoint.
 
         Raises:
-            ValueError: `clip` has no image processor, or `bart` no tokenizer with a mask token.
+            ValueError: `clip` has no image processor, or `bart` no tokenizer that fits its config; see
+                `check_tokenizer`.
         """
         image_processor = _load(AutoImageProcessor, "clip", clip, "image processor of a CLIP checkpoint")
         tokenizer = _load(AutoTokenizer, "bart", bart, "tokenizer of a BART checkpoint")
         config = _load(AutoConfig, "bart", bart, "config of a BART checkpoint")
+        check_tokenizer(tokenizer, config)
         limit = getattr(config, "max_position_embeddings", tokenizer.model_max_length)
         tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
         return cls(image_processor, tokenizer)
@@ -165,7 +174,7 @@ class VLKDProcessor(ProcessorMixin):
         copies = len(generated) // len(prompts)
         new = [self._without_prompt(row, prompts[number // copies]) for number, row in enumerate(generated)]
         texts = [text.strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
-        return [SENTENCE_END.split(text, maxsplit=1)[0].strip() for text in texts] if first_sentence else texts
+        return [first_sentence_of(text) for text in texts] if first_sentence else texts
 
     def to_dict(self) -> dict:
         """As every processor's, with where remote code finds its class."""
@@ -217,6 +226,78 @@ class VLKDProcessor(ProcessorMixin):
         return generated[1 + len(prefix) :] if generated[1 : 1 + len(prefix)] == prefix else generated
 
 
+def first_sentence_of(text: str) -> str:
+    """The text up to the end of its first line or sentence, without the mark; "St. Bernard" and "No. 7" are whole."""
+    text = text.strip()
+    for end in SENTENCE_END.finditer(text):
+        if end[0] != "." or not _is_abbreviated(text[: end.start()], text[end.end() :]):
+            return text[: end.start()].strip()
+    return text
+
+
+def _is_abbreviated(before: str, after: str) -> bool:
+    """Whether a full stop between the two belongs to an abbreviation, an initial or a number."""
+    words, following = before.split(), after.split()
+    if not words or not following or "\n" in after[: len(after) - len(after.lstrip())]:
+        return False
+    word, following = words[-1].strip("\"'([").lower(), following[0].strip("\"'([")
+    if word in ABBREVIATIONS:
+        return True
+    if word in BEFORE_NUMBERS or word.isdecimal():
+        return following[:1].isdecimal()
+    if re.fullmatch(r"[^\W\d_](\.[^\W\d_])+", word):  # "U.S", "e.g"
+        return following.lower() not in FIRST_WORDS
+    if re.fullmatch(r"[^\W\d_]", word):  # an initial: before a name, or among others
+        is_among_initials = re.fullmatch(r"[^\W\d_]\.", following) or re.fullmatch(
+            r"[^\W\d_]\.", "".join(words[-2:-1])
+        )
+        return bool(is_among_initials or following[0:1].isupper()) and following.lower() not in FIRST_WORDS
+    return False
+
+
+def has_vocabulary(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether it knows more than special tokens: transformers makes an empty one where tokenizer.json is missing."""
+    return len(tokenizer) > len(set(tokenizer.all_special_ids))
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig | None = None) -> None:
+    """
+    Args:
+        tokenizer: of a BART checkpoint.
+        config: of the same checkpoint.
+
+    Raises:
+        ValueError: the tokenizer has no mask token or no vocabulary, does not put a text between `<s>` and `</s>`, or
+            its ids are not the config's.
+    """
+    kind = f"`tokenizer` ({type(tokenizer).__name__}, '{tokenizer.name_or_path}')"
+    if tokenizer.mask_token is None:
+        raise ValueError(f"{kind} has no mask token, which prompts need; give the tokenizer of a BART checkpoint.")
+    if not has_vocabulary(tokenizer):
+        raise ValueError(f"{kind} knows special tokens alone; is its tokenizer.json missing?")
+    ids, bare = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
+    if ids[1:-1] != bare:
+        raise ValueError(
+            f"{kind} reads 'a' as {tokenizer.convert_ids_to_tokens(ids)}, but BART reads a text between `<s>` and "
+            "`</s>`; give its tokenizer.json a post-processor that adds them, such as "
+            "`tokenizers.processors.TemplateProcessing`."
+        )
+    if config is None:
+        return
+    found = {"bos_token_id": ids[0], "eos_token_id": ids[-1], "pad_token_id": tokenizer.pad_token_id}
+    for name, value in found.items():
+        if value != getattr(config, name):
+            raise ValueError(
+                f"{kind} has {tokenizer.convert_ids_to_tokens(value)!r} with id {value} where the config of the BART "
+                f"has `{name}`={getattr(config, name)}; give the checkpoint its own tokenizer."
+            )
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"{kind} knows {len(tokenizer)} tokens, but the BART has embeddings of {config.vocab_size}; give the "
+            "checkpoint its own tokenizer, or call `resize_token_embeddings` on the BART and save it."
+        )
+
+
 def _check_numbers(image_processor) -> None:
     """Raises a ValueError for sizes and colours that no image can be brought to; it names them."""
     for name in ("size", "crop_size"):
@@ -252,7 +333,7 @@ def _as_list(images) -> list:
 def _load(auto_class, argument: str, path: str, kind: str):
     try:
         return auto_class.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # each library has its own kinds for a broken file
         raise ValueError(
             f"`{argument}`={str(path)!r} gives no {kind}: give a Hub name or a folder that holds one. ({error})"
         ) from error

@@ -4,7 +4,7 @@ from typing import Unpack
 
 import torch
 from torch import nn
-from transformers import BartForConditionalGeneration, CLIPVisionModel, PreTrainedModel
+from transformers import BartForConditionalGeneration, CLIPVisionModel, GenerationConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.utils import TransformersKwargs, can_return_tuple
@@ -35,6 +35,8 @@ class VLKDPreTrainedModel(WholeCheckpoint, CardMixin, PreTrainedModel):
         self.vision_model = CLIPVisionModel(config.vision_config)
         self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
         self.language_model = BartForConditionalGeneration(text_config)
+        if config.text_generation_config is not None:
+            self.language_model.generation_config = GenerationConfig.from_dict(config.text_generation_config)
         self.text_projection = nn.Linear(text_config.d_model, config.projection_dim, bias=False)  # W_e
         self.logit_scale = nn.Parameter(torch.full((1,), float(config.logit_scale_init_value)))
         self.train(self.training)  # freezes CLIP
@@ -49,7 +51,13 @@ class VLKDPreTrainedModel(WholeCheckpoint, CardMixin, PreTrainedModel):
         As every module's, but CLIP stays frozen and in eval mode: its tower, its projection and its temperature.
 
         Loading a checkpoint makes every parameter learn again; as it ends in `eval()`, this is the place to undo it.
+
+        Raises:
+            ValueError: `mode` is True and PEFT has put adapters on CLIP, which would not learn.
         """
+        if mode:
+            _check_no_adapter(self.vision_model, "vision_model")
+            _check_no_adapter(self.visual_projection, "visual_projection")
         super().train(mode)
         self.vision_model.eval()
         for part in (self.vision_model, self.visual_projection, self.logit_scale):
@@ -92,14 +100,18 @@ class VLKDPreTrainedModel(WholeCheckpoint, CardMixin, PreTrainedModel):
         keep_layers = kwargs.pop("output_hidden_states", None)
         keep_layers = self.config.output_hidden_states if keep_layers is None else keep_layers
         local = self.config.patch_attention == "self"
-        output = self.vision_model(
-            pixel_values=pixel_values, return_dict=True, output_hidden_states=keep_layers or local, **kwargs
-        )
-        states = output.last_hidden_state
-        if local:
-            patches = self._attend_to_self(output.hidden_states[-2][:, 1:])
-            states = torch.cat([states[:, :1], patches], dim=1)
-        tokens = self.visual_projection(self.vision_model.post_layernorm(states))  # (images, image_tokens, d_j)
+        # Gradient checkpointing makes CLIP's embeddings require a gradient, which nothing learns from.
+        learns = pixel_values.requires_grad or any(p.requires_grad for p in self.vision_model.parameters())
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+            output = self.vision_model(
+                pixel_values=pixel_values, return_dict=True, output_hidden_states=keep_layers or local, **kwargs
+            )
+            states = output.last_hidden_state
+            if local:
+                patches = self._attend_to_self(output.hidden_states[-2][:, 1:])
+                states = torch.cat([states[:, :1], patches], dim=1)
+            states = self.vision_model.post_layernorm(states)
+        tokens = self.visual_projection(states)  # (images, image_tokens, d_j)
         return BaseModelOutputWithPooling(
             last_hidden_state=tokens,
             pooler_output=unit(tokens[:, 0]),
@@ -165,6 +177,15 @@ class VLKDPreTrainedModel(WholeCheckpoint, CardMixin, PreTrainedModel):
                     f"`{name}` holds {value.shape[1]} tokens, but BART has `max_position_embeddings`={limit}; shorten "
                     "the text, or pass `truncation=True` to the processor."
                 )
+
+
+def _check_no_adapter(part: nn.Module, name: str) -> None:
+    adapted = [inner for inner, module in part.named_modules() if hasattr(module, "adapter_layer_names")]  # PEFT's
+    if adapted:
+        raise ValueError(
+            f"The adapter has {len(adapted)} layers on CLIP (first {'.'.join([name, adapted[0]]).rstrip('.')}), which "
+            "is frozen; give PEFT's config `exclude_modules=r'(vision_model|visual_projection)(\\..*)?'`."
+        )
 
 
 def unit(vectors: torch.FloatTensor) -> torch.FloatTensor:

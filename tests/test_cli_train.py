@@ -143,7 +143,7 @@ def test_attention_is_set_in_both_towers(clip_dir, bart_dir):
         ({"lora_rank": 4, "push_to_hub": True}, "hub_strategy is every_save, which would push checkpoints"),
         ({"clip": None}, "clip is not set"),
         ({"bart": None}, "set either bart"),
-        ({"clip": "./nowhere"}, "`clip`='./nowhere' is no checkpoint"),
+        ({"clip": "./nowhere"}, "`clip`='./nowhere' gives no image processor"),
         ({"model": "./nowhere", "bart": None}, "model: './nowhere' is no VLKD checkpoint"),
         ({"model": ".", "bart": None}, "model: '.' is no VLKD checkpoint"),
         ({"dataset": None}, "dataset is not set"),

@@ -295,3 +295,55 @@ def test_gradient_checkpointing_changes_nothing(own_model, batch):
         if hasattr(module, "dropout") and isinstance(module.dropout, float):
             module.dropout = 0.0
     torch.testing.assert_close(gradient(), plain, rtol=1e-4, atol=1e-6)
+
+
+def test_no_graph_goes_through_the_frozen_clip(own_model, batch):
+    """Gradient checkpointing makes every embedding require a gradient, CLIP's too."""
+    model = own_model.train()
+    went_back = []
+    for layer in model.vision_model.encoder.layers:
+        layer.mlp.fc1.register_full_backward_hook(lambda *_: went_back.append(1))
+
+    def kept_bytes() -> int:
+        tensors = {}
+
+        def pack(tensor):
+            tensors[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = model(**batch, labels=batch["input_ids"]).loss
+        loss.backward()
+        return sum(tensors.values())
+
+    plain = kept_bytes()
+    model.gradient_checkpointing_enable()
+    assert kept_bytes() < plain and not went_back
+    assert model.image_projection.weight.grad is not None
+    model.gradient_checkpointing_disable()
+    pixels = batch["pixel_values"].clone().requires_grad_()
+    model(**{**batch, "pixel_values": pixels}, labels=batch["input_ids"]).loss.backward()
+    assert pixels.grad.abs().sum() > 0 and len(went_back) == 2
+    model.vision_model.encoder.layers[-1].requires_grad_(True)
+    model(**batch, labels=batch["input_ids"]).loss.backward()
+    assert model.vision_model.encoder.layers[-1].mlp.fc1.weight.grad.abs().sum() > 0
+
+
+def test_forward_reads_the_prompt_that_generate_reads(own_model, batch):
+    """With `prompt_in_encoder=False` too; and a distillation's corrupted caption is read whole."""
+    model = own_model.eval()
+    prompts = {**batch, "input_ids": batch["input_ids"][2:3], "attention_mask": batch["attention_mask"][2:3]}
+    prompts["pixel_values"] = batch["pixel_values"][2:3]
+    whole = model(**prompts, decoder_input_ids=torch.tensor([[2, 0]])).logits
+    caption = {"caption_input_ids": prompts["input_ids"]}
+    model.config.prompt_in_encoder = False
+    options = {"return_dict_in_generate": True, "output_logits": True, "max_new_tokens": 4, "min_new_tokens": 4}
+    output = model.generate(**prompts, **options)
+    start = output.sequences.shape[1] - 4
+    logits = model(**prompts, decoder_input_ids=output.sequences[:, :-1]).logits
+    torch.testing.assert_close(logits[:, start - 1 :], torch.stack(output.logits, dim=1), rtol=0, atol=1e-5)
+    labels = model(**prompts, labels=output.sequences[:, 1:]).logits  # as the plain Trainer fine-tunes
+    torch.testing.assert_close(labels, logits, rtol=0, atol=1e-5)
+    cut = model(**prompts, decoder_input_ids=torch.tensor([[2, 0]])).logits
+    assert (cut - whole).abs().max() > 1e-3
+    assert torch.equal(model(**prompts, **caption, decoder_input_ids=torch.tensor([[2, 0]])).logits, whole)

@@ -11,11 +11,12 @@ import torch
 from caption_data import load
 from finetune_data import EXAMPLES, TEACHERS, blocks, micro_batch, micro_model, run_script, write_images, write_model
 from loopback_hub import running_hub
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, pipeline
 
 from modeling_vlkd import VLKDForConditionalGeneration
 from trainer import EpochDataset, VLKDTrainer, VLKDTrainingArguments
+from trainer.loading import load_vlkd
 from trainer.lora import add_lora, lora_config
 
 
@@ -45,9 +46,36 @@ def test_target_expression_adapts_bart_and_leaves_clip_alone(model):
     whole = {name for name in trainable(adapted) if "lora_" not in name}
     maps = ("text_projection", "image_projection")
     assert whole == {f"base_model.model.{name}.modules_to_save.default.weight" for name in maps}
-    # The plain names, as they are used with a BART, would adapt CLIP as well.
-    naive = lora_config(target_modules=["q_proj", "v_proj"])
-    assert any("vision_model" in name for name in trainable(get_peft_model(copy.deepcopy(model), naive)))
+
+
+def test_clip_is_left_out_of_other_targets(model):
+    for targets in (["q_proj", "v_proj"], "all-linear"):
+        adapted = get_peft_model(copy.deepcopy(model), lora_config(target_modules=targets))
+        assert not any("vision_model" in name or "visual_projection" in name for name in trainable(adapted))
+        before = trainable(adapted)
+        assert trainable(adapted.train()) == before
+        naive = get_peft_model(copy.deepcopy(model), LoraConfig(target_modules=targets))
+        with pytest.raises(ValueError, match=r"layers on CLIP \(first vision_model\..*`exclude_modules="):
+            naive.train()
+
+
+def test_commands_load_an_adapter_on_its_base(workplace):
+    model, processor = micro_model()
+    model.name_or_path = str(workplace / "my_vlkd")
+    adapted = add_lora(model)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    adapted.save_pretrained(workplace / "my_adapter")
+    batch = micro_batch(processor)
+    found, _ = load_vlkd(str(workplace / "my_adapter"), "--model")
+    assert type(found) is VLKDForConditionalGeneration
+    torch.testing.assert_close(logits(found, batch), logits(adapted, batch), rtol=1e-3, atol=1e-3)
+    (workplace / "my_vlkd").rename(workplace / "moved")
+    with pytest.raises(
+        ValueError, match="--model: '.*/my_vlkd', the base model of the adapter '.*/my_adapter', is no"
+    ):
+        load_vlkd(str(workplace / "my_adapter"), "--model")
 
 
 def test_adapter_of_the_example_is_loaded_and_merged(workplace, monkeypatch):

@@ -244,7 +244,7 @@ def scored_by_hand(model, processor, image, question, count, **options) -> list[
 
 def test_top_k_answers_come_with_their_probability(answerer, model, processor, images):
     due = [scored_by_hand(model, processor, images[number], QUESTIONS[number], 3) for number in range(4)]
-    assert all(len(records) > 1 for records in due)
+    assert sum(len(records) > 1 for records in due) > 1
     for batch_size in (1, 4):
         assert answerer(images, QUESTIONS, top_k=3, batch_size=batch_size) == due
     one = answerer(images[0], QUESTION, top_k=1)

@@ -22,10 +22,14 @@ def features(model, processor, images) -> torch.Tensor:
 
 
 def alone(model, tokenizer, prompt: str, begin: list[int], **inputs) -> str:
-    """One prompt by `generate`, with no help of ours: the decoder starts with `begin`, which is cut off."""
+    """One prompt by `generate`, with no help of ours: the decoder starts with `begin`, which is cut off.
+
+    The tiny BART was saved with `no_repeat_ngram_size=3` and forced tokens, which no step of a task asks for.
+    """
+    plain = {"no_repeat_ngram_size": 0, "forced_bos_token_id": None, "forced_eos_token_id": None}
     tokens = tokenizer(prompt, return_tensors="pt")
     start = torch.tensor([[2, *begin]])
-    written = model.generate(**tokens, **inputs, decoder_input_ids=start, max_new_tokens=8, do_sample=False)
+    written = model.generate(**tokens, **inputs, decoder_input_ids=start, max_new_tokens=8, **plain)
     return tokenizer.decode(written[0, start.shape[1] :], skip_special_tokens=True).strip()
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from modeling_vlkd import VLKDProcessor
-from modeling_vlkd.processing_vlkd import VQA_PROMPT
+from modeling_vlkd.processing_vlkd import VQA_PROMPT, first_sentence_of
 
 
 def tokens(processor, **kwargs) -> list[str]:
@@ -104,6 +104,47 @@ def test_new_text_is_what_follows_the_prompt(processor, images):
 def test_an_answer_is_one_sentence(processor, text, sentence):
     written = [[2, *processor.tokenizer(text)["input_ids"]]]
     assert processor.post_process_generation(written, first_sentence=True) == [sentence]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("St. Bernard", "St. Bernard"),
+        ("st. bernard. the dog is big", "st. bernard"),
+        ("Mt. Everest. It is high", "Mt. Everest"),
+        ("Dr. Smith", "Dr. Smith"),
+        ("dr. seuss wrote it. red", "dr. seuss wrote it"),
+        ("No. 7", "No. 7"),
+        ("No. The circle is red", "No"),
+        ("no. it is red", "no"),
+        ("yes. Question: how", "yes"),
+        ("a U.S. flag", "a U.S. flag"),
+        ("u.s. flag", "u.s. flag"),
+        ("the U.S. It is cold", "the U.S"),
+        ("J. K. Rowling", "J. K. Rowling"),
+        ("j. k. rowling. the author", "j. k. rowling"),
+        ("Samuel L. Jackson", "Samuel L. Jackson"),
+        ("A. The circle", "A"),
+        ("letter a. it is red", "letter a"),
+        ("e.g. this", "e.g. this"),
+        ("red vs. blue", "red vs. blue"),
+        ("approx. 3", "approx. 3"),
+        ("approx. 3. blue", "approx. 3"),
+        ("3. 5", "3. 5"),
+        ("there are 3. the rest is blue", "there are 3"),
+        ("7 a.m. it is early", "7 a.m"),
+        ("fig. 2. Question", "fig. 2"),
+        ("St. Bernard?", "St. Bernard"),
+        ("dr.", "dr"),
+        ("St.\nBernard", "St"),
+        ("red... blue", "red"),
+        ("wow! St. Bernard", "wow"),
+        ("the 'St. Regis'. red", "the 'St. Regis'"),
+        ("", ""),
+    ],
+)
+def test_abbreviations_end_no_sentence(text, sentence):
+    assert first_sentence_of(text) == sentence
 
 
 # images: see also test_image_loading.py

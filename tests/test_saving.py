@@ -37,7 +37,6 @@ def test_saved_model_gives_equal_logits(clip_dir, bart_dir, processor, batch, tm
         again = auto.from_pretrained(folder)
         assert type(again) is VLKDForConditionalGeneration
         assert torch.equal(again(**batch).logits, model(**batch).logits)
-    assert again.generation_config.no_repeat_ngram_size == 3
     assert {n for n, p in again.named_parameters() if p.requires_grad} == {
         n for n, p in model.named_parameters() if p.requires_grad
     }

@@ -26,28 +26,29 @@ from transformers import (
 )
 
 from modeling_vlkd import VLKDConfig
-from modeling_vlkd.conversion_vlkd import check_checkpoint
+from modeling_vlkd.conversion_vlkd import check_checkpoint, load_part
 from trainer.column_cache import CachedColumn, fill, fingerprint, in_workers
 from trainer.data import check_columns
 from trainer.flops import num_patches
 from trainer.rows import draft_side, load_image, read_captions
 
 ImageTokens = Literal["pooled", "patch", "all"]
+SAME = 0.01  # of a weight's norm: rounding to bfloat16 changes it by a tenth of that
 
 
 def load_teacher(clip: str) -> tuple[CLIPTextModelWithProjection, PreTrainedTokenizerBase]:
     """CLIP's frozen text tower, in float32, and its tokenizer, which cuts captions to what the tower can read.
 
     Raises:
-        ValueError: there is no such checkpoint, or it has no tokenizer.
+        ValueError: there is no such checkpoint, its weights are missing or cannot be read, or it has no tokenizer.
     """
     check_checkpoint("clip", clip, "clip")
     try:
-        both_towers = CLIPModel.from_pretrained(clip, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(clip)
-    except OSError as error:
+    except Exception as error:  # each library has its own kinds for a broken file
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"clip: '{clip}' is no complete CLIP checkpoint: {reason}") from error
+        raise ValueError(f"`clip`='{clip}' has no tokenizer that can be read: {reason}") from error
+    both_towers = load_part(CLIPModel, "clip", clip, torch.float32)
     config = copy.deepcopy(both_towers.config.text_config)
     config.projection_dim = both_towers.config.projection_dim  # a tower's own config may hold another number
     with torch.device("meta"):
@@ -56,6 +57,25 @@ def load_teacher(clip: str) -> tuple[CLIPTextModelWithProjection, PreTrainedToke
     teacher.eval().requires_grad_(False)
     tokenizer.model_max_length = min(tokenizer.model_max_length, teacher.config.max_position_embeddings)
     return teacher, tokenizer
+
+
+@torch.no_grad()
+def check_same_clip(clip: str, model: PreTrainedModel) -> None:
+    """Raise a ValueError unless the model's frozen CLIP is the one at `clip`, up to rounding to 16 bits.
+
+    The images and the teacher's captions would be in two different spaces.
+    """
+    theirs = dict(load_part(CLIPModel, "clip", clip, torch.float32).named_parameters())
+    for name, ours in model.named_parameters():
+        if not name.startswith(("vision_model.", "visual_projection.", "logit_scale")):
+            continue
+        other = theirs[name].reshape(ours.shape) if name == "logit_scale" else theirs.get(name)
+        same_shape = other is not None and other.shape == ours.shape
+        if not same_shape or (ours.cpu().float() - other).norm() > SAME * other.norm():
+            raise ValueError(
+                f"`clip`='{clip}' is not the CLIP that the model was made from: {name} differs. Name that one; the "
+                f"model's config says {model.config.base_models or 'nothing of it'}."
+            )
 
 
 @torch.no_grad()
@@ -266,9 +286,14 @@ def teacher_name(clip: str | None, config: VLKDConfig) -> str:
 
 
 def check_teacher(teacher: CLIPTextModelWithProjection, model: PreTrainedModel, clip: str) -> None:
-    """Raise a ValueError if the teacher of checkpoint `clip` does not embed in the model's space."""
+    """Raise a ValueError if the teacher of checkpoint `clip` does not embed in the model's space.
+
+    A model that was joined from another CLIP is found by its weights, even if both have the same `projection_dim`.
+    """
     if teacher.config.projection_dim != model.config.projection_dim:
         raise ValueError(
             f"clip: '{clip}' embeds in {teacher.config.projection_dim} dimensions, the model in "
             f"{model.config.projection_dim}; set clip to the CLIP checkpoint that the model was made from."
         )
+    if clip not in (model.config.base_models or ()):
+        check_same_clip(clip, model)

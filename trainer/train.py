@@ -123,8 +123,8 @@ def load_model(
     """
     if args.model is None:
         options = {name: getattr(args, name) for name in (*CONFIG_OPTIONS, "projector_init")}
+        processor = VLKDProcessor.from_vision_text_pretrained(clip, args.bart)  # first: it is the smaller
         model = VLKDForConditionalGeneration.from_vision_text_pretrained(clip, args.bart, seed=seed, **options)
-        processor = VLKDProcessor.from_vision_text_pretrained(clip, args.bart)
     else:
         model, processor = load_vlkd(args.model, "model")
     if args.attn_implementation is not None:

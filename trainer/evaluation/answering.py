@@ -16,12 +16,12 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from modeling_vlkd.processing_vlkd import SENTENCE_END
+from modeling_vlkd.processing_vlkd import first_sentence_of
 from trainer.evaluation.examples import IDS, Examples
 from trainer.evaluation.official import Row
 from trainer.evaluation.predict import complete, encode_images
 from trainer.evaluation.tasks import STRATEGIES, Step, Task
-from trainer.feature_cache import load_teacher, teacher_embeds
+from trainer.feature_cache import check_same_clip, load_teacher, teacher_embeds
 
 READERS = 8  # images are read, and fetched, by so many threads
 BATCHES = 4  # of images in a chunk: many questions at once fill the batches of equal prompts
@@ -148,11 +148,7 @@ def clip_text_embeds(clip: str, model: PreTrainedModel, examples: Examples, batc
         ValueError: there is no such CLIP, or it is not the model's.
     """
     teacher, tokenizer = load_teacher(clip)
-    if teacher.config.projection_dim != model.config.projection_dim:
-        raise ValueError(
-            f"--clip: '{clip}' embeds in {teacher.config.projection_dim} dimensions, the model in "
-            f"{model.config.projection_dim}; name the CLIP that it was made from."
-        )
+    check_same_clip(clip, model)
     teacher, captions = teacher.to(model.device), texts_of(examples)[0]
     embeds = []
     for start in tqdm(range(0, len(captions), batch_size), desc="captions, by CLIP", unit="batch"):
@@ -216,7 +212,7 @@ def fill_prompt(step: Step, fill: dict[str, Any]) -> str:
 
 def normalise(text: str, step: Step) -> str:
     """On one line and, where the step says so, up to the end of the first sentence."""
-    text = SENTENCE_END.split(text, maxsplit=1)[0] if step.normalisation == "first_sentence" else text
+    text = first_sentence_of(text) if step.normalisation == "first_sentence" else text
     return " ".join(text.split())
 
 
@@ -225,8 +221,7 @@ def run_key(model: PreTrainedModel, task: Task, examples: Examples, strategy: st
     digest = hashlib.blake2b(digest_size=6)
     steps = {name: asdict(task.steps[name]) for name in STRATEGIES[task.kind][strategy]}
     config = {key: value for key, value in model.config.to_dict().items() if key != "_name_or_path"}
-    settings = (strategy, steps, examples.dataset, examples.split, config, model.generation_config.to_dict())
-    settings += (model.device.type, str(model.dtype))
+    settings = (strategy, steps, examples.dataset, examples.split, config, model.device.type, str(model.dtype))
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())

@@ -2,10 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizerBase
+
+from modeling_vlkd.generation_vlkd import default_generation_config
 
 
 @torch.no_grad()
@@ -35,7 +38,8 @@ def complete(
         model: VLKDForConditionalGeneration, or BartForConditionalGeneration when there are no images.
         prompts: texts with one `<mask>`.
         image_features: (n, N, d_j), a row a prompt; None asks without an image.
-        generate_kwargs: handed to `generate`; greedy, 24 new tokens unless set.
+        generate_kwargs: handed to `generate`; greedy, 24 new tokens unless set. They alone decide: the generation
+            config that the checkpoint was saved with is not read.
 
     Returns:
         The new text of each prompt, stripped of special tokens and surrounding space.
@@ -50,7 +54,8 @@ def complete(
     model.eval()
     options = {"max_new_tokens": 24, "do_sample": False, "num_beams": 1} | generate_kwargs
     ids = tokenizer(list(prompts)).input_ids
-    begins = [[model.generation_config.decoder_start_token_id, *_before_mask(tokenizer, row)] for row in ids]
+    start = model.generation_config.decoder_start_token_id
+    begins = [[start, *_before_mask(tokenizer, row)] for row in ids]
     longest = max([*map(len, ids), *(len(begin) + options["max_new_tokens"] for begin in begins)], default=0)
     if longest > tokenizer.model_max_length:
         raise ValueError(
@@ -58,7 +63,7 @@ def complete(
             f"{tokenizer.model_max_length}: shorten the prompt, or lower max_new_tokens."
         )
     texts = [""] * len(prompts)
-    with tqdm(total=len(prompts), desc=desc, leave=False) as progress:
+    with plain_defaults(model), tqdm(total=len(prompts), desc=desc, leave=False) as progress:
         for rows in _batches_of_equal_length(begins, batch_size):
             inputs = tokenizer.pad({"input_ids": [ids[row] for row in rows]}, return_tensors="pt").to(model.device)
             if image_features is not None:
@@ -70,6 +75,19 @@ def complete(
                 texts[row] = text.strip()
             progress.update(len(rows))
     return texts
+
+
+@contextmanager
+def plain_defaults(model: PreTrainedModel) -> Iterator[None]:
+    """Within it `generate` is greedy, whatever generation config the model, or the BART in it, was saved with."""
+    saved = {part: part.generation_config for part in model.modules() if isinstance(part, GenerationMixin)}
+    try:
+        for part in saved:
+            part.generation_config = default_generation_config(getattr(part.config, "text_config", part.config))
+        yield
+    finally:
+        for part, generation_config in saved.items():
+            part.generation_config = generation_config
 
 
 def _before_mask(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:

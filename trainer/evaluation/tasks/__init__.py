@@ -41,7 +41,7 @@ class Step:
     Args:
         prompt: with one `<mask>`, and `{question}` or `{caption}` where they go.
         num_beams, length_penalty, max_new_tokens: as in `generate`.
-        normalisation: "first_sentence" keeps what stands before the first full stop, "none" all. (What a metric does
+        normalisation: "first_sentence" keeps the first sentence without its mark, "none" all. (What a metric does
             to a text beyond that is the metric's.)
     """
 
