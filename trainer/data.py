@@ -156,11 +156,30 @@ def load_split(
         raise ValueError(f"dataset '{spec}' does not exist: give a folder, or a name on the Hub.")
     here = Path(spec).exists()
     try:
+        if not here and not streaming:
+            kwargs |= _files_of_split(spec, split, **kwargs)
         return datasets.load_dataset(spec, split=split, streaming=streaming, **kwargs)
     except (OSError, ValueError, TarError, DatasetsError) as error:  # Not found, no connection: an OSError
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         where = "from disk" if here else "from the Hub, and no such folder is here"
         raise ValueError(f"dataset '{spec}', split '{split}', cannot be loaded {where}: {reason}") from error
+
+
+def _files_of_split(spec: str, split: str, **kwargs) -> dict[str, Any]:
+    """The argument by which `load_dataset` downloads one split of a dataset on the Hub; without it, it takes all.
+
+    Raises:
+        ValueError: the dataset has no such split.
+    """
+    if "data_files" in kwargs:
+        return {}
+    files = datasets.load_dataset_builder(spec, **kwargs).config.data_files or {}
+    name = split.partition("[")[0]  # of "train[:100]"
+    if name in files:
+        return {"data_files": {name: files[name]}}
+    if files and name.isidentifier() and name != "all":
+        raise ValueError(f"Unknown split '{name}'. It has {', '.join(files)}.")
+    return {}
 
 
 def is_missing_path(name: str) -> bool:
