@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import re
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -53,7 +54,7 @@ class Hub(ThreadingHTTPServer):
     """Repositories by name, and large files by their hash.
 
     `web` holds files of other servers by their URL, for clients whose `http_proxy` is this server. `sent` counts the
-    bytes of all answers, and `unknown` lists the requests without a route.
+    bytes of all answers, `fetched` lists the files they came from, and `unknown` the requests without a route.
     """
 
     daemon_threads = True
@@ -64,11 +65,16 @@ class Hub(ThreadingHTTPServer):
         self.blobs: dict[str, Path] = {}
         self.web: dict[str, Path] = {}
         self.sent = 0
+        self.fetched: list[Path] = []
         self.unknown: list[str] = []
         self.uploads = tempfile.TemporaryDirectory()
         self.lock = threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.cdn = f"http://localhost:{self.server_address[1]}"  # another host to a client: it follows no HEAD there
+
+    def handle_error(self, request, client_address) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a client that was killed
+            super().handle_error(request, client_address)
 
     def create(self, name: str, private: bool = False) -> Repo:
         repo = self.repos[name] = Repo(private)
@@ -181,6 +187,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
+            self.server.fetched += [content] if isinstance(content, Path) else []
             self._send(content, start, stop)
 
     def _send(self, content: Content, start: int, stop: int) -> None:

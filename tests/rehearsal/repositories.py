@@ -108,9 +108,10 @@ def write_cc3m(folder: Path, rows: int) -> None:
     write_card(folder, CC3M_CARD)
     shards = {"train": 4, "validation": 1}
     for split, count in shards.items():
+        size = rows if split == "train" else rows // 2
         for shard in range(count):
             with tarfile.open(folder / f"cc3m-{split}-{shard:04}.tar", "w") as archive:
-                for row in range(shard * rows, (shard + 1) * rows):
+                for row in range(shard * size, (shard + 1) * size):
                     add(archive, f"{row:09}.jpg", jpeg(split, row))
                     add(archive, f"{row:09}.txt", caption(split, row).encode())
     info = {split: {"filename": f"cc3m-{split}-*.tar", "num_shards": count} for split, count in shards.items()}
@@ -123,14 +124,14 @@ def write_vqav2(folder: Path, rows: int) -> None:
     texts = ("question_type", "multiple_choice_answer", "answer_type", "question")
     numbers = dict.fromkeys(("image_id", "question_id"), Value("int64"))
     features = Features({**dict.fromkeys(texts, Value("string")), "answers": List(entry), **numbers, "image": Image()})
-    splits = {"validation": (2, rows), "testdev": (1, rows), "test": (2, 2 * rows)}
+    splits = {"validation": (4, rows), "testdev": (1, rows), "test": (2, 2 * rows)}
     (folder / "data").mkdir(parents=True)
     for split, (shards, count) in splits.items():
         asked = Dataset.from_list([vqa_row(split, row) for row in range(count)], features=features)
         for shard in range(shards):
             file = folder / "data" / f"{split}-{shard:05}-of-{shards:05}.parquet"
             asked.shard(shards, shard, contiguous=True).to_parquet(file)
-    lines = (f"  - name: {split}\n    num_examples: {count}" for split, (_, count) in splits.items())
+    lines = (f"  - name: {split}\n    num_bytes: 0\n    num_examples: {rows}" for split, (_, rows) in splits.items())
     write_card(folder, VQAV2_CARD.format(splits="\n".join(lines)))
 
 
