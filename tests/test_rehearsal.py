@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from loopback_hub import running_hub
 from rehearsal.__main__ import PAGE, Measured, Step, run, serve, steps_of, table, write_page
-from rehearsal.checkpoints import BASE, LARGE, bart_vocabulary, clip_config, clip_vocabulary
+from rehearsal.checkpoints import bart_vocabulary, clip_config, clip_vocabulary
 from rehearsal.repositories import write_repositories
+from rehearsal.sizes import BASE, LARGE
 
 CLIENT = """\
 import json
@@ -149,5 +150,5 @@ def test_page_has_a_place_for_each_size_and_every_script():
     text = PAGE.read_text(encoding="utf-8")
     for name in ("base", "large"):
         assert text.count(f"<!-- figures: rehearsal-{name} -->") == 1
-    commands = {step.command.split()[1] for step in steps_of("vlkd", "bart", 2, 2, 2)}
+    commands = {step.command.split()[1] for step in steps_of(BASE, 2, 2, 2)}
     assert {"cache", "train", "evaluate", "push", "caption", "ask"} <= commands

@@ -19,6 +19,8 @@ from typing import Any
 
 from loopback_hub import Hub, running_hub
 
+from rehearsal.sizes import SIZES, Size
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "rehearsal.md"
 REPO = "user/my-vlkd"
@@ -66,9 +68,9 @@ class Measured:
     written: int
 
 
-def steps_of(recipe: str, bart: str, steps: int, batch: int, images: int) -> list[Step]:
+def steps_of(size: Size, steps: int, batch: int, images: int) -> list[Step]:
     """README's commands for real checkpoints, each with few steps, images or rows."""
-    config = f"--config hub_configs/{recipe}/train.yaml --dataloader_num_workers 1"
+    config = f"--config hub_configs/{size.recipe}/train.yaml --dataloader_num_workers 1"
     few = f"--per_device_train_batch_size {batch} --per_device_eval_batch_size {batch} --logging_steps 1"
     features = "--image_features all --cache_dir feature_cache"
     half = steps // 2
@@ -87,7 +89,7 @@ def steps_of(recipe: str, bart: str, steps: int, batch: int, images: int) -> lis
         Step(f"vlkd evaluate {model} --task vqav2 --limit {images}", partial(check_task, task="vqav2")),
         Step(f"vlkd evaluate {model} --task coco-caption --limit {images}", partial(check_task, task="coco-caption")),
         Step(
-            f"vlkd evaluate --task text-retention --before {bart} --after outputs/streamed --limit {images}",
+            f"vlkd evaluate --task text-retention --before {size.bart} --after outputs/streamed --limit {images}",
             partial(check_task, task="text-retention"),
         ),
         Step(f"vlkd push outputs/streamed {REPO} --metrics evaluation/vqav2/metrics.json", check_push),
@@ -271,7 +273,7 @@ def serve(hub: Hub, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make rehearsal", description=__doc__)
-    parser.add_argument("--size", choices=("base", "large", "tiny"), default="base", help="of CLIP and BART")
+    parser.add_argument("--size", choices=SIZES, default="base", help="of CLIP and BART")
     parser.add_argument("--steps", type=int, default=4, help="training steps, 2 or more; half of them before the kill")
     parser.add_argument("--batch", type=int, default=4, help="images a step")
     parser.add_argument("--images", type=int, default=8, help="rows of each evaluation")
@@ -284,14 +286,11 @@ def main() -> None:
     builder = [sys.executable, "-m", "rehearsal.repositories", str(content), args.size, str(base / "vocabularies")]
     if subprocess.run(builder).returncode:
         sys.exit("The repositories could not be written.")
-    large = args.size == "large"
-    recipe = "vlkd-vit-large-patch14-bart-large" if large else "vlkd-vit-base-patch16-bart-base"
-    bart = "facebook/bart-large" if large else "facebook/bart-base"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     with running_hub() as hub:
         serve(hub, content)
-        measured = rehearse(steps_of(recipe, bart, args.steps, args.batch, args.images), hub, work)
+        measured = rehearse(steps_of(SIZES[args.size], args.steps, args.batch, args.images), hub, work)
         print(*(f"no answer to {request}" for request in dict.fromkeys(hub.unknown)), sep="\n")
     print(table(measured))
     if not args.keep:

@@ -1,8 +1,9 @@
 """CLIP and BART in the files and formats of their public repositories, with random weights in the real shapes.
 
-What the public repositories hold was looked up: openai/clip-vit-base-patch16 has `pytorch_model.bin` alone,
-facebook/bart-large is in float16, BART's generation defaults are part of its config.json. Files of Flax and TensorFlow
-are left out. The vocabularies are the real ones; they come from two packages, as they are too large for this project.
+File names and sizes of BART's repositories agree with public listings of them; those of CLIP's are from memory. CLIP
+ViT-B/16 has `pytorch_model.bin` alone, bart-large is in float16, BART's generation defaults are in its config.json.
+Files of Flax and TensorFlow are left out. The vocabularies are the real ones; they come from two packages, as they are
+too large for this project.
 """
 
 import gzip
@@ -11,7 +12,6 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,64 +20,10 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, pre_tokenizers
 from transformers import BartConfig, BartModel, CLIPConfig, CLIPModel, CLIPTokenizer, RobertaTokenizer
 
+from rehearsal.sizes import Size
+
 Merges = list[tuple[str, str]]
 
-
-@dataclass(frozen=True)
-class Size:
-    """Names and shapes. Of a tower: width, layers, heads; its feed-forward layers are four times as wide."""
-
-    recipe: str  # in hub_configs/
-    clip: str
-    bart: str
-    vision: tuple[int, int, int]
-    text: tuple[int, int, int]
-    bart_tower: tuple[int, int, int]  # of the encoder and of the decoder
-    projection_dim: int
-    image_size: int
-    patch_size: int
-    formats: tuple[str, ...]  # of CLIP's weights
-    bart_dtype: torch.dtype = torch.float32
-
-
-BASE = Size(
-    recipe="vlkd-vit-base-patch16-bart-base",
-    clip="openai/clip-vit-base-patch16",
-    bart="facebook/bart-base",
-    vision=(768, 12, 12),
-    text=(512, 12, 8),
-    bart_tower=(768, 6, 12),
-    projection_dim=512,
-    image_size=224,
-    patch_size=16,
-    formats=("bin",),
-)
-LARGE = Size(
-    recipe="vlkd-vit-large-patch14-bart-large",
-    clip="openai/clip-vit-large-patch14",
-    bart="facebook/bart-large",
-    vision=(1024, 24, 16),
-    text=(768, 12, 12),
-    bart_tower=(1024, 12, 16),
-    projection_dim=768,
-    image_size=224,
-    patch_size=14,
-    formats=("bin", "safetensors"),
-    bart_dtype=torch.float16,
-)
-TINY = Size(
-    recipe=BASE.recipe,
-    clip=BASE.clip,
-    bart=BASE.bart,
-    vision=(32, 2, 4),
-    text=(32, 2, 4),
-    bart_tower=(32, 2, 4),
-    projection_dim=24,
-    image_size=32,
-    patch_size=16,
-    formats=("bin",),
-)
-SIZES = {"base": BASE, "large": LARGE, "tiny": TINY}
 
 # What transformers 4 wrote into each part of a composite config.json.
 LEGACY = json.loads("""{
@@ -196,6 +142,10 @@ def clip_config(size: Size, vocab_size: int) -> dict[str, Any]:
     text |= {"model_type": "clip_text_model", "vocab_size": vocab_size, **tower(size.text)}
     vision = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, "model_type": "clip_vision_model"}
     vision |= {"image_size": size.image_size, "patch_size": size.patch_size, **tower(size.vision)}
+
+    def dict_of(shape: tuple[int, int, int]) -> dict[str, int] | None:
+        return {**tower(shape), "projection_dim": size.projection_dim} if size.sub_config_dicts else None
+
     return {
         "architectures": ["CLIPModel"],
         "initializer_factor": 1.0,
@@ -203,11 +153,11 @@ def clip_config(size: Size, vocab_size: int) -> dict[str, Any]:
         "model_type": "clip",
         "projection_dim": size.projection_dim,
         "text_config": {**LEGACY, **common, **text},
-        "text_config_dict": None,
+        "text_config_dict": dict_of(size.text),
         "torch_dtype": "float32",
         "transformers_version": None,
         "vision_config": {**LEGACY, **common, **vision},
-        "vision_config_dict": None,
+        "vision_config_dict": dict_of(size.vision),
     }
 
 
@@ -230,7 +180,7 @@ def write_bart(folder: Path, size: Size, merges: Merges) -> None:
     write_json(folder / "tokenizer_config.json", {"model_max_length": 1024})
     write_json(folder / "config.json", bart_config(size, len(vocabulary)))
     write_card(folder, size.bart, "language: en")
-    weights = BartModel(BartConfig.from_pretrained(folder)).to(size.bart_dtype).state_dict()
+    weights = BartModel(BartConfig.from_pretrained(folder)).to(getattr(torch, size.bart_dtype)).state_dict()
     torch.save(weights, folder / "pytorch_model.bin")
     tied = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
     weights = {name: weight for name, weight in weights.items() if name not in tied}
@@ -251,7 +201,7 @@ def bart_config(size: Size, vocab_size: int) -> dict[str, Any]:
     config |= {"is_encoder_decoder": True, "max_position_embeddings": 1024, "model_type": "bart", "pad_token_id": 1}
     config |= {"no_repeat_ngram_size": 3, "normalize_before": False, "normalize_embedding": True}
     config |= {"num_hidden_layers": layers, "scale_embedding": False, "task_specific_params": SUMMARIZATION}
-    config |= {"torch_dtype": str(size.bart_dtype).removeprefix("torch.")}
+    config |= {"torch_dtype": size.bart_dtype}
     return config | {"transformers_version": "4.12.0.dev0", "use_cache": True, "vocab_size": vocab_size}
 
 

@@ -18,7 +18,8 @@ import torch
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PIL
 
-from rehearsal.checkpoints import SIZES, fetch_merges, write_bart, write_clip
+from rehearsal.checkpoints import fetch_merges, write_bart, write_clip
+from rehearsal.sizes import SIZES
 
 CC3M, VQAV2, COCO = "pixparse/cc3m-wds", "lmms-lab/VQAv2", "yerevann/coco-karpathy"
 COCO_IMAGES = "http://images.cocodataset.org/val2014/"
