@@ -125,7 +125,7 @@ def test_killed_and_failed_commands(tmp_path):
     step = Step(f'python -c "{script}"', check=None, kill_at="there")
     with running_hub() as hub:
         found = run(step, hub, tmp_path, dict(os.environ), tmp_path / "log")
-        assert found.seconds < 30 and found.written == 1000 and found.cached == found.downloaded == 0
+        assert found.seconds < 30 and found.output == 1000 and found.cached == found.downloaded == 0
         assert 5e6 < found.peak < 1e10
         with pytest.raises(SystemExit, match="exit code 3"):
             run(Step('python -c "exit(3)"', check=None), hub, tmp_path, dict(os.environ), tmp_path / "log")
@@ -135,9 +135,9 @@ def test_killed_and_failed_commands(tmp_path):
 
 def test_table_and_page(tmp_path):
     row = Measured(
-        "vlkd train", seconds=12.4, peak=3_700_000_000, downloaded=0, cached=5_000_000, written=2_040_000_000
+        "vlkd train", seconds=12.4, peak=3_700_000_000, downloaded=0, written=9, cached=5_000_000, output=2_040_000_000
     )
-    assert table([row]).splitlines()[2] == "| `vlkd train` | 12 | 3.70 | 0.00 | 0.01 | 2.04 |"
+    assert table([row]).splitlines()[2] == "| `vlkd train` | 12 | 3.70 | 0.00 | 0.00 | 0.01 | 2.04 |"
     page = tmp_path / "page.md"
     page.write_text("Before.\n\n<!-- figures: rehearsal-base -->\n<!-- /figures -->\n\nAfter.\n")
     write_page(page, "base", [row], "make rehearsal")

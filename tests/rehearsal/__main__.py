@@ -58,14 +58,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Measured:
-    """One row of the table. Peak memory is that of the command's largest process."""
+    """One row of the table: times in seconds, sizes in bytes."""
 
     command: str
     seconds: float
-    peak: int
+    peak: int  # memory of the largest process
     downloaded: int
-    cached: int
-    written: int
+    written: int  # by all processes, to any file; on Linux
+    cached: int  # by how much the caches grew
+    output: int  # by how much the other files grew
 
 
 def steps_of(size: Size, steps: int, batch: int, images: int) -> list[Step]:
@@ -105,7 +106,7 @@ def steps_of(size: Size, steps: int, batch: int, images: int) -> list[Step]:
 
 def check_cache(folder: Path, printed: str) -> None:
     for split in ("train", "validation"):
-        assert f"{split}: captions and images (all) of " in printed, "vlkd cache tells of no " + split
+        assert f"{split}: captions and images (all) of " in printed, f"vlkd cache printed nothing of {split}"
 
 
 def check_training(folder: Path, printed: str, *, output_dir: str, steps: int) -> None:
@@ -121,7 +122,7 @@ def check_training(folder: Path, printed: str, *, output_dir: str, steps: int) -
 
 def check_cached_training(folder: Path, printed: str, **expected: Any) -> None:
     check_training(folder, printed, **expected)
-    assert "image_features: " not in printed, "training computed image features that vlkd cache had computed"
+    assert "image_features: " not in printed, "training computed the image features again"
 
 
 def check_killed(folder: Path, printed: str) -> None:
@@ -176,10 +177,7 @@ def rehearse(steps: list[Step], hub: Hub, folder: Path) -> list[Measured]:
             step.check(folder, log.read_text(errors="replace"))
         except (AssertionError, OSError, ValueError, KeyError) as error:
             sys.exit(f"{step.command}\nis not what it should be: {error}\n{tail(log)}")
-        row = measured[-1]
-        print(
-            f"    {row.seconds:.0f} s, {row.peak / 1e9:.2f} GB, {row.downloaded / 1e9:.2f} GB downloaded", flush=True
-        )
+        print(f"    {measured[-1].seconds:.0f} s, {measured[-1].peak / 1e9:.2f} GB", flush=True)
     return measured
 
 
@@ -212,17 +210,19 @@ def run(step: Step, hub: Hub, folder: Path, environment: dict[str, str], log: Pa
             os.killpg(process.pid, signal.SIGKILL)
             raise
     _, status, usage = ended
+    seconds = time.time() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != (-signal.SIGKILL if step.kill_at else 0):
         sys.exit(f"{step.command}\nended with exit code {process.returncode}:\n{tail(log)}")
     grown = sum(map(size_on_disk, caches)) - cached
     return Measured(
         command=step.command,
-        seconds=time.time() - start,
+        seconds=seconds,
         peak=usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         downloaded=hub.sent - sent,
+        written=usage.ru_oublock * 512,
         cached=grown,
-        written=size_on_disk(folder) - whole - grown,
+        output=size_on_disk(folder) - whole - grown,
     )
 
 
@@ -238,14 +238,14 @@ def size_on_disk(folder: Path) -> int:
 
 
 def table(measured: list[Measured]) -> str:
-    """A GitHub table, sizes in GB; a killed command shows how it ended by the next one."""
+    """A GitHub table, sizes in GB."""
     lines = [
-        "| command | seconds | peak memory | downloaded | caches grew by | other files grew by |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| command | seconds | peak memory | downloaded | written | caches | output |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in measured:
-        sizes = " | ".join(f"{size / 1e9:.2f}" for size in (row.peak, row.downloaded, row.cached, row.written))
-        lines.append(f"| `{row.command}` | {row.seconds:.0f} | {sizes} |")
+        sizes = (row.peak, row.downloaded, row.written, row.cached, row.output)
+        lines.append(f"| `{row.command}` | {row.seconds:.0f} | {' | '.join(f'{size / 1e9:.2f}' for size in sizes)} |")
     return "\n".join(lines)
 
 
@@ -258,7 +258,7 @@ def write_page(page: Path, size: str, measured: list[Measured], command: str) ->
         f"{name} {version(name)}" for name in ("torch", "transformers", "datasets", "huggingface_hub")
     )
     total = sum(row.seconds for row in measured) / 60
-    how = f"By `{command}` on commit `{checkout_commit()}`; {total:.0f} minutes; {machine}, {versions}. Sizes in GB."
+    how = f"By `{command}` on commit `{checkout_commit()}`; {total:.0f} minutes; {machine}, {versions}."
     replace_figures(page, f"rehearsal-{size}", f"{table(measured)}\n\n{how}\n")
 
 

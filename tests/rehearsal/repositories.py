@@ -96,7 +96,7 @@ def write_repositories(folder: Path, size_name: str, vocabularies: Path) -> None
     torch.manual_seed(0)
     write_clip(new / "models" / size.clip, size, clip_merges)
     write_bart(new / "models" / size.bart, size, gpt2_merges)
-    rows = 8 if size_name == "tiny" else 64
+    rows = {"tiny": 8, "base": 64, "large": 16}[size_name]
     write_cc3m(new / "datasets" / CC3M, rows)
     write_vqav2(new / "datasets" / VQAV2, rows)
     write_coco(new / "datasets" / COCO, new / "web" / COCO_IMAGES.removeprefix("http://"), 8)
