@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo study test test-slow check clean
+.PHONY: demo study test test-slow rehearsal check clean
 
 # The environment is made once, and again when what it is made from has changed.
 $(READY): setup.py constraints.txt
@@ -33,6 +33,10 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/pip install --quiet --upgrade --no-deps --constraint constraints.txt --target $(VENV)/slow bitsandbytes torchao
 	PYTHONPATH=$(CURDIR)/$(VENV)/slow $(BIN)/python -m pytest -q -m slow --continue-on-collection-errors
+
+# README's commands with full-size checkpoints, served by a Hub on this machine: docs/rehearsal.md. Not in CI.
+rehearsal: $(READY)
+	PYTHONPATH=tests $(BIN)/python -m rehearsal $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -1,17 +1,23 @@
-"""A Hub on this machine, in memory: the calls that `huggingface_hub` makes to push and to load, over real HTTP.
+"""A Hub on this machine, over real HTTP: the calls by which `huggingface_hub` and `datasets` push, load and stream.
 
-A process that shall use it needs `Hub.environment()` before it imports huggingface_hub.
+A process that uses it needs `Hub.environment()` before it imports huggingface_hub. Repositories are models by their
+names, and datasets by `datasets/NAME`. Large files stay on disk, and are served as the Hub serves them: by a redirect.
 """
 
 import base64
 import hashlib
 import json
 import re
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
@@ -19,6 +25,10 @@ import yaml
 TOKEN = "hf_loopback"
 USER = "user"
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
+LARGE = (".safetensors", ".bin", ".pt", ".pth", ".tar", ".parquet")
+PIECE = 1 << 20
+
+Content = bytes | Path  # a large file is read from disk each time it is served
 
 
 @dataclass
@@ -27,10 +37,10 @@ class Repo:
 
     private: bool = False
     branches: dict[str, str] = field(default_factory=dict)
-    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    commits: dict[str, dict[str, Content]] = field(default_factory=dict)
     messages: dict[str, str] = field(default_factory=dict)
 
-    def commit(self, branch: str, message: str, tree: dict[str, bytes]) -> str:
+    def commit(self, branch: str, message: str, tree: dict[str, Content]) -> str:
         sha = hashlib.sha1(f"{len(self.commits)} {message}".encode()).hexdigest()
         self.commits[sha], self.messages[sha], self.branches[branch] = tree, message, sha
         return sha
@@ -41,27 +51,49 @@ class Repo:
 
 
 class Hub(ThreadingHTTPServer):
-    """Repositories by name, and large files by their hash."""
+    """Repositories by name, and large files by their hash.
+
+    `web` holds files of other servers by their URL, for clients whose `http_proxy` is this server. `sent` counts the
+    bytes of all answers, `fetched` lists the files they came from, and `unknown` the requests without a route.
+    """
 
     daemon_threads = True
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.repos: dict[str, Repo] = {}
-        self.blobs: dict[str, bytes] = {}
+        self.blobs: dict[str, Path] = {}
+        self.web: dict[str, Path] = {}
+        self.sent = 0
+        self.fetched: list[Path] = []
+        self.unknown: list[str] = []
+        self.uploads = tempfile.TemporaryDirectory()
         self.lock = threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.cdn = f"http://localhost:{self.server_address[1]}"  # another host to a client: it follows no HEAD there
+
+    def handle_error(self, request, client_address) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a client that was killed
+            super().handle_error(request, client_address)
 
     def create(self, name: str, private: bool = False) -> Repo:
         repo = self.repos[name] = Repo(private)
         repo.commit("main", "initial commit", {".gitattributes": b"*.safetensors filter=lfs\n"})
         return repo
 
+    def add_folder(self, name: str, folder: Path) -> None:
+        """A repository with the files of a folder, which must stay there."""
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        repo = self.create(name)
+        tree = repo.commits[repo.branches["main"]] | {path.relative_to(folder).as_posix(): path for path in files}
+        self.blobs |= {hash_of(path): path for path in files if path.name.endswith(LARGE)}
+        repo.commit("main", "Add files", tree)
+
     def files(self, name: str, revision: str = "main") -> dict[str, bytes]:
         """{path: content} of one revision, without what the Hub itself puts there."""
         repo = self.repos[name]
         tree = repo.commits[repo.resolve(revision)]
-        return {path: content for path, content in tree.items() if path != ".gitattributes"}
+        return {path: read(content) for path, content in tree.items() if path != ".gitattributes"}
 
     def environment(self, home: str, token: str = TOKEN) -> dict[str, str]:
         """Environment variables of a client, whose caches lie under `home`."""
@@ -72,7 +104,7 @@ class Hub(ThreadingHTTPServer):
             "HF_HOME": home,
             "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "no_proxy": "127.0.0.1",
+            "no_proxy": "127.0.0.1,localhost",
         }
 
 
@@ -83,6 +115,22 @@ def running_hub() -> Iterator[Hub]:
         threading.Thread(target=hub.serve_forever, daemon=True).start()
         yield hub
         hub.shutdown()
+        hub.uploads.cleanup()
+
+
+def read(content: Content) -> bytes:
+    return content.read_bytes() if isinstance(content, Path) else content
+
+
+def size_of(content: Content) -> int:
+    return content.stat().st_size if isinstance(content, Path) else len(content)
+
+
+@cache
+def hash_of(content: Content) -> str:
+    """SHA-256; that of a file, which must not change, is computed once."""
+    with content.open("rb") if isinstance(content, Path) else BytesIO(content) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Refusal(Exception):
@@ -122,19 +170,38 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
-        self.body = self.rfile.read(length) if length else self._read_chunks()
+        if self.command != "PUT":
+            self.body = self.rfile.read(length) if length else self._read_chunks()
         try:
             with self.server.lock:
                 status, content, headers = self._route()
         except Refusal as refusal:
             headers = {"X-Error-Code": refusal.code, "X-Error-Message": refusal.code}
             status, content = refusal.status, json.dumps({"error": refusal.code}).encode()
+        start, stop = 0, size_of(content)
+        if status == 200 and (asked := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))):
+            whole, start, stop = stop, int(asked[1]), min(stop, int(asked[2] or stop) + 1)
+            status, headers = 206, {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{whole}"}
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), **headers}.items():
+        for name, value in {"Content-Length": str(stop - start), "Accept-Ranges": "bytes", **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content)
+            self.server.fetched += [content] if isinstance(content, Path) else []
+            self._send(content, start, stop)
+
+    def _send(self, content: Content, start: int, stop: int) -> None:
+        with content.open("rb") if isinstance(content, Path) else BytesIO(content) as file:
+            file.seek(start)
+            while start < stop and (piece := file.read(min(PIECE, stop - start))):
+                try:
+                    self.wfile.write(piece)
+                except ConnectionError:  # the client has read enough
+                    self.close_connection = True
+                    return
+                start += len(piece)
+                with self.server.lock:
+                    self.server.sent += len(piece)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
 
@@ -147,12 +214,20 @@ class Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
         return body
 
-    def _route(self) -> tuple[int, bytes, dict[str, str]]:
+    def do_CONNECT(self) -> None:
+        """Other servers are out of reach for a client that takes this one for its proxy."""
+        self.server.unknown.append(f"CONNECT {self.path}")
+        self.send_error(502)
+
+    def _route(self) -> tuple[int, Content, dict[str, str]]:
         path = urlsplit(self.path).path
+        if self.path in self.server.web:
+            return 200, self.server.web[self.path], {"Content-Type": "image/jpeg"}
         for method, pattern, answer in ROUTES:
             if (match := re.fullmatch(pattern, path)) and self.command in method:
                 found = answer(self, *(unquote(group) for group in match.groups() if group))
                 return found if isinstance(found, tuple) else (200, json.dumps(found).encode(), {})
+        self.server.unknown.append(f"{self.command} {self.path}")
         raise Refusal(404, f"no route for {self.command} {path}")
 
     def _repo(self, name: str, write: bool = False) -> Repo:
@@ -164,7 +239,7 @@ class Handler(BaseHTTPRequestHandler):
             raise Refusal(404 if authorized else 401, "RepoNotFound")
         return repo
 
-    def _tree(self, name: str, revision: str) -> tuple[str, dict[str, bytes]]:
+    def _tree(self, name: str, revision: str) -> tuple[str, dict[str, Content]]:
         repo = self._repo(name)
         sha = repo.resolve(revision)
         if sha is None:
@@ -199,9 +274,7 @@ class Handler(BaseHTTPRequestHandler):
         if self._repo(name, write=True).resolve(revision) is None:
             raise Refusal(404, "RevisionNotFound")
         files = json.loads(self.body)["files"]
-        modes = [
-            "lfs" if file["path"].endswith((".safetensors", ".bin", ".pt", ".pth")) else "regular" for file in files
-        ]
+        modes = ["lfs" if file["path"].endswith(LARGE) else "regular" for file in files]
         return {
             "files": [
                 {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}
@@ -219,9 +292,15 @@ class Handler(BaseHTTPRequestHandler):
         return {"transfer": "basic", "objects": objects}
 
     def put_blob(self, oid: str):
-        if hashlib.sha256(self.body).hexdigest() != oid:
+        file, left = Path(self.server.uploads.name, oid), int(self.headers["Content-Length"])
+        digest = hashlib.sha256()
+        with file.open("wb") as blob:
+            while left and (piece := self.rfile.read(min(PIECE, left))):
+                left -= blob.write(piece)
+                digest.update(piece)
+        if digest.hexdigest() != oid:
             raise Refusal(400, "the content has another hash")
-        self.server.blobs[oid] = self.body
+        self.server.blobs[oid] = file
         return {}
 
     def commit(self, name: str, revision: str):
@@ -241,6 +320,7 @@ class Handler(BaseHTTPRequestHandler):
         sha, tree = self._tree(name, revision)
         files = [{"rfilename": path} for path in tree]
         private = self.server.repos[name].private
+        name = name.removeprefix("datasets/")
         return {"id": name, "modelId": name, "sha": sha, "private": private, "tags": [], "siblings": files}
 
     def tree(self, name: str, revision: str, folder: str = ""):
@@ -250,31 +330,54 @@ class Handler(BaseHTTPRequestHandler):
         found = {path: content for path, content in tree.items() if path.startswith(prefix)}
         if prefix and not found:
             raise Refusal(404, "EntryNotFound")
-        return [
-            {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-            for path, content in found.items()
-            if recursive or "/" not in path.removeprefix(prefix)
-        ]
+        below = {path.removeprefix(prefix).partition("/")[0] for path in found if "/" in path.removeprefix(prefix)}
+        folders = [] if recursive else [{"type": "directory", "path": prefix + name, "oid": name} for name in below]
+        files = {path for path in found if recursive or "/" not in path.removeprefix(prefix)}
+        return [*folders, *(describe(path, content) for path, content in found.items() if path in files)]
+
+    def paths_info(self, name: str, revision: str):
+        _, tree = self._tree(name, revision)
+        form = parse_qs(self.body.decode())
+        paths = form["paths"] if form else json.loads(self.body)["paths"]
+        folders = [path for path in paths if any(file.startswith(f"{path}/") for file in tree)]
+        entries = [{"type": "directory", "path": path, "oid": path} for path in folders]
+        return entries + [describe(path, tree[path]) for path in paths if path in tree]
 
     def file(self, name: str, revision: str, path: str):
         sha, tree = self._tree(name, revision)
         if path not in tree:
             raise Refusal(404, "EntryNotFound")
         content = tree[path]
-        headers = {"X-Repo-Commit": sha, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
-        return 200, content, headers
+        headers = {"X-Repo-Commit": sha, "ETag": f'"{hash_of(content)}"'}
+        if not path.endswith(LARGE) or not isinstance(content, Path):
+            return 200, content, headers
+        headers |= {"X-Linked-Size": str(size_of(content)), "X-Linked-ETag": headers["ETag"]}
+        return 302, b"", {**headers, "Location": f"{self.server.cdn}/lfs/{hash_of(content)}"}
+
+    def get_blob(self, oid: str):
+        return 200, self.server.blobs[oid], {"ETag": f'"{oid}"'}
 
 
-NAME = r"([^/]+/[^/]+)"
+def describe(path: str, content: Content) -> dict:
+    """A file's entry in a list of files."""
+    entry = {"type": "file", "path": path, "size": size_of(content), "oid": hash_of(content)[:40]}
+    large = path.endswith(LARGE) and isinstance(content, Path)
+    return entry | ({"lfs": {"oid": hash_of(content), "size": size_of(content), "pointerSize": 134}} if large else {})
+
+
+NAME = r"((?:datasets/)?[^/]+/[^/]+)"
+API = rf"/api/(?:models/)?{NAME}"
 ROUTES = (
     (("POST",), r"/api/repos/create", Handler.create_repo),
     (("POST",), r"/api/validate-yaml", Handler.validate_yaml),
-    (("POST",), rf"/api/models/{NAME}/branch/(.+)", Handler.create_branch),
-    (("POST",), rf"/api/models/{NAME}/preupload/(.+)", Handler.preupload),
-    (("POST",), rf"/api/models/{NAME}/commit/(.+)", Handler.commit),
+    (("POST",), rf"{API}/branch/(.+)", Handler.create_branch),
+    (("POST",), rf"{API}/preupload/(.+)", Handler.preupload),
+    (("POST",), rf"{API}/commit/(.+)", Handler.commit),
     (("POST",), rf"/{NAME}\.git/info/lfs/objects/batch", Handler.lfs_batch),
     (("PUT",), r"/lfs/(\w+)", Handler.put_blob),
-    (("GET",), rf"/api/models/{NAME}(?:/revision/([^/]+))?", Handler.info),
-    (("GET",), rf"/api/models/{NAME}/tree/([^/]+)(/.+)?", Handler.tree),
+    (("GET", "HEAD"), r"/lfs/(\w+)", Handler.get_blob),
+    (("GET",), rf"{API}(?:/revision/([^/]+))?", Handler.info),
+    (("GET",), rf"{API}/tree/([^/]+)(/.+)?", Handler.tree),
+    (("POST",), rf"{API}/paths-info/([^/]+)", Handler.paths_info),
     (("GET", "HEAD"), rf"/{NAME}/resolve/([^/]+)/(.+)", Handler.file),
 )

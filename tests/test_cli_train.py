@@ -70,6 +70,24 @@ def test_run_leaves_a_complete_model(config, tmp_path, images):
     ] > 0
 
 
+@pytest.mark.parametrize(
+    "options, steps",
+    [
+        ({"eval_strategy": "no"}, [2]),
+        ({"eval_strategy": "steps", "eval_steps": 1}, [1, 2]),
+        ({"eval_strategy": "steps", "eval_steps": 2000}, [2]),
+        ({"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "load_best_model_at_end": True}, [1, 2, 2]),
+    ],
+)
+def test_the_final_model_is_evaluated_once(config, tmp_path, options, steps):
+    assert main(["train", "--config", config(eval_split="validation", **options)]) == 0
+    history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    losses = [(log["step"], log["eval_loss"]) for log in history if "eval_loss" in log]
+    assert [step for step, _ in losses] == steps
+    metrics = json.loads((tmp_path / "out" / "all_results.json").read_text())
+    assert metrics["eval_loss"] == losses[-1][1] and "train_loss" in metrics
+
+
 def test_trained_model_can_be_trained_further(config, tmp_path):
     assert main(["train", "--config", config()]) == 0
     first = str(tmp_path / "out")

@@ -30,7 +30,24 @@ def load_files(
     elif metadata := _metadata_of(builder, spec, split):
         parts = [_load_metadata(file, builder.config.data_files[split], split, streaming, texts) for file in metadata]
         return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+    if not (streaming or "data_files" in kwargs or os.path.exists(spec)):
+        kwargs |= _files_of_split(builder, split)
     return _with_features(datasets.load_dataset(spec, split=split, streaming=streaming, **kwargs))
+
+
+def _files_of_split(builder: datasets.DatasetBuilder, split: str) -> dict[str, Any]:
+    """The argument by which `load_dataset` downloads one split of a dataset on the Hub; without it, it takes all.
+
+    Raises:
+        ValueError: the dataset has no such split.
+    """
+    files = builder.config.data_files or {}
+    name = split.partition("[")[0]  # of "train[:100]"
+    if name in files:
+        return {"data_files": {name: files[name]}}
+    if files and name.isidentifier() and name != "all":
+        raise ValueError(f"Unknown split '{name}'. It has {', '.join(files)}.")
+    return {}
 
 
 def _with_features(rows: Dataset | IterableDataset) -> Dataset | IterableDataset:

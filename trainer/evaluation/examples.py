@@ -18,6 +18,7 @@ from modeling_vlkd.image_loading_vlkd import read_image
 from trainer.data import as_text, load_split
 from trainer.evaluation.official import Row, index_images, read_captions, read_vqa
 from trainer.evaluation.tasks import COLUMNS, Task
+from trainer.sources import to_disk
 
 IDS = {"vqa": "question_id", "captions": "image_id", "retrieval": "image_id"}
 OPTIONAL = {  # names that --columns may add to a task's own
@@ -90,7 +91,7 @@ def _from_dataset(task: Task, where: Where) -> Examples:
     name, split = where.dataset or task.dataset, where.split or task.split
     columns = _columns(task, where)
     options = task.dataset_kwargs if where.dataset is None else {}
-    dataset = load_split(name, split, texts=list(columns.values()), **options)
+    dataset = _load(name, split, where.limit, texts=list(columns.values()), **options)
     for key, column in columns.items():
         if column not in dataset.column_names:
             raise ValueError(
@@ -112,6 +113,13 @@ def _from_dataset(task: Task, where: Where) -> Examples:
     if where.annotations:
         _add_annotations(rows, where.annotations, split)
     return Examples(name, split, rows, lambda number: _read(cells[number], rows[number], name))
+
+
+def _load(name: str, split: str, limit: int | None, **kwargs) -> datasets.Dataset:
+    """The split; with a limit, only its first rows are downloaded from the Hub."""
+    streaming = limit is not None and split.isidentifier() and not Path(name).exists()
+    dataset = load_split(name, split, streaming, **kwargs)
+    return to_disk(dataset.take(limit)) if isinstance(dataset, datasets.IterableDataset) else dataset
 
 
 def _columns(task: Task, where: Where) -> dict[str, str]:
