@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, BartForCausalLM, BartForConditionalGener
 
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 from modeling_vlkd import conversion_vlkd as conversion
+from trainer.evaluation.retention import load_language_model
 from trainer.feature_cache import check_same_clip, check_teacher, load_teacher
 
 CLIP, BART = TEACHERS / "clip", TEACHERS / "bart"
@@ -64,6 +65,13 @@ def test_weights_that_are_missing_are_named(copied, part, change, message):
     if part == "clip":
         with pytest.raises(ValueError, match=f"`clip`='{folder}' .*{message}"):
             load_teacher(str(folder))
+
+
+def test_the_bart_that_retention_compares_with_is_whole(copied):
+    folder = copied("bart")
+    change_weights(folder, without("model.encoder."))
+    with pytest.raises(ValueError, match=f"`--before`='{folder}' has a config but not the weights.*model.encoder"):
+        load_language_model(str(folder), "--before")
 
 
 def test_other_heads_of_bart(tmp_path):

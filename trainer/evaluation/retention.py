@@ -8,6 +8,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoTokenizer, BartForConditionalGeneration, PreTrainedTokenizerBase
 
+from modeling_vlkd.conversion_vlkd import load_part
 from trainer.data import as_text, load_split
 from trainer.evaluation.answering import Writer, normalise
 from trainer.evaluation.examples import Where
@@ -77,7 +78,7 @@ def load_language_model(name: str, option: str) -> tuple[BartForConditionalGener
         return model.to_bart(), processor.tokenizer
     if kind != "bart":
         raise ValueError(f"{option}: '{name}' holds a model of type '{kind}'; give a BART or a VLKD.")
-    return BartForConditionalGeneration.from_pretrained(name, dtype=torch.float32), AutoTokenizer.from_pretrained(name)
+    return load_part(BartForConditionalGeneration, option, name, torch.float32), AutoTokenizer.from_pretrained(name)
 
 
 def load_texts(task: Task, where: Where) -> tuple[str, str, list[str]]:
