@@ -134,10 +134,11 @@ def test_killed_and_failed_commands(tmp_path):
 
 
 def test_table_and_page(tmp_path):
-    row = Measured(
-        "vlkd train", seconds=12.4, peak=3_700_000_000, downloaded=0, written=9, cached=5_000_000, output=2_040_000_000
-    )
-    assert table([row]).splitlines()[2] == "| `vlkd train` | 12 | 3.70 | 0.00 | 0.00 | 0.01 | 2.04 |"
+    sizes = {"peak": 3_700_000_000, "downloaded": 0, "written": 9, "cached": 5_000_000, "output": 2_040_000_000}
+    row = Measured("vlkd train --max_steps 4", killed=True, seconds=12.4, **sizes)
+    lines = table([row]).splitlines()
+    assert lines[:4] == ["```bash", "# 1", "vlkd train --max_steps 4", "```"]
+    assert lines[-1] == "| 1. `vlkd train` (killed) | 12 | 3.70 | 0.00 | 0.00 | 0.01 | 2.04 |"
     page = tmp_path / "page.md"
     page.write_text("Before.\n\n<!-- figures: rehearsal-base -->\n<!-- /figures -->\n\nAfter.\n")
     write_page(page, "base", [row], "make rehearsal")

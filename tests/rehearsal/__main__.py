@@ -61,6 +61,7 @@ class Measured:
     """One row of the table: times in seconds, sizes in bytes."""
 
     command: str
+    killed: bool
     seconds: float
     peak: int  # memory of the largest process
     downloaded: int
@@ -217,6 +218,7 @@ def run(step: Step, hub: Hub, folder: Path, environment: dict[str, str], log: Pa
     grown = sum(map(size_on_disk, caches)) - cached
     return Measured(
         command=step.command,
+        killed=step.kill_at is not None,
         seconds=seconds,
         peak=usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         downloaded=hub.sent - sent,
@@ -238,15 +240,19 @@ def size_on_disk(folder: Path) -> int:
 
 
 def table(measured: list[Measured]) -> str:
-    """A GitHub table, sizes in GB."""
+    """The commands as they were typed, and a GitHub table of what they took, sizes in GB."""
+    typed = [f"# {number}\n{row.command}" for number, row in enumerate(measured, start=1)]
     lines = [
         "| command | seconds | peak memory | downloaded | written | caches | output |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for row in measured:
+    for number, row in enumerate(measured, start=1):
+        name = " ".join(row.command.split()[:2])
+        killed = " (killed)" if row.killed else ""
         sizes = (row.peak, row.downloaded, row.written, row.cached, row.output)
-        lines.append(f"| `{row.command}` | {row.seconds:.0f} | {' | '.join(f'{size / 1e9:.2f}' for size in sizes)} |")
-    return "\n".join(lines)
+        cells = [f"{number}. `{name}`{killed}", f"{row.seconds:.0f}", *(f"{size / 1e9:.2f}" for size in sizes)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(["```bash", *typed, "```", "", *lines])
 
 
 def write_page(page: Path, size: str, measured: list[Measured], command: str) -> None:
