@@ -35,12 +35,16 @@ def prompt_and_target(row: dict[str, Any], processor: VLKDProcessor) -> tuple[st
     )
 
 
-def collate(rows: list[dict[str, Any]], processor: VLKDProcessor) -> dict[str, Tensor]:
-    """`pixel_values`, the prompts as `input_ids` and `attention_mask`, and `labels` (batch, target_tokens)."""
+def collate(rows: list[dict[str, Any]], processor: VLKDProcessor, model: PreTrainedModel) -> dict[str, Tensor]:
+    """
+    `pixel_values`, the prompts as `input_ids` and `attention_mask`, `labels` (batch, target_tokens), and
+    `decoder_input_ids`, the labels shifted right: with `label_smoothing_factor`, `Trainer` keeps the labels to itself.
+    """
     prompts, targets = zip(*(prompt_and_target(row, processor) for row in rows), strict=True)
     batch = processor(images=[row["image"] for row in rows], text=list(prompts))
     labels = processor.tokenizer(list(targets), padding=True, truncation=True, return_tensors="pt")["input_ids"]
-    return {**batch, "labels": labels.masked_fill(labels == processor.tokenizer.pad_token_id, -100)}
+    labels = labels.masked_fill(labels == processor.tokenizer.pad_token_id, -100)
+    return {**batch, "labels": labels, "decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels)}
 
 
 def build_trainer(
@@ -58,7 +62,7 @@ def build_trainer(
         model,
         arguments,
         train_dataset=rows,
-        data_collator=partial(collate, processor=processor),
+        data_collator=partial(collate, processor=processor, model=model),
         processing_class=processor,
     )
 

@@ -28,6 +28,7 @@ from trainer.arguments import CONFIG_OPTIONS
 from trainer.cli import main as vlkd
 from trainer.evaluation.plots import plot_training
 from trainer.evaluation.report import Figures, markdown_table, terminal_table, write_metrics
+from trainer.hub import weights_digest
 
 RECIPES = {"paper": "train.yaml", "plus": "train_plus.yaml"}
 TEACHERS = Path("microworld/teachers")
@@ -145,6 +146,7 @@ def main() -> None:
         dataset="microworld",
         split=args.split,
         recipe=args.recipe,
+        weights=weights_digest(folder / "model"),
         seconds={"train": round(train_seconds, 1), "evaluate": round(time.time() - start, 1)},
     )
     plot_training(folder / "model" / "trainer_state.json", folder / "training.png")

@@ -150,6 +150,11 @@ class VLKDProcessor(ProcessorMixin):
             raise ValueError(f"The prompt {text!r} holds {text.count(mask)} {mask}; keep one, where the answer goes.")
         return text if mask in text else f"{text.rstrip()} {mask}".lstrip()
 
+    @property
+    def pad_token_id(self) -> int:
+        """The tokenizer's, by which `Seq2SeqTrainer` pads generated ids."""
+        return self.tokenizer.pad_token_id
+
     def question(self, text: str) -> str:
         """The prompt that asks a question: "Question: {text} Answer: <mask>"."""
         return self.prompt(VQA_PROMPT.format(question=text.strip()))

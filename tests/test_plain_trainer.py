@@ -1,14 +1,15 @@
 """Fine-tuning with transformers' own `Trainer`: labels in, loss out."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
-from finetune import build_trainer
+from finetune import build_trainer, collate
 from finetune_data import blocks, micro_model, run_command, write_images, write_model
 from PIL import Image
-from transformers import pipeline
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, pipeline
 
 
 @pytest.fixture
@@ -50,6 +51,45 @@ def test_loss_on_the_answer_alone(workplace):
     logits = model(**batch).logits
     expected = torch.nn.functional.cross_entropy(logits[kept], target[kept])
     torch.testing.assert_close(names["loss"], expected)
+
+
+def test_label_smoothing(tmp_path):
+    """(1 - ε) times the cross-entropy of the labels, and ε times the mean over the vocabulary of -log p."""
+    (line,) = write_images(tmp_path / "images", number=1)
+    rows = [{"image": Image.open(tmp_path / "images" / line["file_name"]), **line}]
+    model, processor = micro_model()
+    trainer = build_trainer(model, processor, rows, str(tmp_path), use_cpu=True, label_smoothing_factor=0.1)
+    batch = trainer.data_collator(rows)
+    with torch.no_grad():
+        loss = trainer.compute_loss(model, dict(batch))
+        log_probs = model(**batch).logits.log_softmax(-1)[0]  # (target_tokens, vocabulary)
+    of_labels = -log_probs[torch.arange(len(log_probs)), batch["labels"][0]].mean()
+    torch.testing.assert_close(loss, 0.9 * of_labels - 0.1 * log_probs.mean())
+
+
+def test_generation_in_evaluation(tmp_path):
+    """`Seq2SeqTrainer` pads what the model wrote by the processor's padding token."""
+    lines = write_images(tmp_path / "images", number=3)
+    rows = [{"image": Image.open(tmp_path / "images" / line["file_name"]), **line} for line in lines]
+    model, processor = micro_model()
+    args = Seq2SeqTrainingArguments(
+        str(tmp_path),
+        use_cpu=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        predict_with_generate=True,
+        generation_max_length=12,
+        report_to="none",
+    )
+    collator = partial(collate, processor=processor, model=model)
+    trainer = Seq2SeqTrainer(model, args, eval_dataset=rows, data_collator=collator, processing_class=processor)
+    written = trainer.predict(rows).predictions
+    due = model.generate(
+        **{k: v for k, v in collator(rows).items() if "labels" not in k and "decoder" not in k}, max_length=12
+    )
+    assert written.shape[0] == 3
+    for row, expected in zip(written, due, strict=True):
+        assert [t for t in row if t not in (-100, 1)] == [t for t in expected.tolist() if t != 1]
 
 
 def test_accumulated_step_is_the_step_of_the_whole_batch(tmp_path):
