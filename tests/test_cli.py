@@ -36,7 +36,7 @@ def parse(tmp_path: Path, text: str) -> tuple[ModelArguments, DataArguments, VLK
         ("output_dir: 2026-13-45", 2, "output_dir", "2026-13-45"),
         ("run_name: 1:30", 2, "run_name", "1:30"),
         ("run_name: 007", 2, "run_name", "007"),
-        ("clip: 1984", 0, "clip", "1984"),
+        ("clip: 1984", 2, "clip", "1984"),
         ("bart: true", 0, "bart", "true"),
         ("learning_rate: 1e-5", 2, "learning_rate", 1e-5),
         ("learning_rate: 3.0e-05", 2, "learning_rate", 3e-5),

@@ -10,6 +10,7 @@ import yaml
 
 from trainer.arguments import DataArguments, ModelArguments
 from trainer.cli import CommandParser, flags_of_config
+from trainer.precision import is_bf16_fast
 from trainer.recipe import CORE, save_recipe
 from trainer.train import ARGUMENTS
 from trainer.training_args import RESTRICTED, VLKDTrainingArguments
@@ -44,6 +45,7 @@ VALUES = {  # where no value can be derived from the default
     "max_skipped": 0.5,
     "projection_learning_rate": 1e-3,
     "contrastive_chunk_size": 16,
+    "bf16": not is_bf16_fast("cpu"),
     "lr_scheduler_type": "cosine",
     "lr_scheduler_kwargs": {"num_cycles": 2},
     "optim": "adafactor",

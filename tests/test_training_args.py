@@ -229,7 +229,8 @@ def test_changed_defaults_are_those_of_the_docstring(tmp_path):
     changed = {field.name for field in fields(theirs) if getattr(ours, field.name) != getattr(theirs, field.name)}
     listed = VLKDTrainingArguments.__doc__.split("differ from `TrainingArguments`:")[1].split("\n\n")[0]
     names = {line.strip().split(":")[0] for line in listed.splitlines() if line.startswith("        ")}
-    assert names - {"greater_is_better"} == changed
+    depending = {"greater_is_better", "bf16"}  # on another option, on the device
+    assert names - depending == changed - depending
 
 
 # ---- out of memory
