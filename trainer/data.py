@@ -156,7 +156,7 @@ def load_split(
         raise ValueError(f"dataset '{spec}' does not exist: give a folder, or a name on the Hub.")
     here = Path(spec).exists()
     try:
-        if not here and not streaming:
+        if not here and not streaming and "/" in spec:  # without "/" it may be a builder, such as imagefolder
             kwargs |= _files_of_split(spec, split, **kwargs)
         return datasets.load_dataset(spec, split=split, streaming=streaming, **kwargs)
     except (OSError, ValueError, TarError, DatasetsError) as error:  # Not found, no connection: an OSError
