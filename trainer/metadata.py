@@ -30,7 +30,7 @@ def load_files(
     elif metadata := _metadata_of(builder, spec, split):
         parts = [_load_metadata(file, builder.config.data_files[split], split, streaming, texts) for file in metadata]
         return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
-    if not (streaming or "data_files" in kwargs or os.path.exists(spec)):
+    if "/" in spec and not (streaming or "data_files" in kwargs or os.path.exists(spec)):  # else it may be a builder
         kwargs |= _files_of_split(builder, split)
     return _with_features(datasets.load_dataset(spec, split=split, streaming=streaming, **kwargs))
 

@@ -79,6 +79,9 @@ def steps_of(size: Size, steps: int, batch: int, images: int) -> list[Step]:
     cached = f"vlkd train {config} {features} --output_dir outputs/cached {few} --max_steps {half}"
     streamed = f"vlkd train {config} --streaming true --shuffle_buffer 100 --output_dir outputs/streamed {few}"
     streamed += f" --max_steps {steps} --save_steps {half}"
+    simple = f"vlkd train --clip {size.clip} --bart {size.bart} --dataset my_images --output_dir my_vlkd"
+    simple += f" --per_device_train_batch_size {batch} --logging_steps 1 --max_steps {half}"
+    simple += " --learning_rate 2e-5 --projection_learning_rate 1e-3"
     model = "--model outputs/streamed"
     return [
         Step(f"vlkd cache {config} {features}", check_cache),
@@ -88,6 +91,7 @@ def steps_of(size: Size, steps: int, batch: int, images: int) -> list[Step]:
             f"{streamed} --resume_from_checkpoint true",
             partial(check_training, output_dir="outputs/streamed", steps=steps),
         ),
+        Step(simple, partial(check_training, output_dir="my_vlkd", steps=half, evaluated=False)),
         Step(f"vlkd evaluate {model} --task vqav2 --limit {images}", partial(check_task, task="vqav2")),
         Step(f"vlkd evaluate {model} --task coco-caption --limit {images}", partial(check_task, task="coco-caption")),
         Step(
@@ -110,13 +114,13 @@ def check_cache(folder: Path, printed: str) -> None:
         assert f"{split}: captions and images (all) of " in printed, f"vlkd cache printed nothing of {split}"
 
 
-def check_training(folder: Path, printed: str, *, output_dir: str, steps: int) -> None:
+def check_training(folder: Path, printed: str, *, output_dir: str, steps: int, evaluated: bool = True) -> None:
     output = folder / output_dir
     state = json.loads((output / "trainer_state.json").read_text())
     losses = {log["step"]: log["loss"] for log in state["log_history"] if "loss" in log}
     assert state["global_step"] == steps and sorted(losses) == list(range(1, steps + 1)), f"steps: {losses}"
     assert all(map(math.isfinite, losses.values())), f"losses: {losses}"
-    assert any("eval_loss" in log for log in state["log_history"]), "nothing was evaluated"
+    assert evaluated == any("eval_loss" in log for log in state["log_history"]), f"evaluated: {not evaluated}"
     for name in ("model.safetensors", "config.json", "processor_config.json", "modeling_vlkd.py"):
         assert (output / name).is_file(), f"{output} has no {name}"
 
@@ -164,8 +168,14 @@ def rehearse(steps: list[Step], hub: Hub, folder: Path) -> list[Measured]:
     shutil.copytree(ROOT / "hub_configs", folder / "hub_configs")
     for name, text in SCRIPTS.items():
         (folder / name).write_text(text)
-    photo = next(path for url, path in hub.web.items() if url.endswith(".jpg"))
-    shutil.copy(photo, folder / "photo.jpg")
+    images = folder / "my_images"
+    images.mkdir()
+    for number, path in enumerate(hub.web.values(), start=1):
+        shutil.copy(path, images / f"{number}.jpg")
+    names = sorted(path.name for path in images.iterdir())
+    lines = [json.dumps({"file_name": name, "caption": f"photo {name} on a beach"}) for name in names]
+    (images / "metadata.jsonl").write_text("\n".join(lines))
+    shutil.copy(next(iter(hub.web.values())), folder / "photo.jpg")
     environment = {**os.environ, **hub.environment(str(folder / "hf")), "http_proxy": hub.url, "https_proxy": hub.url}
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
     environment.pop("PYTHONPATH", None)
@@ -274,7 +284,8 @@ def serve(hub: Hub, folder: Path) -> None:
         for repository in sorted((folder / kind).glob("*/*")):
             hub.add_folder(prefix + repository.relative_to(folder / kind).as_posix(), repository)
     web = folder / "web"
-    hub.web |= {f"http://{path.relative_to(web).as_posix()}": path for path in sorted(web.rglob("*.*"))}
+    files = sorted(path for path in web.rglob("*") if path.is_file())
+    hub.web |= {f"http://{path.relative_to(web).as_posix()}": path for path in files}
 
 
 def main() -> None:
