@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("OMP_WAIT_POLICY", "TQDM_MININTERVAL", "TQDM_DELAY")
+NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "TQDM_MININTERVAL", "TQDM_DELAY")
 BAR = """
 import time
 from trainer import environment
@@ -32,22 +32,22 @@ def test_it_is_set_before_torch_is_imported(code):
     environment = clean(OMP_DISPLAY_ENV="verbose")
     ran = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-    if "OMP_WAIT_POLICY" not in ran.stderr:
+    if "GOMP_SPINCOUNT" not in ran.stderr:
         pytest.skip("torch has no GNU OpenMP here")
-    assert "OMP_WAIT_POLICY = 'PASSIVE'" in ran.stderr
+    assert "GOMP_SPINCOUNT = '6000'" in ran.stderr
 
 
 def test_the_users_own_values_stay():
-    code = "import os; from trainer import environment; print(os.environ['OMP_WAIT_POLICY'], os.environ['TQDM_DELAY'])"
-    environment = clean(OMP_WAIT_POLICY="active", TQDM_DELAY="1")
+    code = "import os; from trainer import environment; print(*map(os.environ.get, " + repr(NAMES) + "))"
+    environment = clean(OMP_WAIT_POLICY="active", TQDM_DELAY="1", TQDM_MININTERVAL="2")
     ran = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert ran.stdout.split() == ["active", "1"]
+    assert ran.stdout.split() == ["active", "None", "2", "1"]
 
 
 def test_importing_the_library_sets_nothing():
     code = "import os; from trainer import VLKDTrainer; print([n in os.environ for n in " + repr(NAMES) + "])"
     ran = subprocess.run([sys.executable, "-c", code], env=clean(), cwd=ROOT, capture_output=True, text=True)
-    assert ran.stdout.strip() == "[False, False, False]", ran.stderr
+    assert ran.stdout.strip() == "[False, False, False, False]", ran.stderr
 
 
 def updates(stderr: bytes) -> list[str]:
