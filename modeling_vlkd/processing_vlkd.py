@@ -279,7 +279,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
     if tokenizer.mask_token is None:
         raise ValueError(f"{kind} has no mask token, which prompts need; give the tokenizer of a BART checkpoint.")
     if not has_vocabulary(tokenizer):
-        raise ValueError(f"{kind} knows special tokens alone; is its tokenizer.json missing?")
+        raise ValueError(f"{kind} knows special tokens only; put its tokenizer.json into the folder.")
     ids, bare = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
     if ids[1:-1] != bare:
         raise ValueError(

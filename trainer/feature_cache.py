@@ -242,8 +242,8 @@ def to_float16(values: Tensor, rows: range) -> np.ndarray:
     values = values.half()
     if not values.isfinite().all():
         raise ValueError(
-            f"clip: what it says of rows {rows.start} to {rows.stop - 1} is not finite in float16: is the checkpoint "
-            "damaged?"
+            f"clip: its outputs for rows {rows.start} to {rows.stop - 1} are not finite in float16; the checkpoint "
+            "may be damaged. Download it again, or name another."
         )
     return values.cpu().numpy()
 

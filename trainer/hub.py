@@ -89,8 +89,8 @@ def push_folder(
     except (HTTPError, ConnectionError) as error:  # refused, out of reach, or offline
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"{repo_id} was not pushed: {reason}. Is the Hub within reach, and has `hf auth login`, or HF_TOKEN, a "
-            "token that may write there?"
+            f"{repo_id} was not pushed: {reason}. Check the connection to the Hub, and that `hf auth login` or "
+            "HF_TOKEN has a token that may write there."
         ) from error
 
 
