@@ -25,9 +25,13 @@ MAX_SIDE = 4096  # pixels that the image processor may be told to make of a side
 MASK = "<mask>"  # as written in a prompt; the tokenizer's own mask token takes its place
 VQA_PROMPT = f"Question: {{question}} Answer: {MASK}"
 SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)|\n")
-# A full stop after these ends no sentence; after the second kind only if no number follows.
-ABBREVIATIONS = frozenset("mr mrs ms dr prof st mt ft rev gen col capt lt sgt sen gov vs ca approx e.g i.e".split())
-BEFORE_NUMBERS = frozenset("no nos fig vol p pp ch".split())
+# A full stop after these ends no sentence; after the second kind it ends none before a number, after the third (units)
+# none that follows a number.
+ABBREVIATIONS = frozenset(
+    "mr mrs ms dr jr sr prof st mt ft rev gen col capt lt sgt sen gov inc ltd bros vs ca approx e.g i.e ph.d".split()
+)
+BEFORE_NUMBERS = frozenset("no nos fig vol p pp ch jan feb mar apr jun jul aug sep sept oct nov dec".split())
+AFTER_NUMBERS = frozenset("oz lb lbs in ft yd cm mm km kg min hr sec".split())
 # A sentence begins with one of these where it might be a name: "in the U.S. It is cold".
 FIRST_WORDS = frozenset("the a an it this that these there he she they we you i in on is are yes no question".split())
 
@@ -248,6 +252,10 @@ def _is_abbreviated(before: str, after: str) -> bool:
     word, following = words[-1].strip("\"'([").lower(), following[0].strip("\"'([")
     if word in ABBREVIATIONS:
         return True
+    if word in AFTER_NUMBERS and words[-2:-1] and words[-2].isdecimal():
+        return following.lower() not in FIRST_WORDS
+    if word in BEFORE_NUMBERS and re.fullmatch(r"[IVXLC]+|[A-Z]", following):
+        return True
     if word in BEFORE_NUMBERS or word.isdecimal():
         return following[:1].isdecimal()
     if re.fullmatch(r"[^\W\d_](\.[^\W\d_])+", word):  # "U.S", "e.g"
@@ -279,7 +287,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
     if tokenizer.mask_token is None:
         raise ValueError(f"{kind} has no mask token, which prompts need; give the tokenizer of a BART checkpoint.")
     if not has_vocabulary(tokenizer):
-        raise ValueError(f"{kind} knows special tokens alone; is its tokenizer.json missing?")
+        raise ValueError(f"{kind} knows special tokens only; put its tokenizer.json into the folder.")
     ids, bare = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
     if ids[1:-1] != bare:
         raise ValueError(

@@ -117,7 +117,7 @@ def test_a_tokenizer_without_its_vocabulary(clip_dir, tmp_path):
     """transformers would go on with a `BartTokenizer` that knows no word."""
     for name in ("config.json", "tokenizer_config.json"):
         shutil.copy(TEACHER / name, tmp_path)
-    with pytest.raises(ValueError, match="knows special tokens alone; is its tokenizer.json missing"):
+    with pytest.raises(ValueError, match="knows special tokens only; put its tokenizer.json"):
         VLKDProcessor.from_vision_text_pretrained(clip_dir, str(tmp_path))
 
 

@@ -263,7 +263,7 @@ def test_no_rows(model, processor, teacher_and_tokenizer, tmp_path):
 def test_features_that_float16_cannot_hold(model, processor, tmp_path):
     huge = copy.deepcopy(model)
     huge.visual_projection.weight.data *= 1e6
-    with pytest.raises(ValueError, match="clip: what it says of rows 0 to 3 is not finite in float16"):
+    with pytest.raises(ValueError, match="clip: its outputs for rows 0 to 3 are not finite in float16"):
         add_image_features(load(rows=4), huge, processor, cache_dir=str(tmp_path))
     assert not list(tmp_path.glob("*/*.arrow"))
 

@@ -338,7 +338,7 @@ def test_only_the_files_of_a_model_are_pushed(complete, tmp_path):
     folder = shutil.copytree(complete, tmp_path / "model")
     for name in ("predictions.json", "token.json", "all_results.json", "trainer_state.json", "optimizer.safetensors"):
         (folder / name).write_text("{}")
-    for name in ("notes.md", "training_args.bin", "metrics.json", "events.out.tfevents.1.host"):
+    for name in ("notes.md", "my_vlkd.py", "training_args.bin", "metrics.json", "events.out.tfevents.1.host"):
         (folder / name).write_text("private")
     more = {"train.yaml", "adapter_config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json"}
     for name in more:
@@ -352,7 +352,8 @@ def test_local_paths_are_not_published(tmp_path, monkeypatch):
     command = "vlkd evaluate --task vqav2 --model out/model --dataset '/home/me/my photos' --images ../secret/images"
     found = published(
         {
-            "command": f"{command} --clip openai/clip-vit-base-patch16 --questions C:\\\\me\\\\q.json --limit 10",
+            "command": f"{command} --clip openai/clip-vit-base-patch16 --questions C:\\\\me\\\\q.json --limit 10 "
+            "--image_root='/home/me/my photos' --columns '{image: /home/me/x}'",
             "dataset": "/home/me/my photos",
             "model": "~/runs/a/model/",
             "settings": {"metric": "own.module:score", "steps": {"answer": {"prompt": "Is it </s> a/b or c? <mask>"}}},
@@ -363,7 +364,8 @@ def test_local_paths_are_not_published(tmp_path, monkeypatch):
     )
     assert found == {
         "command": "vlkd evaluate --task vqav2 --model model --dataset 'my photos' --images images "
-        "--clip openai/clip-vit-base-patch16 --questions q.json --limit 10",
+        "--clip openai/clip-vit-base-patch16 --questions q.json --limit 10 '--image_root=my photos' "
+        "--columns '{image: x}'",
         "dataset": "my photos",
         "model": "model",
         "settings": {"metric": "own.module:score", "steps": {"answer": {"prompt": "Is it </s> a/b or c? <mask>"}}},
@@ -377,7 +379,7 @@ def test_local_checkpoints_have_no_place_in_the_metadata(tmp_path):
     (tmp_path / "train.yaml").write_text("clip: microworld/teachers/clip\nbart: b\ndataset: microworld.dataset:load\n")
     made = make_card(tmp_path, VLKDConfig(), "user/name")
     assert made.data.base_model is None and made.data.datasets is None and check_card(str(made)) == []
-    assert "| clip | `microworld/teachers/clip` |" in made.text and "from local folders" in made.text
+    assert "| clip | `clip` |" in made.text and "from local folders" in made.text
 
 
 def test_broken_recipe(tmp_path):

@@ -115,7 +115,7 @@ def test_numbers_and_texts_are_joined(tmp_path):
     write_jsonl(folders[0] / "metadata.jsonl", [1, 2])
     write_jsonl(folders[1] / "metadata.jsonl", ["a", "b"])
     sources = load_sources(DataArguments(dataset=list(map(str, folders))), "train", False)
-    assert join_sources(sources, "caption")["caption"] == [["1"], ["2"], ["a"], ["b"]]
+    assert join_sources(sources, "caption")["caption"][:] == ["1", "2", "a", "b"]
 
 
 # ---------------------------------------------------------------------------------------------------- image folders
@@ -146,6 +146,38 @@ def test_images_without_a_line_are_named_once(tmp_path, caplog):
         assert captions_of(tmp_path / "d") == [["a"], ["b"]]
     (warning,) = [record.getMessage() for record in caplog.records if record.name == "trainer.metadata"]
     assert "does not name 3 file(s) of its folder, such as 2.jpg" in warning
+
+
+def test_slices_and_sums_of_splits_keep_their_texts(tmp_path):
+    for split, captions in (("train", ["007", "N/A", "1.50"]), ("validation", ["true"])):
+        write_images(tmp_path / split, len(captions))
+        lines = "".join(f"{number}.jpg,{caption}\n" for number, caption in enumerate(captions))
+        (tmp_path / split / "metadata.csv").write_text("file_name,caption\n" + lines)
+    for split, due in (
+        ("train[1:]", ["N/A", "1.50"]),
+        ("train[:1]+validation", ["007", "true"]),
+        ("all", ["007", "N/A", "1.50", "true"]),
+        ("train[:34%]", ["007"]),
+    ):
+        assert load_split(str(tmp_path), split, texts=["caption"])["caption"][:] == due, split
+
+
+def test_a_link_to_a_folder_with_metadata_above_its_splits(tmp_path):
+    write_images(tmp_path / "data" / "train", 2)
+    lines = [{"file_name": f"train/{number}.jpg", "caption": str(number)} for number in range(2)]
+    (tmp_path / "data" / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "link").symlink_to("data")
+    assert load_split(str(tmp_path / "link"), "train", texts=["caption"])["caption"][:] == ["0", "1"]
+
+
+def test_metadata_files_of_different_types(tmp_path):
+    for folder, captions in (("a", ["x"]), ("b", [1984])):
+        write_images(tmp_path / "train" / folder, 1)
+        lines = [{"file_name": f"{number}.jpg", "caption": caption} for number, caption in enumerate(captions)]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / "train" / folder / "metadata.jsonl").write_text(text)
+    found = load_split(str(tmp_path), "train", texts=["caption"])["caption"][:]
+    assert sorted(found) == ["1984", "x"]
 
 
 @pytest.mark.parametrize("name", ["../1.jpg", "/etc/1.jpg", "file:///etc/1.jpg"])

@@ -45,6 +45,11 @@ def test_it_is_measured_once_and_leaves_the_threads_alone():
     assert cpu_bf16_speedup() is cpu_bf16_speedup() and torch.get_num_threads() == threads
 
 
+def test_float16_needs_a_gpu(tmp_path):
+    with pytest.raises(ValueError, match="fp16 is true, but float16 mixed precision needs a GPU"):
+        VLKDTrainingArguments(str(tmp_path), use_cpu=True, fp16=True)
+
+
 def test_a_cpu_without_bfloat16_instructions(tmp_path):
     """The real measurement, in a process of its own. An explicit bf16 is obeyed, with a warning; all is said once."""
     environment = {**os.environ, **SLOW, "OMP_NUM_THREADS": "1"}

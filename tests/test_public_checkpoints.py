@@ -198,6 +198,14 @@ def batch_of_micro(image):
     return VLKDProcessor.from_vision_text_pretrained(str(CLIP), str(BART))(images=image)
 
 
+def test_a_clip_without_its_tokenizer_does_not_teach(copied):
+    folder = copied("clip")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    with pytest.raises(ValueError, match="has no tokenizer; put its tokenizer.json into the folder"):
+        load_teacher(str(folder))
+
+
 def test_another_clip_of_the_same_width_is_refused(copied, micro):
     folder = copied("clip")
     change_weights(folder, lambda w: {n: v.half() if v.is_floating_point() else v for n, v in w.items()})

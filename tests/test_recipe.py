@@ -1,6 +1,5 @@
 """train.yaml beside the weights: it holds every option that differs from its default, and `vlkd train` reads it."""
 
-import json
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import get_args
@@ -11,7 +10,7 @@ import yaml
 from trainer.arguments import DataArguments, ModelArguments
 from trainer.cli import CommandParser, flags_of_config
 from trainer.precision import is_bf16_fast
-from trainer.recipe import CORE, save_recipe
+from trainer.recipe import CORE, published_recipe, save_recipe
 from trainer.train import ARGUMENTS
 from trainer.training_args import RESTRICTED, VLKDTrainingArguments
 
@@ -149,10 +148,13 @@ def test_nothing_of_this_machine_is_written(tmp_path):
         "run_name": "mine",
         "resume_from_checkpoint": "/home/me/run/checkpoint-3",
     }
-    options |= {"clip": "/home/me/clip", "seed": 1}
+    options |= {"clip": "/home/me/clip", "bart": "../my/bart", "seed": 1}
     written = save({**BASE, **options}, tmp_path)
-    assert not ON_THIS_MACHINE & written.keys() and "/home/me" not in json.dumps(written)
-    assert (written["clip"], written["seed"]) == ("clip", 1)
+    assert not ON_THIS_MACHINE & written.keys()
+    assert (written["clip"], written["bart"], written["seed"]) == ("/home/me/clip", "../my/bart", 1)  # to run again
+    uploaded = published_recipe(tmp_path / "train.yaml")
+    assert uploaded.startswith(b"# 1 process(es)") and b"/home/me" not in uploaded
+    assert yaml.safe_load(uploaded) == {**written, "clip": "clip", "bart": "bart"}
 
 
 def test_defaults_are_written_for_the_core_options_alone(tmp_path):

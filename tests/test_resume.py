@@ -236,7 +236,7 @@ def test_checkpoint_without_optimizer_state_is_refused(parts):
     """It would resume with the learning rate's schedule and Adam's moments at their start, and say nothing."""
     make(parts, save_only_model=True).train()
     folder = f"{parts.folder}/run"
-    remedy = rf"'{folder}/checkpoint-6' has no optimizer state.*`model: {folder}/checkpoint-6`"
+    remedy = rf"'{folder}/checkpoint-6' has no state of the optimizer.*`model: {folder}/checkpoint-6`"
     for checkpoint in (True, f"{folder}/checkpoint-6"):
         with pytest.raises(ValueError, match=remedy):
             make(parts, max_steps=8).train(resume_from_checkpoint=checkpoint)

@@ -116,6 +116,7 @@ def test_own_collator_must_agree(parts):
             r"no column 'caption'; it has image, text, extra",
         ),
         ({"train_dataset": load().rename_column("image", "photo")}, "no column 'image'.*rename_column"),
+        ({"train_dataset": {"train": load()}}, r"holds the splits train; pass one of them.*dataset\['train'\]"),
         ({"model": None}, "either a `model` or `model_init`"),
     ],
 )

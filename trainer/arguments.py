@@ -1,5 +1,6 @@
 """Which model and which data: the two other halves of a training run's flat YAML file."""
 
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -7,6 +8,15 @@ import yaml
 
 # Options of ModelArguments that are fields of VLKDConfig, by the same names.
 CONFIG_OPTIONS = ("image_tokens", "image_projector", "image_token_expansion", "patch_attention", "prompt_in_encoder")
+
+
+class ConfigLoader(yaml.SafeLoader):
+    """YAML 1.1 reads `1e-6` as a text; this loader reads it as a number."""
+
+
+ConfigLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 @dataclass
@@ -176,7 +186,7 @@ def _check_weights(weights: list[float], specs: list[str]) -> None:
 def _as_dict(name: str, value: dict[str, Any] | str | None) -> dict[str, Any]:
     """Command-line values are texts: `'{size: 3}'`."""
     try:
-        parsed = yaml.safe_load(value) if isinstance(value, str) else value
+        parsed = yaml.load(value, Loader=ConfigLoader) if isinstance(value, str) else value
     except yaml.YAMLError:
         parsed = value
     if parsed is not None and not isinstance(parsed, dict):

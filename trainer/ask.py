@@ -56,6 +56,9 @@ def run(args: argparse.Namespace) -> int:
         ValueError: there is no image at all, no question, or no model.
     """
     check_question(args.question)
+    for name in ("max_new_tokens", "num_beams"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} {getattr(args, name)} must be 1 or more.")
     found = {name: find_images(name) for name in args.images}
     paths = [path for name in args.images for path in found[name][0]]
     if not paths:
@@ -160,7 +163,8 @@ def describe(
 
 def as_line(path: Path | str, text: str, args: argparse.Namespace) -> str:
     if not args.json:
-        return f"{path}\t{' '.join(text.split())}"
+        name = str(path).replace("\n", "\\n")  # one line an image
+        return f"{name}\t{' '.join(text.split())}"
     asked = {} if args.question is None else {"question": args.question}
     values = {"image": str(path), **asked, "answer" if asked else "caption": text}
     line = json.dumps(values, ensure_ascii=False)

@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCard
 from modeling_vlkd import VLKDConfig
 from modeling_vlkd.card_vlkd import MARK, NO_FIGURES, NO_RECIPE, model_card
 from trainer.evaluation.report import markdown_report
-from trainer.recipe import load_recipe
+from trainer.recipe import load_recipe, published
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 METRIC_TYPES = {name: name for name in ("cider", "bleu", "meteor", "rouge", "spice", "f1", "loss")} | {"r@": "recall"}
@@ -35,7 +35,7 @@ def make_card(
         repo_id: where it goes: "user/name".
         metrics: what `load_metrics` gave, or None: then the card has no figure.
     """
-    recipe, bases = load_recipe(folder), config.base_models
+    recipe, bases = published(load_recipe(folder)), config.base_models
     if not bases and all(_is_hub_name(recipe.get(name)) for name in ("clip", "bart")):
         bases = [recipe["clip"], recipe["bart"]]
     text = model_card(

@@ -187,11 +187,12 @@ def check_contents(checkpoint: str | os.PathLike) -> None:
 
 def check_optimizer_state(checkpoint: str | os.PathLike) -> None:
     """Raise a ValueError if a checkpoint has no optimizer state, from which a run would restart its schedule."""
-    if not any(Path(checkpoint).glob("optimizer*")):  # FSDP names it in other ways
+    # FSDP names the optimizer's state in other ways. Trainer loads neither, if the schedule is missing.
+    if not any(Path(checkpoint).glob("optimizer*")) or not Path(checkpoint, "scheduler.pt").is_file():
         raise ValueError(
-            f"resume_from_checkpoint: '{checkpoint}' has no optimizer state: it was saved with save_only_model or is "
-            f"from the Hub. To start a new run from its weights, load it as the model (`model: {checkpoint}` in "
-            "train.yaml) and leave resume_from_checkpoint out."
+            f"resume_from_checkpoint: '{checkpoint}' has no state of the optimizer and its schedule: it was "
+            "saved with save_only_model or is from the Hub. To start a new run from its weights, load it as the model "
+            f"(`model: {checkpoint}` in train.yaml) and leave resume_from_checkpoint out."
         )
 
 

@@ -22,6 +22,7 @@ from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
 from trainer import ask, cache, estimate, evaluate, hub, score, train
+from trainer.arguments import ConfigLoader
 from trainer.data import DataError
 from trainer.evaluation import report
 
@@ -99,7 +100,7 @@ def flags_of_config(path: str) -> list[str]:
     """
     try:
         with open(path, encoding="utf-8") as file:
-            config = yaml.compose(file, Loader=yaml.SafeLoader)
+            config = yaml.compose(file, Loader=ConfigLoader)
         if not isinstance(config, yaml.MappingNode):
             raise ValueError(f"--config {path} holds no `key: value` lines.")
         pairs = [(str(key.value), value) for key, value in config.value]
@@ -118,7 +119,7 @@ def _as_text(node: yaml.Node) -> str:
     """A scalar as it is written in the file; a list or mapping as JSON."""
     if isinstance(node, yaml.ScalarNode):
         return node.value
-    return json.dumps(yaml.safe_load(yaml.serialize(node)), default=str)
+    return json.dumps(yaml.load(yaml.serialize(node), Loader=ConfigLoader), default=str)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,13 +2,11 @@
 
 import copy
 import json
-import math
 import os
 import pkgutil
 import re
 import sys
 from collections.abc import Callable, Sequence
-from datetime import date, datetime
 from pathlib import Path
 from tarfile import TarError
 from typing import Any
@@ -20,7 +18,7 @@ from datasets.exceptions import DatasetsError
 from torch.utils.data import Dataset
 
 from trainer.infilling import seeded_rng
-from trainer.metadata import load_files
+from trainer.metadata import as_text, load_files
 
 DOCUMENTS, REPLACEMENTS = 1, 5  # random streams; `seeded_rng` has one for each purpose, captions are stream 0
 JSON = getattr(pa, "JsonType", ())  # since pyarrow 19
@@ -160,17 +158,6 @@ def _from_json(value: str | None) -> Any:
         return value and json.loads(value, parse_int=str, parse_float=str)
     except ValueError:
         return value
-
-
-def as_text(value: Any) -> Any:
-    """A number, truth value or date as the text that it was in a JSON file; everything else as it is."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):  # not a number is how pandas writes a missing value
-        return None if math.isnan(value) else f"{value:.15g}"
-    if isinstance(value, datetime):  # how pyarrow reads a column of dates
-        return str(value).removesuffix(" 00:00:00")
-    return str(value) if isinstance(value, (int, date)) else value
 
 
 def load_split(

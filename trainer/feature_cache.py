@@ -27,6 +27,7 @@ from transformers import (
 
 from modeling_vlkd import VLKDConfig
 from modeling_vlkd.conversion_vlkd import check_checkpoint, load_part
+from modeling_vlkd.processing_vlkd import has_vocabulary
 from trainer.column_cache import CachedColumn, fill, fingerprint, in_workers
 from trainer.data import check_columns
 from trainer.flops import num_patches
@@ -48,6 +49,8 @@ def load_teacher(clip: str) -> tuple[CLIPTextModelWithProjection, PreTrainedToke
     except Exception as error:  # each library has its own kinds for a broken file
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"`clip`='{clip}' has no tokenizer that can be read: {reason}") from error
+    if not has_vocabulary(tokenizer):  # transformers makes an empty one where the files are missing
+        raise ValueError(f"`clip`='{clip}' has no tokenizer; put its tokenizer.json into the folder.")
     both_towers = load_part(CLIPModel, "clip", clip, torch.float32)
     config = copy.deepcopy(both_towers.config.text_config)
     config.projection_dim = both_towers.config.projection_dim  # a tower's own config may hold another number
@@ -242,8 +245,8 @@ def to_float16(values: Tensor, rows: range) -> np.ndarray:
     values = values.half()
     if not values.isfinite().all():
         raise ValueError(
-            f"clip: what it says of rows {rows.start} to {rows.stop - 1} is not finite in float16: is the checkpoint "
-            "damaged?"
+            f"clip: its outputs for rows {rows.start} to {rows.stop - 1} are not finite in float16; the checkpoint "
+            "may be damaged. Download it again, or name another."
         )
     return values.cpu().numpy()
 

@@ -13,17 +13,19 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import validate_repo_id
 
+import modeling_vlkd
 from modeling_vlkd import VLKDConfig
 from trainer.card import card_by_hand, make_card
 from trainer.evaluation.report import load_metrics
 from trainer.recipe import FILE as RECIPE
-from trainer.recipe import published
+from trainer.recipe import published, published_recipe
 
 NEEDED = ("config.json", "generation_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 # The files that are uploaded. All others stay: pickles, checkpoints, logs, predictions, notes.
-FILES = (*NEEDED, *WEIGHTS, "model-*-of-*.safetensors", *ADAPTER, "*_vlkd.py", "__init__.py", RECIPE)
+CODE = tuple(file.name for file in Path(modeling_vlkd.__file__).parent.glob("*.py"))
+FILES = (*NEEDED, *WEIGHTS, "model-*-of-*.safetensors", *ADAPTER, *CODE, RECIPE)
 METRICS = "metrics.json"
 HUB = HfApi()  # one for all: uploads in the background then keep their order
 
@@ -89,8 +91,8 @@ def push_folder(
     except (HTTPError, ConnectionError) as error:  # refused, out of reach, or offline
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"{repo_id} was not pushed: {reason}. Is the Hub within reach, and has `hf auth login`, or HF_TOKEN, a "
-            "token that may write there?"
+            f"{repo_id} was not pushed: {reason}. Check the connection to the Hub, and that `hf auth login` or "
+            "HF_TOKEN has a token that may write there."
         ) from error
 
 
@@ -144,9 +146,10 @@ def upload(
     """One commit of files, by their paths in the repository."""
     if revision is not None:
         HUB.create_branch(repo_id, branch=revision, token=token, exist_ok=True)
+    recipes = {path: published_recipe(file) for path, file in files.items() if Path(path).name == RECIPE}
     return HUB.create_commit(
         repo_id,
-        [CommitOperationAdd(path_in_repo=path, path_or_fileobj=content) for path, content in files.items()],
+        [CommitOperationAdd(path_in_repo=path, path_or_fileobj=file) for path, file in (files | recipes).items()],
         commit_message=message,
         token=token,
         revision=revision,

@@ -2,8 +2,10 @@
 
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Sequence
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,14 @@ def load_files(
     builder = datasets.load_dataset_builder(spec, **options)
     if hasattr(builder.config, "converters"):
         kwargs = {**as_written(texts), **kwargs}
-    elif metadata := _metadata_of(builder, spec, split):
-        parts = [_load_metadata(file, builder.config.data_files[split], split, streaming, texts) for file in metadata]
-        return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+    elif metadata := _metadata_of_parts(builder, spec, split):
+        parts = []
+        for part, files in metadata.items():
+            name = part.partition("[")[0]
+            images = builder.config.data_files[name]
+            rows = _joined([_load_metadata(file, images, name, streaming, texts) for file in files])
+            parts.append(_sliced(rows, part))
+        return _joined(parts)
     if "/" in spec and not (streaming or "data_files" in kwargs or os.path.exists(spec)):  # else it may be a builder
         kwargs |= _files_of_split(builder, split)
     return _with_features(datasets.load_dataset(spec, split=split, streaming=streaming, **kwargs))
@@ -62,6 +69,28 @@ def as_written(texts: Sequence[str]) -> dict[str, Any]:
     return {"converters": dict.fromkeys(texts, str), "keep_default_na": False, "na_values": [""]}
 
 
+def _metadata_of_parts(builder: datasets.DatasetBuilder, spec: str, split: str) -> dict[str, list[str]]:
+    """The metadata files of each part of a split such as `train[:10%]+validation`; empty if one part has none."""
+    parts = builder.config.data_files or () if split == "all" else split.split("+")
+    parts = [str(part).strip() for part in parts]
+    found = {part: _metadata_of(builder, spec, part.partition("[")[0]) for part in parts}
+    return found if all(found.values()) else {}
+
+
+def _sliced(rows: Dataset | IterableDataset, part: str) -> Dataset | IterableDataset:
+    name = part.partition("[")[0]
+    if part == name:
+        return rows
+    if isinstance(rows, IterableDataset):
+        raise ValueError(f"split '{part}' is a slice, which a stream does not have; name '{name}'.")
+    (piece,) = datasets.ReadInstruction.from_spec(part).to_absolute({name: len(rows)})
+    return rows.select(range(piece.from_, piece.to))
+
+
+def _joined(parts: list[Dataset | IterableDataset]) -> Dataset | IterableDataset:
+    return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+
+
 def _metadata_of(builder: datasets.DatasetBuilder, spec: str, split: str) -> list[str]:
     """The metadata files of a split of a local image folder; none where `datasets` must read the folder itself."""
     config = builder.config
@@ -71,7 +100,8 @@ def _metadata_of(builder: datasets.DatasetBuilder, spec: str, split: str) -> lis
     files = (config.data_files or {}).get(split, [])
     found = [file for file in files if os.path.basename(file) in METADATA]
     if not found and files and not any(file.endswith((".parquet", ".zip")) for file in files):
-        found = [str(Path(spec, name)) for name in METADATA if Path(spec, name).is_file()]
+        root = Path(spec).resolve()  # as the paths of the images are
+        found = [str(root / name) for name in METADATA if (root / name).is_file()]
     return [] if any("://" in file for file in found) else found
 
 
@@ -84,6 +114,7 @@ def _load_metadata(
     rows = _with_features(rows)
     if "file_name" not in rows.column_names:
         raise ValueError(f"{file} has no column 'file_name', the image of each row.")
+    rows = _with_texts(rows, [name for name in texts if name in rows.column_names and name != "file_name"])
     rows = rows.rename_column("file_name", "image").cast_column("image", Value("string"))
     root = os.path.dirname(file)
     rows = rows.map(_with_path, fn_kwargs={"root": root, "state": file_dates(files)}, features=rows.features)
@@ -93,6 +124,20 @@ def _load_metadata(
     elif not streaming:
         _warn_of_unnamed(file, files, rows["image"])
     return rows.cast_column("image", Image())
+
+
+def _with_texts(rows: Dataset | IterableDataset, columns: Sequence[str]) -> Dataset | IterableDataset:
+    """Numbers, truth values and dates of these columns as texts, so that the rows of several files can be joined."""
+    for name in columns:
+        kind = rows.features[name]
+        if isinstance(kind, Value) and kind.dtype not in ("string", "large_string"):
+            features = Features({**rows.features, name: Value("string")})
+            rows = rows.map(_with_text, fn_kwargs={"name": name}, features=features)
+    return rows
+
+
+def _with_text(row: dict[str, Any], name: str) -> dict[str, Any]:
+    return {name: as_text(row[name])}
 
 
 def _with_path(row: dict[str, Any], root: str, state: str) -> dict[str, Any]:
@@ -116,6 +161,17 @@ def _warn_of_unnamed(file: str, files: Sequence[str], named: Sequence[str | None
     if unnamed:
         example = os.path.basename(min(unnamed))
         logger.warning(f"{file} does not name {len(unnamed):,} file(s) of its folder, such as {example}: not used.")
+
+
+def as_text(value: Any) -> Any:
+    """A number, truth value or date as the text that it was in a JSON file; everything else as it is."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):  # not a number is how pandas writes a missing value
+        return None if math.isnan(value) else f"{value:.15g}"
+    if isinstance(value, datetime):  # how pyarrow reads a column of dates
+        return str(value).removesuffix(" 00:00:00")
+    return str(value) if isinstance(value, (int, date)) else value
 
 
 def file_dates(paths: Sequence[str]) -> str:

@@ -62,7 +62,7 @@ def save_recipe(folder: str | os.PathLike, args: VLKDTrainingArguments, sources:
     Args:
         folder: of the weights.
         args: the run's.
-        sources: checkpoints and data, by their keys in the YAML file; a local path is reduced to its last part.
+        sources: checkpoints and data, by their keys in the YAML file.
     """
     values = {name: _plain(value) for name, value in sources.items() if not _is_private(name)}
     values |= {field.name: _plain(getattr(args, field.name)) for field in fields(args) if _is_recorded(field, args)}
@@ -102,8 +102,16 @@ def load_recipe(folder: str | os.PathLike) -> dict[str, Any]:
     return recipe
 
 
+def published_recipe(file: str | os.PathLike) -> bytes:
+    """The content of a train.yaml without local paths, for upload."""
+    text = Path(file).read_text(encoding="utf-8")
+    comments = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    values = published(load_recipe(Path(file).parent))
+    return (comments + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)).encode()
+
+
 def published(value: Any) -> Any:
-    """A value of a metrics.json with the name of each local file or folder in place of its path."""
+    """A value of a metrics.json or train.yaml with the name of each local file or folder in place of its path."""
     if isinstance(value, dict):
         return {key: _published_command(part) if key == "command" else published(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -113,9 +121,14 @@ def published(value: Any) -> Any:
 
 def _published_command(command: str) -> str:
     try:
-        return shlex.join(last_part(word) for word in shlex.split(command))
+        return shlex.join(map(_published_word, shlex.split(command)))
     except ValueError:  # not the quotes of a shell
         return LOCAL_PATH.sub(r"\1", command)
+
+
+def _published_word(word: str) -> str:
+    flag, is_set, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return flag + is_set + LOCAL_PATH.sub(r"\1", last_part(value))
 
 
 def last_part(name: str) -> str:
@@ -136,6 +149,4 @@ def _plain(value: Any) -> Any:
         return {name: part for name, (part, default) in parts.items() if part != default}
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
-    if isinstance(value, Enum):
-        return value.value
-    return last_part(value) if isinstance(value, str) else value
+    return value.value if isinstance(value, Enum) else value

@@ -24,6 +24,8 @@ RESTRICTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "label_names": ((["labels"],), "the model's other inputs are no labels"),
     "logging_nan_inf_filter": ((False,), "a loss that is not finite stops the run"),
 }
+# What a text on the command line or in YAML means where an option takes a text or a truth value.
+WORDS = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off", "none", "null"), False)
 # Optimizers that step while the gradients are computed, before a loss that is not finite could stop the run.
 STEP_IN_BACKWARD = ("lomo", "adalomo", "_layerwise")
 WITH_TARGET_MODULES = ("galore", "apollo")
@@ -121,9 +123,13 @@ class VLKDTrainingArguments(TrainingArguments):
         if self.greater_is_better is None and f"{name}_weight" in WEIGHTS:
             self.greater_is_better = False
         checkpoint = self.resume_from_checkpoint  # a text on the command line and in YAML
-        self.resume_from_checkpoint = {"true": True, "false": None}.get(str(checkpoint).lower(), checkpoint)
+        self.resume_from_checkpoint = WORDS.get(str(checkpoint).lower(), checkpoint) or None
+        if WORDS.get(str(self.report_to).lower(), True) is False:
+            self.report_to = "none"
         device = find_device("cpu" if self.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU") else "auto")
         self.use_cpu = device.type == "cpu"  # without it, TrainingArguments refuses bf16 where there is no GPU
+        if self.fp16 and device.type == "cpu":
+            raise ValueError("fp16 is true, but float16 mixed precision needs a GPU; leave fp16 out.")
         self.bf16 = training_bf16(self.bf16, self.fp16, device)
         super().__post_init__()
         if self.process_index == 0:

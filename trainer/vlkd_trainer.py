@@ -452,6 +452,11 @@ def check_trainer_arguments(
                     f"{name} is {getattr(args, name)!r}, which has no effect on a stream: `seed` draws its order, and "
                     f"shuffle_buffer: 0 keeps it. Set {name} to {default!r}."
                 )
+    if isinstance(train_dataset, dict):
+        raise ValueError(
+            f"train_dataset holds the splits {', '.join(train_dataset)}; pass one of them, such as "
+            f"train_dataset=dataset[{next(iter(train_dataset), 'train')!r}]."
+        )
     if collator is None and processing_class is None:
         raise ValueError("processing_class is not set; pass the VLKDProcessor, from which the collator is built.")
     if collator is not None:

@@ -198,7 +198,9 @@ def _add_annotations(rows: list[Row], file: str, split: str) -> None:
     found = {record["image_id"]: record for record in read_captions(file, split)[0]}
     for row in rows:
         if (record := found.get(row["image_id"])) is None:
-            raise ValueError(f"--annotations {file} has no image {row['image_id']}: is it of this dataset and split?")
+            raise ValueError(
+                f"--annotations {file} has no image {row['image_id']}; give that of this dataset and split."
+            )
         row |= {key: record[key] for key in ("captions", "domain") if key in record}
 
 

@@ -44,8 +44,8 @@ def read_vqa(questions: str, annotations: str | None) -> tuple[list[Row], str]:
         for row in rows:
             if (record := by_id.get(row["question_id"])) is None:
                 raise ValueError(
-                    f"--annotations {annotations} has no question_id {row['question_id']} of {questions}: are they of "
-                    "one split and version?"
+                    f"--annotations {annotations} has no question_id {row['question_id']} of {questions}; give two "
+                    "files of one split and version."
                 )
             row |= {key: record.get(key) for key in ("answers", "question_type", "answer_type")}
     return rows, str(asked.get("data_subtype") or Path(questions).stem)
@@ -93,7 +93,7 @@ def _read_karpathy(images: list[Row], file: str, split: str) -> list[Row]:
 def _records(content: Any, key: str, file: str, option: str, needed: Sequence[str]) -> list[Row]:
     records = content.get(key) if isinstance(content, dict) else None
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise ValueError(f"{option} {file} has no list of `{key}`: is it the official file?")
+        raise ValueError(f"{option} {file} has no list of `{key}`; give the official file.")
     _check_keys(records, key, file, option, needed)
     return records
 
@@ -101,7 +101,7 @@ def _records(content: Any, key: str, file: str, option: str, needed: Sequence[st
 def _check_keys(records: list[Row], key: str, file: str, option: str, needed: Sequence[str]) -> None:
     for number, record in enumerate(records):
         if missing := [name for name in needed if name not in record]:
-            raise ValueError(f"{option} {file}: {key}[{number}] has no `{missing[0]}`: is it the official file?")
+            raise ValueError(f"{option} {file}: {key}[{number}] has no `{missing[0]}`; give the official file.")
 
 
 def index_images(folder: str) -> dict[str | int, Path]:
