@@ -65,7 +65,7 @@ def test_a_folder_with_flaws(train, tmp_path, caplog):
     line = "2 flawed row(s) were skipped (1 broken image, 1 missing file)"
     assert [line in record.getMessage() for record in caplog.records].count(True) == 1
     VLKDForConditionalGeneration.from_pretrained(tmp_path / "out")
-    assert yaml.safe_load((tmp_path / "out" / "train.yaml").read_text())["dataset"] == "images"
+    assert yaml.safe_load((tmp_path / "out" / "train.yaml").read_text())["dataset"] == str(folder)
 
 
 def test_a_stream_with_flaws_and_its_evaluation(train, tmp_path):
@@ -93,7 +93,7 @@ def test_a_mixture_with_flaws_and_the_cache(train, tmp_path):
     assert train(**options, image_features="all") == 0
     assert not (tmp_path / "out" / FILE).exists()
     recipe = yaml.safe_load((tmp_path / "out" / "train.yaml").read_text())
-    assert recipe["dataset"] == ["parquet", "images"] and recipe["dataset_weights"] == [0.7, 0.3]
+    assert recipe["dataset"] == [str(parquet), str(images)] and recipe["dataset_weights"] == [0.7, 0.3]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
