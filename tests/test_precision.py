@@ -1,4 +1,4 @@
-"""Which number format is chosen: measured on this CPU, and on one that is told to do without bfloat16 instructions."""
+"""The choice of the number format: on this CPU, and with its bfloat16 instructions masked."""
 
 import json
 import logging
@@ -51,7 +51,7 @@ def test_float16_needs_a_gpu(tmp_path):
 
 
 def test_a_cpu_without_bfloat16_instructions(tmp_path):
-    """The real measurement, in a process of its own. An explicit bf16 is obeyed, with a warning; all is said once."""
+    """Measured in a separate process. An explicit bf16 is kept, with a warning; each message is logged once."""
     environment = {**os.environ, **SLOW, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", CHOOSE, str(tmp_path)]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

@@ -19,7 +19,7 @@ class FiniteCheck(TrainerCallback):
     One number is exchanged between the processes, so that all of them stop together.
 
     Args:
-        trainer: its `accelerator` is used, which each trial of a hyperparameter search makes anew.
+        trainer: the owner of `accelerator`, which each trial of a hyperparameter search replaces.
     """
 
     def __init__(self, trainer: Trainer):
