@@ -36,7 +36,7 @@ test-slow: $(READY)
 
 # README's commands with full-size checkpoints, served by a Hub on this machine: docs/rehearsal.md. Not in CI.
 rehearsal: $(READY)
-	PYTHONPATH=tests $(BIN)/python -m rehearsal $(ARGS)
+	PYTHONPATH=tests/support $(BIN)/python -m rehearsal $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -20,7 +20,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from transformers import HfArgumentParser
 
-from trainer.train import ARGUMENTS, build_trainer
+from trainer.build import build_trainer
+from trainer.cli.train import ARGUMENTS
 from trainer.vlkd_trainer import VLKDTrainer
 
 

@@ -24,8 +24,9 @@ from transformers import (
 
 from microworld.dataset import load
 from modeling_vlkd import VLKDConfig
-from trainer.estimate import teacher_config
-from trainer.evaluation.report import checkout_commit, how_measured, replace_figures
+from trainer.cli.report import replace_figures
+from trainer.cost.estimate import teacher_config
+from trainer.evaluation.metrics_file import checkout_commit, how_measured
 
 ROOT = Path(__file__).resolve().parents[1]
 TEACHERS = ROOT / "microworld" / "teachers"

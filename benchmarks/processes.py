@@ -3,7 +3,7 @@
     python benchmarks/processes.py
 
 The microworld's recipe, features from the cache. Beside the speed the loss terms after as many steps: dropout, drawn
-by each process, is all that differs (tests/test_processes.py compares without it).
+by each process, is all that differs (tests/trainer/test_processes.py compares without it).
 """
 
 import json

@@ -5,7 +5,7 @@
 
 Each model has the shape of its folder in hub_configs/ and random weights, its recipe, and photographs
 made here. Each run is `vlkd train` in a process of its own; the images' features are cached by `vlkd cache` before,
-which is timed too. Counted are the model's own floating point operations (trainer/flops.py), on captions of 15 tokens.
+which is timed too. Counted are the model's own floating point operations (trainer/cost/flops.py), on captions of 15 tokens.
 """
 
 import shutil
@@ -22,9 +22,9 @@ from measure import ROOT, parser, photographs, random_checkpoints, recipe, repor
 from transformers import HfArgumentParser
 
 from modeling_vlkd import VLKDConfig
-from trainer.estimate import CAPTION_TOKENS, CC3M, sample_flops, teacher_config
+from trainer.cli.train import ARGUMENTS
+from trainer.cost.estimate import CAPTION_TOKENS, CC3M, sample_flops, teacher_config
 from trainer.precision import find_device, is_bf16_fast
-from trainer.train import ARGUMENTS
 
 LARGE = ["vlkd-vit-base-patch16-bart-large", "vlkd-vit-large-patch14-bart-large"]
 

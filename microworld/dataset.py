@@ -5,10 +5,10 @@ from itertools import islice
 
 from datasets import Dataset, Features, Image, List, Value
 
-from microworld.corpus import document
-from microworld.language import caption, statements
-from microworld.render import render
-from microworld.scenes import scenes
+from microworld.world.corpus import document
+from microworld.world.language import caption, statements
+from microworld.world.rendering import render
+from microworld.world.scenes import scenes
 
 
 def load(

@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoImageProcessor, GenerationConfig
 
 from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration
 from modeling_vlkd.processing_vlkd import VLKDProcessor
-from trainer.cli import CommandParser, flags_of_config
-from trainer.train import ARGUMENTS
+from trainer.cli.parser import CommandParser, flags_of_config
+from trainer.cli.train import ARGUMENTS
 
 ROOT = Path(__file__).parents[1]
 HUB_CONFIGS = ROOT / "hub_configs"

@@ -18,10 +18,10 @@ import json
 from huggingface_hub import snapshot_download
 from datasets import load_dataset
 from transformers import AutoTokenizer
-from trainer.data import load_split
-from trainer.evaluation.examples import Where, load_examples
+from trainer.data.sources import load_split
+from trainer.evaluation.datasets import Where, load_examples
 from trainer.evaluation.tasks import load_task
-from trainer.feature_cache import load_teacher
+from trainer.cache.clip_features import load_teacher
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 
 clip, bart = "openai/clip-vit-base-patch16", "facebook/bart-base"

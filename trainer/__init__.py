@@ -4,11 +4,11 @@ from importlib import import_module
 from typing import Any
 
 _MODULES = {
-    "EpochDataset": "trainer.data",
-    "TextInfilling": "trainer.infilling",
-    "VLKDDataCollator": "trainer.data_collator",
+    "EpochDataset": "trainer.data.epoch_dataset",
+    "TextInfilling": "trainer.data.infilling",
+    "VLKDDataCollator": "trainer.data.collator",
     "VLKDTrainer": "trainer.vlkd_trainer",
-    "VLKDTrainingArguments": "trainer.training_args",
+    "VLKDTrainingArguments": "trainer.arguments",
 }
 __all__ = list(_MODULES)
 

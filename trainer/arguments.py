@@ -1,13 +1,38 @@
-"""Which model and which data: the two other halves of a training run's flat YAML file."""
+"""Every option of a training run."""
 
 import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import yaml
+from accelerate.utils import parse_flag_from_env
+from transformers import TrainingArguments
+
+from trainer.precision import find_device, log_training_precision, training_bf16
 
 # Options of ModelArguments that are fields of VLKDConfig, by the same names.
 CONFIG_OPTIONS = ("image_tokens", "image_projector", "image_token_expansion", "patch_attention", "prompt_in_encoder")
+WEIGHTS = ("ttdm_weight", "itcl_weight", "icti_weight", "replay_weight", "itdd_weight")
+# Options of `TrainingArguments` that would have no effect, or a wrong one: the values allowed, and the reason.
+RESTRICTED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "label_smoothing_factor": ((0,), "the losses of VLKD have no label smoothing"),
+    "train_sampling_strategy": (("random", "sequential"), "a row has no length before one of its captions is drawn"),
+    "length_column_name": (("length",), "rows are not grouped by length"),
+    "neftune_noise_alpha": ((None,), "NEFTune's hook does not reach BART's encoder and decoder"),
+    "use_liger_kernel": ((False,), "Liger has no kernels for VLKD"),
+    "liger_kernel_config": ((None,), "Liger has no kernels for VLKD"),
+    "use_cache": ((False,), "training uses no cache"),
+    "deepspeed": ((None,), "use torchrun, or FSDP2 as in docs/scaling.md"),
+    "parallelism_config": ((None,), "use torchrun, or FSDP2 as in docs/scaling.md"),
+    "remove_unused_columns": ((False,), "the collator, not the model, reads the dataset's columns"),
+    "label_names": ((["labels"],), "the model's other inputs are no labels"),
+    "logging_nan_inf_filter": ((False,), "a loss that is not finite stops the run"),
+}
+# What a text on the command line or in YAML means where an option takes a text or a truth value.
+WORDS = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off", "none", "null"), False)
+# Optimizers that step while the gradients are computed, before a loss that is not finite could stop the run.
+STEP_IN_BACKWARD = ("lomo", "adalomo", "_layerwise")
+WITH_TARGET_MODULES = ("galore", "apollo")
 
 
 class ConfigLoader(yaml.SafeLoader):
@@ -192,3 +217,148 @@ def _as_dict(name: str, value: dict[str, Any] | str | None) -> dict[str, Any]:
     if parsed is not None and not isinstance(parsed, dict):
         raise ValueError(f"{name} is {value!r}; it must be a mapping such as '{{name: value}}'.")
     return parsed or {}
+
+
+@dataclass
+class VLKDTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` and what VLKD adds.
+
+    Defaults that differ from `TrainingArguments`:
+        remove_unused_columns: False, since the collator, not the model, reads the dataset's columns.
+        label_names: ["labels"], since the model's other inputs are no labels.
+        logging_nan_inf_filter: False, since a loss that is not finite stops the run.
+        save_total_limit: 2, since a checkpoint takes 2.0 GB (base) or 6.1 GB (large). 0 keeps all checkpoints.
+        greater_is_better: False for a `metric_for_best_model` that is one of the losses, such as "icti".
+        bf16: None, which becomes True where the device is fast at bfloat16 and fp16 is not set, else False.
+
+    Captions, corruptions and documents are drawn by `seed`; the rows' order is `data_seed`'s, or `seed`'s if unset.
+
+    Raises:
+        ValueError: a value is out of its range, or an option of `TrainingArguments` is set that VLKD cannot honor.
+    """
+
+    _argument_group_name = "training"
+
+    clip: str | None = field(
+        default=None,
+        metadata={
+            "help": "CLIP checkpoint: its text tower is the teacher. If unset, the one that the model was made from."
+        },
+    )
+    ttdm_weight: float = field(default=1.0, metadata={"help": "λ₁, the weight of text-text distance minimisation."})
+    itcl_weight: float = field(default=1.0, metadata={"help": "λ₂, the weight of image-text contrastive learning."})
+    icti_weight: float = field(default=1.0, metadata={"help": "λ₃, the weight of image-conditioned text infilling."})
+    replay_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "λ₄, the weight of denoising plain text, one document an image; above 0 it needs text_dataset."
+        },
+    )
+    itdd_weight: float = field(
+        default=0.0,
+        metadata={"help": "λ₅, the weight of image-text decoder distillation, which is ours: see trainer/losses.py."},
+    )
+    freeze: Literal["nothing", "decoder", "all"] = field(
+        default="nothing", metadata={"help": "The part of BART that does not learn; the two maps always do."}
+    )
+    projection_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Learning rate of the two maps, W_e and W_d; that of BART (learning_rate) if unset."},
+    )
+    projection_optimizer: Literal["adamw", "muon"] = field(
+        default="adamw",
+        metadata={"help": "Optimizer of the two maps' matrices: BART's (optim), or Muon, which needs fewer steps."},
+    )
+    mask_ratio: float = field(default=0.3, metadata={"help": "ρ, the share of a caption's tokens that spans cover."})
+    mask_all_probability: float = field(
+        default=0.3,
+        metadata={"help": "p, how often one <mask> replaces the whole caption, as when a caption is asked for."},
+    )
+    max_text_length: int = field(
+        default=128, metadata={"help": "Captions and documents are cut to this many of BART's tokens."}
+    )
+    contrastive_chunk_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Run a device's batch in chunks of this many rows, with the whole's gradient: the memory of a "
+            "chunk, the negatives of all. Off if unset."
+        },
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Leave this off: the collator, not the model, reads the dataset's columns."}
+    )
+    label_names: list[str] | None = field(
+        default_factory=lambda: ["labels"], metadata={"help": "Leave this as it is: the model's labels."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Leave this off: a loss that is not finite stops the run, and says where."}
+    )
+
+    save_total_limit: int | None = field(
+        default=2, metadata={"help": "Checkpoints to keep: the newest ones and the best one; 0 keeps all."}
+    )
+    bf16: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Train in bfloat16 mixed precision, or in float32. If unset, bfloat16 on devices that are fast at "
+            "it, unless fp16 is set."
+        },
+    )
+
+    def __post_init__(self):
+        check_options(self)
+        name = (self.metric_for_best_model or "").rpartition("_")[2]  # "icti", "eval_icti" or "eval_SPLIT_icti"
+        if self.greater_is_better is None and f"{name}_weight" in WEIGHTS:
+            self.greater_is_better = False
+        checkpoint = self.resume_from_checkpoint  # a text on the command line and in YAML
+        self.resume_from_checkpoint = WORDS.get(str(checkpoint).lower(), checkpoint) or None
+        if WORDS.get(str(self.report_to).lower(), True) is False:
+            self.report_to = "none"
+        device = find_device("cpu" if self.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU") else "auto")
+        self.use_cpu = device.type == "cpu"  # without it, TrainingArguments refuses bf16 where there is no GPU
+        if self.fp16 and device.type == "cpu":
+            raise ValueError("fp16 is true, but float16 mixed precision needs a GPU; leave fp16 out.")
+        self.bf16 = training_bf16(self.bf16, self.fp16, device)
+        super().__post_init__()
+        if self.process_index == 0:
+            log_training_precision(self.mixed_precision, device)
+        for name in WEIGHTS:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; a weight is 0 (off) or positive.")
+        if not any(self.loss_weights().values()):
+            raise ValueError(f"{', '.join(WEIGHTS[:-1])} and {WEIGHTS[-1]} are all 0; nothing would be learnt.")
+        if self.contrastive_chunk_size is not None and self.contrastive_chunk_size < 1:
+            raise ValueError(
+                f"contrastive_chunk_size is {self.contrastive_chunk_size}; it is a number of rows, or unset for off."
+            )
+        if self.max_text_length < 3:
+            raise ValueError(f"max_text_length is {self.max_text_length}; `<s>`, a token and `</s>` need at least 3.")
+
+    def loss_weights(self) -> dict[str, float]:
+        """λ by the name of the loss, as it appears in the logs; the two last only where they are on."""
+        weights = {"ttdm": self.ttdm_weight, "itcl": self.itcl_weight, "icti": self.icti_weight}
+        optional = {"replay": self.replay_weight, "itdd": self.itdd_weight}
+        return weights | {name: weight for name, weight in optional.items() if weight}
+
+
+def check_options(args: TrainingArguments) -> None:
+    """
+    Raises:
+        ValueError: an option of `TrainingArguments` is set that VLKD cannot honor.
+    """
+    for name, (allowed, reason) in RESTRICTED.items():
+        value = getattr(args, name)
+        if value not in allowed:
+            remedy = " or ".join(map(repr, allowed))
+            raise ValueError(f"{name} is {value!r}, which VLKD does not support: {reason}. Set it to {remedy}.")
+    optim = str(getattr(args.optim, "value", args.optim))
+    if optim.endswith(STEP_IN_BACKWARD):
+        raise ValueError(
+            f"optim is {optim}, which updates weights during the backward pass, before VLKD can check that losses and "
+            "gradients are finite. Use another optimizer, such as adamw_torch or adafactor."
+        )
+    if args.optim_target_modules is not None and not optim.startswith(WITH_TARGET_MODULES):
+        raise ValueError(
+            f"optim_target_modules is set, but optim {optim} does not read it; leave it out, or choose a GaLore or "
+            "APOLLO optimizer."
+        )

@@ -14,20 +14,20 @@ from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import ModelOutput
 
+from trainer.arguments import VLKDTrainingArguments
+from trainer.cache.clip_features import add_teacher_embeds
+from trainer.callbacks import FiniteCheck
 from trainer.checkpoints import WholeCheckpoints
-from trainer.data import EpochDataset
-from trainer.data_collator import VLKDDataCollator, check_collator
-from trainer.feature_cache import add_teacher_embeds, check_teacher, load_teacher, teacher_embeds, teacher_name
-from trainer.finite_check import FiniteCheck
+from trainer.data.collator import VLKDDataCollator, check_collator
+from trainer.data.epoch_dataset import EpochDataset
+from trainer.data.streaming import StreamingDataset, load_place, save_place, stream_loader
 from trainer.grad_cache import draw_seeds, embed, seeded, split
-from trainer.hub_uploads import HubUploads
+from trainer.hub.train_config import save_recipe
+from trainer.hub.trainer_mixin import HubUploads
 from trainer.losses import icti, itcl, itdd, ttdm
+from trainer.models import check_teacher, load_teacher, teacher_embeds, teacher_name
 from trainer.optimizers import with_muon
-from trainer.recipe import save_recipe
 from trainer.running_means import RunningMeans
-from trainer.stream_loader import load_place, save_place, stream_loader
-from trainer.streaming import StreamingDataset
-from trainer.training_args import VLKDTrainingArguments
 
 TOKEN_LOSSES = {"icti": "labels", "replay": "replay_labels", "itdd": "reading_labels"}  # and their labels
 

@@ -25,7 +25,7 @@ MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES["vlkd"] = "VLKDForConditionalGenera
 TWO_TOWERS = "no single stack of layers; transformers leaves it out of CLIPModel's tests too"
 LEFT_OUT_OF_THE_GENERATOR = {
     "test_model_base_model_prefix": "no base model with a head on it: BART is held with its head",
-    "test_generation_tester_mixin_inheritance": "its mixin is not in the sdist; tests/test_generation.py",
+    "test_generation_tester_mixin_inheritance": "its mixin is not in the sdist; see test_generation.py",
 }
 LEFT_OUT_OF_THE_DUAL_ENCODER = {
     "test_attention_outputs": TWO_TOWERS,

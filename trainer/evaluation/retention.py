@@ -9,15 +9,16 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoTokenizer, BartForConditionalGeneration, PreTrainedTokenizerBase
 
 from modeling_vlkd.conversion_vlkd import load_part
-from trainer.data import as_text, load_split
-from trainer.evaluation.answering import Writer, normalise
-from trainer.evaluation.examples import Where
-from trainer.evaluation.hub_metrics.text_qa.interval import mean_estimate, resampled
-from trainer.evaluation.hub_metrics.text_qa.matching import exact_match, token_f1
+from trainer.data.epoch_dataset import as_text
+from trainer.data.infilling import TextInfilling, seeded_rng
+from trainer.data.sources import load_split
+from trainer.evaluation.datasets import Where
+from trainer.evaluation.metrics.text_qa.interval import mean_estimate, resampled
+from trainer.evaluation.metrics.text_qa.matching import exact_match, token_f1
+from trainer.evaluation.runner import Writer, normalise
 from trainer.evaluation.scoring import score_text_qa
-from trainer.evaluation.tasks import Task
-from trainer.infilling import TextInfilling, seeded_rng
-from trainer.loading import load_vlkd
+from trainer.evaluation.tasks.task import Task
+from trainer.models import load_vlkd
 
 MASK_RATIO = 0.3  # BART's own
 CORRUPTION = 9  # the random stream: none of training's

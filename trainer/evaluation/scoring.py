@@ -8,16 +8,21 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from trainer.data import as_text
-from trainer.evaluation.hub_metrics.retrieval_recall.recall import recall_scores
-from trainer.evaluation.hub_metrics.text_qa.matching import text_qa_scores
-from trainer.evaluation.hub_metrics.vqa_accuracy.agreement import vqa_scores
-from trainer.evaluation.hub_metrics.vqa_accuracy.answers import ANNOTATORS
+from trainer.data.epoch_dataset import as_text
+from trainer.data.sources import import_function
+from trainer.evaluation.formats import UNTYPED, Row, caption_references, vqa_files
+from trainer.evaluation.metrics.retrieval_recall.recall import recall_scores
+from trainer.evaluation.metrics.text_qa.matching import text_qa_scores
+from trainer.evaluation.metrics.vqa_accuracy.agreement import vqa_scores
+from trainer.evaluation.metrics.vqa_accuracy.answers import ANNOTATORS
+from trainer.evaluation.tasks.task import Task
 
 Source = dict | list | str | os.PathLike
 Figures = list[dict[str, Any]]
 SAY = "write what was said, or a word such as 'unanswerable'"
 STYLES = {"vqa": "VQA accuracy", "ok-vqa": "OK-VQA accuracy"}
+Figure = dict[str, Any]
+DOMAINS = ("in-domain", "near-domain", "out-domain")
 
 
 def score_vqa(
@@ -90,7 +95,7 @@ def caption_report(
             installed, or a metric or tokenizer asked for that cannot be had.
     """
     try:
-        from trainer.evaluation.hub_metrics.caption_scores.captions import caption_scores
+        from trainer.evaluation.metrics.caption_scores.captions import caption_scores
     except ModuleNotFoundError as error:
         raise ValueError(f"caption metrics need {error.name}: pip install 'vlkd[eval]'.") from error
     data, name = _read(references, "references")
@@ -261,3 +266,38 @@ def _check_annotation(key: Any, entry: dict, name: str) -> None:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text[:80] + "…" * (len(text) > 80)
+
+
+def judge(task: Task, rows: Sequence[Row], texts: Sequence[str], results: list[Row]) -> tuple[list[Figure], list[str]]:
+    """The figures of one strategy, without `condition`, and remarks on how they came about.
+
+    Args:
+        rows: with their references.
+        texts: one a row.
+        results: the same in the official form.
+
+    Raises:
+        ValueError: the metric cannot score these rows, or is none of ours and no importable function.
+    """
+    if task.metric in STYLES:
+        annotations, questions = vqa_files(rows)
+        figures = score_vqa(annotations, results, questions, style=task.metric)
+        return [figure for figure in figures if not figure["row"].endswith(f": {UNTYPED}")], []
+    if task.metric == "captions":
+        return _score_captions(rows, results)
+    return import_function(task.metric, f"metric of task '{task.name}':")(rows, texts), []
+
+
+def _score_captions(rows: Sequence[Row], results: list[Row]) -> tuple[list[Figure], list[str]]:
+    """All images and, where the rows tell it, each domain of nocaps."""
+    report = caption_report(caption_references(rows), results)
+    figures = report["figures"]
+    remarks = [f"tokenizer: {report['tokenizer']}"]
+    remarks += [f"{name} is not computed: {why}" for name, why in report["not_computed"].items()]
+    for domain in DOMAINS:
+        part = [row for row in rows if row.get("domain") == domain]
+        ids = {row["image_id"] for row in part}
+        if part:
+            found = caption_report(caption_references(part), [r for r in results if r["image_id"] in ids])["figures"]
+            figures += [{**figure, "row": f"{figure['row']}, {domain}"} for figure in found]
+    return figures, remarks

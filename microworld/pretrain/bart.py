@@ -1,0 +1,210 @@
+"""Pretrains the small BART by denoising on plain text: captions, statements, facts, questions with their answers.
+
+Corruption is BART's text infilling, on random spans or on whole segments of a document: the answers, the questions
+with their answers, or the passage. Where a question is masked with its answer, the decoder writes both and must look
+the answer up through its cross-attention.
+"""
+
+import itertools
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import AddedToken
+from tqdm.auto import tqdm
+from transformers import BartConfig, BartForConditionalGeneration, BartTokenizer, get_cosine_schedule_with_warmup
+
+from microworld.pretrain.common import build_optimizer, save
+from microworld.world.corpus import Segment, document, pair_document
+from trainer.data.infilling import TextInfilling
+from trainer.precision import is_bf16_fast
+
+DROPOUT = 0.1  # BART's own
+ANSWER_WEIGHT = 6.0  # of an answer's token in the loss, against 1 for any other
+_SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+
+
+def build_tokenizer(documents: int = 20_000) -> BartTokenizer:
+    """A byte-level BPE learnt on the corpus, in which every common word is one token."""
+    rng = random.Random("bart tokenizer")
+    texts = ["".join(segment.text for segment in document(rng)) for _ in range(documents)]
+    mask = AddedToken("<mask>", lstrip=True, normalized=False)
+    blank = BartTokenizer(vocab={token: i for i, token in enumerate(_SPECIAL_TOKENS)}, merges=[], mask_token=mask)
+    tokenizer = blank.train_new_from_iterator(texts, vocab_size=800, show_progress=False)
+    tokenizer.model_max_length = 128
+    return tokenizer
+
+
+def build_model(tokenizer: BartTokenizer) -> BartForConditionalGeneration:
+    """A BART of 1.3M parameters, random but for its positions (sinusoids) and cross-attention (near the identity)."""
+    config = BartConfig(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=128,
+        d_model=128,
+        encoder_layers=2,
+        decoder_layers=3,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=512,
+        decoder_ffn_dim=512,
+        dropout=0.0,
+        bos_token_id=tokenizer.bos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.eos_token_id,
+        forced_eos_token_id=None,
+    )
+    model = BartForConditionalGeneration._from_config(config, attn_implementation="eager")
+    with torch.no_grad():
+        for part in (model.model.encoder, model.model.decoder):
+            part.embed_positions.weight.copy_(0.03 * _sinusoids(*part.embed_positions.weight.shape))
+        for layer in model.model.decoder.layers:
+            attention = layer.encoder_attn
+            for projection in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
+                # Looking up what was read is what cross-attention is for: from here it is learnt in hundreds of steps.
+                spread = torch.randn_like(projection.weight) * projection.weight.shape[0] ** -0.5
+                projection.weight.copy_(0.4 * spread + torch.eye(projection.weight.shape[0]))
+    return model
+
+
+def _sinusoids(positions: int, width: int) -> torch.Tensor:
+    """(positions, width): with these to start from, "the word before" is learnt sooner than from noise."""
+    angles = torch.arange(positions)[:, None] / 1000 ** (torch.arange(0, width, 2) / width)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def corrupt(segments: list[list[int]], roles: list[str], mask_id: int, rng: random.Random) -> list[int]:
+    """The encoder's side of a document, given as token ids by segment."""
+    whole = [token for ids in segments for token in ids]
+    kind = rng.random()
+    if set(roles) == {"passage"} or kind < 0.10:
+        infilling = TextInfilling(mask_id, mask_ratio=rng.choice((0.15, 0.3, 0.5)), mask_all_probability=0.0)
+        return infilling([0, *whole, 0], np.random.default_rng(rng.randrange(2**32)))[1:-1]
+    if kind < 0.55:
+        hidden = {"question", "answer", "paraphrase"}
+    elif kind < 0.92:
+        hidden = {"answer", "paraphrase"}
+    else:
+        hidden = {"passage"}
+    corrupted: list[int] = []
+    for ids, role in zip(segments, roles, strict=True):
+        if role not in hidden:
+            corrupted += ids
+        elif not corrupted or corrupted[-1] != mask_id:
+            corrupted.append(mask_id)
+    return corrupted
+
+
+def batches(
+    tokenizer: BartTokenizer, batch_size: int, seed: int, pair_batches: int
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Endless training batches, the first `pair_batches` of pair documents.
+
+    A batch has input_ids, attention_mask, labels (-100 at padding) and weights (of each label).
+    """
+    rng = random.Random(f"bart {seed}")
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    encoded: dict[str, list[int]] = {}
+
+    def ids(segment: Segment) -> list[int]:
+        if segment.text not in encoded:
+            encoded[segment.text] = tokenizer(segment.text, add_special_tokens=False).input_ids
+        return encoded[segment.text]
+
+    for number in itertools.count():
+        draw = pair_document if number < pair_batches else document
+        rows = []
+        for _ in range(batch_size):
+            segments = draw(rng)
+            parts, roles = [ids(s) for s in segments], [s.role for s in segments]
+            labels = [bos, *(token for part in parts for token in part), eos]
+            weights = [
+                ANSWER_WEIGHT if role == "answer" else 1.0
+                for part, role in zip(parts, roles, strict=True)
+                for _ in part
+            ]
+            rows.append(
+                ([bos, *corrupt(parts, roles, tokenizer.mask_token_id, rng), eos], labels, [1.0, *weights, 1.0])
+            )
+        inputs = _pad([row[0] for row in rows], tokenizer.pad_token_id)
+        yield {
+            "input_ids": inputs,
+            "attention_mask": (inputs != tokenizer.pad_token_id).long(),
+            "labels": _pad([row[1] for row in rows], -100),
+            "weights": _pad([row[2] for row in rows], 0.0),
+        }
+
+
+def _pad(rows: list[list], value: float) -> torch.Tensor:
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
+
+
+def pretrain_bart(
+    folder: Path, steps: int = 3000, dropout_steps: int = 2500, seed: int = 0, documents: int = 20_000
+) -> None:
+    """Pretrain and write the checkpoint (fp16 safetensors) and its tokenizer to `folder`.
+
+    `documents` is the number of documents that the tokenizer is learned on.
+
+    Dropout comes last: from the start it keeps two groups' traits from being told apart for thousands of steps. With
+    it, the decoder learns to read states that are not as clean as the encoder's own.
+    """
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer(documents)
+    model = build_model(tokenizer)
+    train(model, tokenizer, folder, steps, learning_rate=1e-3, pair_batches=steps // 4, seed=seed)
+    set_dropout(model, DROPOUT)
+    train(model, tokenizer, folder, dropout_steps, learning_rate=5e-4, seed=seed + 1)
+
+
+def train(
+    model: BartForConditionalGeneration,
+    tokenizer: BartTokenizer,
+    folder: Path,
+    steps: int,
+    learning_rate: float,
+    seed: int,
+    pair_batches: int = 0,
+    batch_size: int = 64,
+) -> None:
+    """One warm-up and cosine of AdamW; every 500 steps the checkpoint is written."""
+    torch.set_flush_denormal(True)
+    optimizer = build_optimizer(model, learning_rate)
+    schedule = get_cosine_schedule_with_warmup(optimizer, 200, steps)
+    model.train()
+    start = time.time()
+    progress = tqdm(batches(tokenizer, batch_size, seed, pair_batches), total=steps, desc="bart")
+    for step, batch in enumerate(progress, 1):
+        weights = batch.pop("weights")
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16_fast("cpu")):
+            logits = model(**batch).logits
+        losses = torch.nn.functional.cross_entropy(
+            logits.float().flatten(0, 1), batch["labels"].flatten(), reduction="none", ignore_index=-100
+        )
+        loss = (losses * weights.flatten()).sum() / weights.sum()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % 100 == 0 or step == steps:
+            answers = losses[weights.flatten() == ANSWER_WEIGHT].mean().item()
+            progress.set_postfix(loss=f"{loss.item():.3f}", answers=f"{answers:.3f}", refresh=False)
+        if step % 500 == 0 or step == steps:
+            print(
+                f"bart step {step} loss {loss.item():.4f} answers {answers:.4f} {time.time() - start:.0f} s",
+                flush=True,
+            )
+            save(model, tokenizer, folder)
+        if step == steps:
+            break
+
+
+def set_dropout(model: BartForConditionalGeneration, probability: float) -> None:
+    """Of the embeddings and all layers, from now on; the config that is saved keeps its own."""
+    for part in (model.get_encoder(), model.get_decoder()):
+        for module in (part, *part.layers):
+            module.dropout = probability

@@ -1,0 +1,68 @@
+"""Every benchmark runs with its smallest settings, and its report stands where it belongs."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PHOTOGRAPHS = ["--workers", "0", "--batch", "4"]
+TINY = {
+    "throughput.py": ["--models", "microworld", "--steps", "1", "--size", "96", "72", *PHOTOGRAPHS],
+    "data_loading.py": ["--model", "microworld", "--images", "8", "--sizes", "96x72", *PHOTOGRAPHS],
+    "processes.py": ["--batch", "8", "--steps", "1"],
+    "contrastive_batch.py": ["--batches", "8", "16/4"],
+}
+ROWS = {
+    "throughput.py": [("live", "microworld"), ("cached", "microworld")],
+    "data_loading.py": [("plain PIL loop", "96 × 72"), ("ours, 0 workers", "96 × 72")],
+    "processes.py": [(1, 8), (2, 4)],
+    "contrastive_batch.py": [(8, None), (16, 4)],
+}
+
+
+def test_none_is_left_out():
+    scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py")} - {"measure.py"}
+    page = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    assert scripts == TINY.keys() and "python benchmarks/throughput.py" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", TINY)
+def test_benchmark_runs(script, tmp_path):
+    page = tmp_path / "page.md"
+    name = script.removesuffix(".py").replace("_", "-")
+    page.write_text(f"before\n<!-- figures: {name} -->\n<!-- /figures -->\nafter\n")
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *TINY[script], "--into", str(page)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr[-3000:]
+    *table, line = run.stdout.rstrip().splitlines()
+    found = json.loads(line)
+    assert found["benchmark"] == name and str(page) not in found["command"]
+    rows = found["rows"]
+    assert len(rows) == len(ROWS[script])
+    for row, expected in zip(rows, ROWS[script], strict=True):
+        assert set(expected) <= set(row.values())
+    speeds = [value for row in rows for key, value in row.items() if key.endswith("/s") and value is not None]
+    assert len(speeds) >= 2 and all(0 < speed < 1e6 for speed in speeds)
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "\n".join(table).strip() in text
+    assert text.count("\n| ") == len(rows) + 2
+
+
+def test_flops_of_live_and_cached_differ_by_the_vision_tower(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    script = runpy.run_path(str(ROOT / "benchmarks" / "throughput.py"))
+    model = "vlkd-vit-large-patch14-bart-large"
+    options = {**script["recipe"](model), "report_to": "none", "use_cpu": True, "bf16": False}
+    live, cached = (script["flops_a_sample"](options, model, kind) for kind in (False, True))
+    # 24 layers of four maps and an MLP on 257 tokens, attention; 256 patches of 588 pixels; the projection
+    assert live - cached == (
+        24 * (2 * 257 * 12 * 1024**2 + 4 * 257**2 * 1024) + 2 * 256 * 588 * 1024 + 2 * 257 * 1024 * 768
+    )

@@ -1,0 +1,205 @@
+"""`vlkd estimate`: figures worked out by hand, what the configs and the recipe decide, and bad input."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch.utils.flop_counter import FlopCounterMode
+
+from modeling_vlkd import VLKDForConditionalGeneration
+from trainer.cli import main
+from trainer.cost import flops
+from trainer.cost.estimate import CC3M
+
+ROOT = Path(__file__).parents[3]
+LARGE = ROOT / "hub_configs" / "vlkd-vit-large-patch14-bart-large" / "train.yaml"
+BASE = ROOT / "hub_configs" / "vlkd-vit-base-patch16-bart-base" / "train.yaml"
+
+
+@pytest.fixture(autouse=True)
+def in_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def estimate(capsys, config: Path, *flags: str) -> dict:
+    assert main(["estimate", "--config", str(config), "--device-flops", "989e12", "--json", *flags]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(capsys, *argv: str) -> str:
+    assert main(["estimate", *argv]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("vlkd: error: ") and error.count("\n") == 1
+    return error
+
+
+def test_an_adapter_is_what_learns(capsys):
+    whole, adapted = estimate(capsys, BASE), estimate(capsys, BASE, "--lora_rank", "16")
+    # 6 encoder attentions and 12 of the decoder, two projections of 768 x 768 in each: 768 x 16 and 16 x 768.
+    adapter = 18 * 2 * 2 * 16 * 768
+    bart = whole["parameters"]["BART"]["all"]
+    assert adapted["parameters"]["BART"] == {"all": bart + adapter, "learning": adapter}
+    assert adapted["parameters"]["W_e and W_d"] == whole["parameters"]["W_e and W_d"]
+    maps = whole["parameters"]["W_e and W_d"]["all"]
+    weights = whole["memory_bytes"]["weights"] + 4 * (adapter + maps)  # PEFT keeps the maps it began with
+    assert adapted["memory_bytes"]["weights"] == weights and adapted["settings"]["lora_rank"] == 16
+    assert adapted["memory_bytes"]["gradients"] == 4 * (adapter + maps)
+    assert "lora_rank is 0" in refused(capsys, "--config", str(BASE), "--device-flops", "1e12", "--lora_rank", "0")
+
+
+def test_large(capsys):
+    found = estimate(capsys, LARGE)
+    assert found["parameters"] == {
+        "vision tower": {"all": 303_179_776 + 1024 * 768, "learning": 0},
+        # 49408 words and 77 places; 12 layers of 12 · 768² weights and 13 · 768 biases and norms; norm; projection
+        "teacher": {
+            "all": 49485 * 768 + 12 * (12 * 768**2 + 13 * 768) + 2 * 768 + 768**2,
+            "learning": 0,
+        },
+        "BART": {"all": 406_291_456, "learning": 406_291_456},
+        "W_e and W_d": {"all": 2 * 1024 * 768, "learning": 2 * 1024 * 768},
+    }
+    whole = 406_291_456 + 2 * 1024 * 768
+    assert found["memory_bytes"] == {
+        "weights": 4 * (whole + 303_179_776 + 1024 * 768 + 1),  # 1: CLIP's temperature
+        "gradients": 4 * whole,
+        "optimizer": 8 * 406_291_456 + 4 * 2 * 1024 * 768,  # the maps by Muon
+    }
+    assert found["cache_bytes"]["images, pooled"] == {"row": 1536, "all": 1536 * CC3M}
+    assert found["cache_bytes"]["images, patch"]["row"] == 394_752  # with the class token, which ITCL needs
+    assert found["cache_bytes"]["images, all"]["row"] == 394_752
+    assert found["cache_bytes"]["captions"] == {"row": 1536, "all": 1536 * CC3M}
+    # 24 layers: four maps and an MLP of 8 · 1024² on 257 tokens, attention; 256 patches of 588 pixels; projection
+    vision = 24 * (2 * 257 * 12 * 1024**2 + 4 * 257**2 * 1024) + 2 * 256 * 588 * 1024 + 2 * 257 * 1024 * 768
+    assert found["flops_per_sample"]["vision tower"] == vision
+    assert found["flops_per_sample"]["teacher"] == 12 * (2 * 15 * 12 * 768**2 + 4 * 15**2 * 768) + 2 * 768**2
+
+
+def test_cost_adds_up(capsys):
+    found = estimate(capsys, LARGE, "--epochs", "4", "--samples", "1000", "--utilisation", "0.5")
+    part, cost = found["flops_per_sample"], found["cost"]
+    student = part["student forward"] + part["student backward"]
+    assert part.keys() == {"vision tower", "teacher", "student forward", "student backward"}
+    assert cost["live"]["flops"] == 1000 * (part["teacher"] + 4 * (part["vision tower"] + student))
+    assert cost["cached"]["flops"] == 1000 * (part["teacher"] + part["vision tower"] + 4 * student)
+    assert cost["live"]["hours"] == pytest.approx(cost["live"]["flops"] / (0.5 * 989e12 * 3600))
+    assert cost["live"]["samples_per_second"] == pytest.approx(4000 / (3600 * cost["live"]["hours"]))
+
+
+def test_recipe_decides(capsys):
+    assert estimate(capsys, BASE)["settings"]["epochs"] == 10
+    found = estimate(capsys, BASE, "--max_steps", "100", "--samples", "51200", "--freeze", "all")
+    assert found["settings"]["epochs"] == 0.5  # 100 batches of 256
+    assert found["parameters"]["BART"]["learning"] == 0
+    plain, replay = found["flops_per_sample"], estimate(capsys, BASE, "--replay_weight", "1")
+    assert replay["settings"]["document_tokens"] == 64 and "replay forward" not in plain
+    bart = VLKDForConditionalGeneration.config_class.from_pretrained(BASE.parent).text_config
+    assert replay["flops_per_sample"]["replay forward"] == flops.replay_forward(bart, 64)
+    for flag, name in (
+        ("--gradient_checkpointing", "gradient checkpointing"),
+        ("--contrastive_chunk_size=8", "contrastive chunks"),
+    ):
+        assert estimate(capsys, BASE, flag)["flops_per_sample"][name] > 0
+    reader = estimate(capsys, BASE, "--itdd_weight", "1")  # a second BART, which does not learn
+    more = {name: size - found["memory_bytes"][name] for name, size in reader["memory_bytes"].items()}
+    assert more["weights"] == 4 * found["parameters"]["BART"]["all"]
+    without = estimate(capsys, BASE, "--icti_weight", "0")["flops_per_sample"]["student backward"]
+    assert without < estimate(capsys, BASE)["flops_per_sample"]["student backward"] / 3
+
+
+def test_options_of_the_recipe_win_over_the_config_beside_it(capsys):
+    """hub_configs/microworld/config.json is that of train.yaml."""
+    plus = ROOT / "hub_configs" / "microworld" / "train_plus.yaml"
+    found, recipe = estimate(capsys, plus), yaml.safe_load(plus.read_text())
+    assert found["settings"]["image_projector"] == recipe["image_projector"] == "mlp"
+    options = {name: recipe[name] for name in ("image_projector", "image_token_expansion", "image_tokens")}
+    model = VLKDForConditionalGeneration.from_vision_text_pretrained(
+        recipe["clip"], recipe["bart"], projector_init="random", **options
+    )
+    maps = sum(p.numel() for part in (model.text_projection, model.image_projection) for p in part.parameters())
+    assert found["parameters"]["W_e and W_d"] == {"all": maps, "learning": maps}
+
+
+def test_folders_and_trained_models(capsys, clip_dir, bart_dir, vlkd_dir):
+    def figures(*flags: str) -> dict:
+        assert main(["estimate", "--clip", clip_dir, *flags, "--device-flops", "1e9", "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    joined, trained = figures("--bart", bart_dir), figures("--model", vlkd_dir)
+    assert joined["flops_per_sample"] == trained["flops_per_sample"]
+    assert joined["cache_bytes"]["images, all"]["row"] == 17 * 24 * 2
+
+
+def test_text(capsys):
+    assert main(["estimate", "--config", str(BASE), "--device-flops", "1e15"]) == 0
+    out = capsys.readouterr().out
+    assert "3,318,333 samples (CC3M's nominal size) × 10 epochs" in out and "image features live (recipe)" in out
+    assert "1000 TFLOP/s × 0.4" in out and "139,420,416" in out
+
+
+def test_page_shows_what_is_printed(capsys):
+    page = (ROOT / "docs" / "estimate.md").read_text(encoding="utf-8")
+    command = page.split("```bash\nvlkd ")[1].split("\n")[0]
+    assert main(command.split()) == 0
+    assert page.split("```\n")[2].strip() == capsys.readouterr().out.strip()
+
+
+def test_step_of_a_real_batch(model, processor, images):
+    """A whole training step, padding and all, as torch counts it."""
+    captions = ["a photo of a red circle", "two dogs on the grass, one cat under the table", "a cat", "a blue square"]
+    model = copy.deepcopy(model).train()
+    model.set_attn_implementation("eager")
+    prompts, texts = processor(images=images), processor(text=captions)
+    with FlopCounterMode(display=False) as counter:
+        output = model(
+            **prompts,
+            labels=texts["input_ids"],
+            caption_input_ids=texts["input_ids"],
+            caption_attention_mask=texts["attention_mask"],
+        )
+        similarity = output.text_embeds @ output.image_embeds.T
+        (output.loss + torch.logsumexp(similarity, dim=-1).mean()).backward()
+    lengths = prompts["input_ids"].shape[1], texts["input_ids"].shape[1]
+    row = flops.vision_forward(model.config) + flops.student_forward(model.config, *lengths)
+    row += flops.student_backward(model.config, *lengths)
+    assert 4 * row == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--device-flops", "0"], "device_flops is 0.0; it must be above 0"),
+        (["--device-flops", "nan"], "device_flops is nan"),
+        (["--device-flops", "fast"], "invalid float value: 'fast'"),
+        ([], "required: --device-flops"),
+        (["--device-flops", "1e12", "--utilisation", "0"], "utilisation is 0.0; it is a share"),
+        (["--device-flops", "1e12", "--utilisation", "40"], "utilisation is 40.0; it is a share"),
+        (["--device-flops", "1e12", "--samples", "0"], "samples is 0"),
+        (["--device-flops", "1e12", "--epochs", "-1"], "epochs is -1.0"),
+        (["--device-flops", "1e12", "--caption-tokens", "0"], "caption_tokens is 0"),
+        (["--device-flops", "1e12", "--freeze", "encoder"], "invalid choice: 'encoder'"),
+        (["--device-flops", "1e12", "--clip", "openai/clip-vit-base-patch16"], "name those, or move the recipe"),
+    ],
+)
+def test_bad_numbers(capsys, flags, message):
+    assert message in refused(capsys, "--config", str(LARGE), *flags)
+
+
+def test_bad_recipes(capsys, tmp_path, bart_dir):
+    recipe = yaml.safe_load(LARGE.read_text())
+    file = tmp_path / "train.yaml"
+    file.write_text(yaml.safe_dump({name: value for name, value in recipe.items() if name != "clip"}))
+    assert "clip is not set" in refused(capsys, "--config", str(file), "--device-flops", "1e12")
+    file.write_text(yaml.safe_dump({**recipe, "clip": bart_dir, "bart": bart_dir}))
+    assert "is a checkpoint of type 'bart', not 'clip'" in refused(
+        capsys, "--config", str(file), "--device-flops", "1e12"
+    )
+    shutil.copy(Path(bart_dir, "config.json"), tmp_path)
+    assert "holds the config of a 'bart', not of a 'vlkd'" in refused(
+        capsys, "--config", str(file), "--device-flops", "1e12"
+    )
+    assert "none.yaml cannot be read" in refused(capsys, "--config", "none.yaml", "--device-flops", "1e12")

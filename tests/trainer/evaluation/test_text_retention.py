@@ -1,0 +1,265 @@
+"""Denoising loss and text QA before and after; and `to_bart()` as GLUE's and XSum's scripts of transformers use it."""
+
+import copy
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from datasets import Dataset, load_dataset
+from huggingface_hub import HfApi
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorForSeq2Seq,
+    DataCollatorWithPadding,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+    TrainingArguments,
+)
+
+from modeling_vlkd.image_loading_vlkd import download
+from trainer.cli import main
+from trainer.data.infilling import TextInfilling, seeded_rng
+from trainer.evaluation.metrics_file import load_metrics
+from trainer.evaluation.retention import CORRUPTION, denoising_losses, loss_figures
+
+BART = str(Path(__file__).parents[3] / "microworld" / "teachers" / "bart")
+TEXTS = ["a photo of a red circle and a blue square", "two dogs", "the green triangle is left of it! one cat"]
+
+
+def test_the_loss_of_each_text_is_what_it_is_alone(model, processor):
+    bart, tokenizer = model.to_bart().eval(), processor.tokenizer
+    sums, counts = denoising_losses(bart, tokenizer, TEXTS, batch_size=2)
+    infilling = TextInfilling(tokenizer.mask_token_id, mask_ratio=0.3, mask_all_probability=0.0)
+    for number, text in enumerate(TEXTS):
+        ids = tokenizer(text).input_ids
+        corrupted = infilling(ids, seeded_rng(0, CORRUPTION, 0, number))
+        assert corrupted != ids or number == 1
+        with torch.no_grad():
+            loss = bart(torch.tensor([corrupted]), labels=torch.tensor([ids])).loss
+        assert counts[number] == len(ids)
+        assert sums[number] == pytest.approx(loss.item() * len(ids), rel=1e-5)
+
+
+def test_the_change_is_paired():
+    before = np.array([10.0, 40.0, 90.0, 20.0])
+    counts = np.array([10, 20, 30, 10])
+    worse = loss_figures({"after": (before + counts, counts), "before": (before, counts)})
+    (_, (after,)), (_, (was,)), (_, (change,)) = worse
+    assert (was["value"], after["value"], was["n"]) == (160 / 70, 230 / 70, 4)
+    assert was["low"] < was["value"] < was["high"]  # the documents differ much
+    # One nat a token more in every document: there is no doubt of that, whichever documents are drawn.
+    assert (change["value"], change["low"], change["high"]) == pytest.approx((1, 1, 1))
+
+
+def run(folder: Path, *argv: str) -> dict:
+    assert main(["evaluate", "--task", "text-retention", *argv, "--output_dir", str(folder)]) == 0
+    metrics = load_metrics(folder / "metrics.json")
+    return {(f["metric"], f["row"], f["condition"]): f for f in metrics["figures"]}
+
+
+def test_a_model_that_was_not_trained_forgot_nothing(micro_dir, tmp_path):
+    figures = run(tmp_path, "--before", BART, "--after", micro_dir, "--limit", "30")
+    for (metric, row, condition), figure in figures.items():
+        if condition == "before":
+            same = figures[metric, row, "after"]
+            assert [same[key] for key in ("value", "low", "high")] == [figure[key] for key in ("value", "low", "high")]
+        if "change" in row:
+            assert (figure["value"], figure["low"], figure["high"]) == (0, 0, 0)
+    assert figures["denoising loss", "nats per token", "before"]["n"] == 30
+    assert {metric for metric, _, _ in figures} == {"denoising loss", "text QA"}
+
+
+def test_a_model_that_was_shaken_forgot(model, processor, vlkd_dir, bart_dir, tmp_path, capsys):
+    shaken = copy.deepcopy(model)
+    torch.manual_seed(0)
+    for parameter in shaken.language_model.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    shaken.save_pretrained(tmp_path / "after")
+    processor.save_pretrained(tmp_path / "after")
+    text = tmp_path / "text"
+    Dataset.from_dict({"story": TEXTS * 4}).save_to_disk(text)
+    options = ("--dataset", str(text), "--split", "train", "--columns", "{text: story}")
+    figures = run(tmp_path, "--before", bart_dir, "--after", str(tmp_path / "after"), *options)
+    change = figures["denoising loss", "change", "after"]
+    assert set(metric for metric, _, _ in figures) == {"denoising loss"}  # no questions about a user's own text
+    assert change["low"] > 0 and change["n"] == 12
+    assert "denoising loss: change" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "--before is missing: task 'text-retention' needs it"),
+        (["--before", BART], "--after is missing"),
+        (["--before", BART, "--after", "{empty}"], "empty' is no checkpoint that can be read"),
+        (["--before", "{clip}", "--after", "{vlkd}"], "holds a model of type 'clip'; give a BART or a VLKD"),
+        (["--before", BART, "--after", "{vlkd}"], "have different vocabularies"),
+        (["--before", "{bart}", "--after", "{vlkd}", "--limit", "0"], "--limit 0 must be 1 or more"),
+        (["--before", "{bart}", "--after", "{vlkd}", "--model", "x"], "--model is of no use to task 'text-retention'"),
+        (
+            ["--before", "{bart}", "--after", "{vlkd}", "--predictions_only"],
+            "has no predictions to be scored elsewhere",
+        ),
+        (
+            ["--before", "{bart}", "--after", "{vlkd}", "--dataset", "{text}"],
+            "has no column 'text' (text); it has story",
+        ),
+        (
+            ["--before", "{bart}", "--after", "{vlkd}", "--dataset", "{text}", "--columns", "{text: story}"],
+            "row 1: column 'story' holds ''. Filter such rows out",
+        ),
+    ],
+)
+def test_bad_input(vlkd_dir, bart_dir, clip_dir, tmp_path, capsys, options, message):
+    Dataset.from_dict({"story": ["a", ""]}).save_to_disk(tmp_path / "text")
+    (tmp_path / "empty").mkdir()
+    names = {
+        "{empty}": str(tmp_path / "empty"),
+        "{vlkd}": vlkd_dir,
+        "{bart}": bart_dir,
+        "{clip}": clip_dir,
+        "{text}": str(tmp_path / "text"),
+    }
+    argv = [names.get(word, word) for word in options]
+    split = ["--split", "train"] if "{text}" in options else []
+    assert main(["evaluate", "--task", "text-retention", *argv, *split]) == 2
+    assert message in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------- GLUE and XSum
+
+
+@pytest.fixture
+def plain_bart(vlkd_dir, tmp_path, monkeypatch) -> str:
+    """What the page's one line writes."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_model").symlink_to(vlkd_dir)
+    page = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    (line,) = (line for line in page.splitlines() if line.startswith("python -c "))
+    exec(shlex.split(line)[2], {})
+    return str(tmp_path / "my_bart")
+
+
+def test_to_bart_is_the_bart_in_the_model(plain_bart, model):
+    bart = AutoModelForSeq2SeqLM.from_pretrained(plain_bart)
+    assert type(bart).__name__ == "BartForConditionalGeneration"
+    for name, tensor in model.to_bart().state_dict().items():
+        assert torch.equal(bart.state_dict()[name], tensor)
+
+
+def test_glue(plain_bart, tmp_path):
+    """The calls of transformers' run_glue.py, on SST-2-like rows: a classifier on the BART, by the plain Trainer."""
+    rows = ["sentence,label", *(f"a {'good' if n % 2 else 'bad'} photo of {n} dogs,{n % 2}" for n in range(16))]
+    (tmp_path / "sst2.csv").write_text("\n".join(rows))
+    dataset = load_dataset("csv", data_files=str(tmp_path / "sst2.csv"), split="train", cache_dir=str(tmp_path))
+    tokenizer = AutoTokenizer.from_pretrained(plain_bart)
+    model = AutoModelForSequenceClassification.from_pretrained(plain_bart, num_labels=2)
+    dataset = dataset.map(lambda batch: tokenizer(batch["sentence"], truncation=True), batched=True)
+    args = TrainingArguments(
+        str(tmp_path / "out"), num_train_epochs=20, learning_rate=5e-3, report_to="none", use_cpu=True, seed=0
+    )
+    trainer = Trainer(
+        model,
+        args,
+        train_dataset=dataset,
+        eval_dataset=dataset,
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=lambda result: {"accuracy": (result.predictions[0].argmax(-1) == result.label_ids).mean()},
+    )
+    trainer.train()
+    assert trainer.evaluate()["eval_accuracy"] == 1.0
+
+
+def test_xsum(plain_bart, tmp_path):
+    """The calls of transformers' run_summarization.py, on XSum-like rows: the BART itself, by the Seq2SeqTrainer."""
+    rows = [{"document": f"{word} {word} and a very long caption", "summary": word} for word in ("red", "two", "cat")]
+    (tmp_path / "xsum.json").write_text("\n".join(map(json.dumps, rows * 4)))
+    dataset = load_dataset("json", data_files=str(tmp_path / "xsum.json"), split="train", cache_dir=str(tmp_path))
+    tokenizer = AutoTokenizer.from_pretrained(plain_bart)
+    model = AutoModelForSeq2SeqLM.from_pretrained(plain_bart)
+    dataset = dataset.map(
+        lambda batch: tokenizer(batch["document"], text_target=batch["summary"], truncation=True),
+        batched=True,
+        remove_columns=dataset.column_names,
+    )
+    args = Seq2SeqTrainingArguments(
+        str(tmp_path / "out"),
+        num_train_epochs=40,
+        learning_rate=5e-3,
+        predict_with_generate=True,
+        generation_max_length=8,
+        report_to="none",
+        use_cpu=True,
+        seed=0,
+    )
+    trainer = Seq2SeqTrainer(
+        model,
+        args,
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        data_collator=DataCollatorForSeq2Seq(tokenizer, model),
+    )
+    trainer.train()
+    written = trainer.predict(dataset.select(range(3))).predictions
+    written = np.where(written < 0, tokenizer.pad_token_id, written)
+    assert [text.strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)] == [
+        "red",
+        "two",
+        "cat",
+    ]
+
+
+@pytest.fixture
+def script(tmp_path):
+    """A function that fetches one of transformers' example scripts."""
+
+    def fetch(path: str) -> str:
+        url = (
+            f"https://raw.githubusercontent.com/huggingface/transformers/v{transformers.__version__}/examples/pytorch"
+        )
+        try:
+            content = download(f"{url}/{path}")
+            HfApi().list_datasets(limit=1)
+        except Exception as error:
+            pytest.skip(f"the script comes from GitHub and its metric from the Hub: {error}")
+        (tmp_path / Path(path).name).write_bytes(content)
+        return str(tmp_path / Path(path).name)
+
+    return fetch
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "rows", "options", "metric"),
+    [
+        (
+            "text-classification/run_glue.py",
+            [{"sentence": f"a {word} photo", "label": label} for label, word in enumerate(("bad", "good"))],
+            ["--max_seq_length", "32"],
+            "eval_accuracy",
+        ),
+        (
+            "summarization/run_summarization.py",
+            [{"document": f"{word} and {word}", "summary": word} for word in ("red", "two")],
+            ["--predict_with_generate", "--max_source_length", "32", "--max_target_length", "16"],
+            "eval_rouge1",
+        ),
+    ],
+)
+def test_the_scripts_themselves(plain_bart, script, tmp_path, path, rows, options, metric):
+    (tmp_path / "rows.json").write_text("\n".join(map(json.dumps, rows * 8)))
+    files = ["--train_file", str(tmp_path / "rows.json"), "--validation_file", str(tmp_path / "rows.json")]
+    out = str(tmp_path / "out")
+    command = [sys.executable, script(path), "--model_name_or_path", plain_bart, "--do_train", "--do_eval", *files]
+    subprocess.run([*command, *options, "--num_train_epochs", "1", "--output_dir", out], check=True, timeout=500)
+    assert metric in json.loads(Path(out, "all_results.json").read_text())

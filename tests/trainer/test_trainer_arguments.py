@@ -1,0 +1,287 @@
+"""What `VLKDTrainer` builds from its arguments, and what it refuses."""
+
+import copy
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from caption_data import load
+from training_runs import build, counted_stream, make_parts, parameters, train_logs, with_texts
+from transformers import TrainerCallback
+
+from trainer import EpochDataset, VLKDDataCollator, VLKDTrainer, VLKDTrainingArguments
+from trainer.models import load_teacher
+
+
+@pytest.fixture
+def parts(model, processor, clip_dir, tmp_path, monkeypatch) -> SimpleNamespace:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    return make_parts(model, processor, clip_dir, str(tmp_path))
+
+
+def arguments(parts: SimpleNamespace, **options) -> VLKDTrainingArguments:
+    defaults = {"clip": parts.clip, "max_steps": 2, "save_strategy": "no", "per_device_train_batch_size": 4}
+    return VLKDTrainingArguments(parts.folder, use_cpu=True, disable_tqdm=True, **{**defaults, **options})
+
+
+# ---- what is built
+
+
+def test_four_arguments_are_enough(parts):
+    args = arguments(parts, mask_ratio=0.1, mask_all_probability=0.9, max_text_length=17, itdd_weight=0.5, seed=3)
+    trainer = VLKDTrainer(parts.model, args, train_dataset=load(), processing_class=parts.processor)
+    collator, tokens = trainer.data_collator, parts.processor.tokenizer
+    assert (collator.infilling.mask_ratio, collator.infilling.mask_all_probability) == (0.1, 0.9)
+    assert (collator.max_text_length, collator.seed, collator.readings) == (17, 3, True)
+    assert (collator.infilling.mask_token_id, collator.decoder_start_token_id) == (tokens.mask_token_id, 2)
+    trainer.train()
+
+    row = trainer.train_dataset[5]  # t of both captions, as CLIP's own text tower gives them
+    teacher, tokenizer = load_teacher(parts.clip)
+    inputs = tokenizer(row["caption"], padding=True, return_tensors="pt")
+    expected = torch.nn.functional.normalize(teacher(**inputs).text_embeds, dim=-1)
+    torch.testing.assert_close(torch.tensor(row["teacher_embeds"]).float().view(2, -1), expected, atol=1e-3, rtol=0)
+
+
+def test_length_is_cut_to_what_bart_reads(parts):
+    trainer = VLKDTrainer(parts.model, arguments(parts), train_dataset=load(), processing_class=parts.processor)
+    assert (trainer.args.max_text_length, trainer.data_collator.max_text_length) == (128, 64)
+
+
+def test_teacher_is_that_of_the_model_s_config(parts):
+    parts.model.config.base_models = [parts.clip, "some/bart"]
+    rows = {"train_dataset": EpochDataset(load()), "processing_class": parts.processor}
+    trainer = VLKDTrainer(parts.model, arguments(parts, clip=None), **rows)
+    trainer.train()
+    named = load_teacher(parts.clip)[0].state_dict()
+    assert all(torch.equal(value, named[name]) for name, value in trainer.teacher.state_dict().items())
+
+
+def test_no_teacher_is_loaded_for_cached_captions(parts):
+    embedded = VLKDTrainer(parts.model, arguments(parts), train_dataset=load(), processing_class=parts.processor)
+    rows = embedded.train_dataset.dataset
+    trainer = VLKDTrainer(
+        parts.model, arguments(parts, clip=None), train_dataset=rows, processing_class=parts.processor
+    )
+    trainer.train()
+    assert trainer.teacher is None and trainer.state.global_step == 2
+
+
+def test_datasets_given_later_are_prepared_too(parts):
+    trainer = build(parts)
+    for metrics in (trainer.evaluate(load(rows=5)), trainer.predict(load(rows=5), metric_key_prefix="eval").metrics):
+        assert metrics["eval_icti"] > 0
+
+
+def test_evaluation_of_the_training_rows_keeps_to_epoch_0(parts):
+    """One `EpochDataset` for both: training moves its epoch on, and evaluation draws as before."""
+    rows = EpochDataset(load())
+    args = arguments(parts, learning_rate=0.0, eval_strategy="epoch", max_steps=-1, num_train_epochs=3)
+    options = {"train_dataset": rows, "eval_dataset": rows, "processing_class": parts.processor}
+    trainer = VLKDTrainer(parts.model.eval(), args, **options)
+    trainer.train()
+    assert len({log["eval_icti"] for log in trainer.state.log_history if "eval_icti" in log}) == 1
+
+
+# ---- what is refused
+
+
+def test_own_collator_must_agree(parts):
+    def own(**options) -> VLKDDataCollator:
+        tokenizer = load_teacher(parts.clip)[1]
+        return VLKDDataCollator.from_args(arguments(parts, **options), parts.model.config, parts.processor, tokenizer)
+
+    def start(collator, **options) -> VLKDTrainer:
+        return VLKDTrainer(parts.model, arguments(parts, **options), train_dataset=load(), data_collator=collator)
+
+    start(own(mask_ratio=0.1, max_text_length=40), mask_ratio=0.1, max_text_length=40).train()
+    for name, value in {"mask_ratio": 0.1, "mask_all_probability": 0.9, "max_text_length": 40}.items():
+        with pytest.raises(ValueError, match=f"^{name} is {value} in the training arguments, but .* in data_collator"):
+            start(own(max_text_length=64), **{"max_text_length": 64, name: value})
+        with pytest.raises(ValueError, match=f"^{name} is {value} in the training arguments, but without effect"):
+            start(lambda rows: rows, **{name: value})
+    with pytest.raises(ValueError, match="^mask_ratio is 0.3 in the training arguments, but 0.1 in data_collator"):
+        start(own(mask_ratio=0.1, max_text_length=64), max_text_length=64)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"processing_class": None}, "processing_class is not set"),
+        ({"compute_loss_func": lambda *args: 0}, "compute_loss_func has no effect"),
+        (
+            {"train_dataset": load().rename_column("caption", "text")},
+            r"no column 'caption'; it has image, text, extra",
+        ),
+        ({"train_dataset": load().rename_column("image", "photo")}, "no column 'image'.*rename_column"),
+        ({"train_dataset": {"train": load()}}, r"holds the splits train; pass one of them.*dataset\['train'\]"),
+        ({"model": None}, "either a `model` or `model_init`"),
+    ],
+)
+def test_bad_arguments(parts, options, message):
+    given = {"model": parts.model, "train_dataset": load(), "processing_class": parts.processor, **options}
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        VLKDTrainer(args=arguments(parts), **given)
+
+
+def test_rows_without_a_caption_name_their_columns(parts):
+    trainer = build(parts, EpochDataset(load().rename_column("caption", "text")))
+    with pytest.raises(ValueError, match=r"row \d+ has no column 'caption'; it has .*text"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("options", [{"projection_learning_rate": 1e-3}, {"projection_optimizer": "muon"}])
+def test_options_that_an_optimizer_of_one_s_own_ignores(parts, options):
+    optimizer = torch.optim.SGD(parts.model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="have no effect on an optimizer"):
+        VLKDTrainer(
+            parts.model, arguments(parts, **options), processing_class=parts.processor, optimizers=(optimizer, None)
+        )
+
+
+@pytest.mark.parametrize("options", [{"data_seed": 1}, {"train_sampling_strategy": "sequential"}])
+def test_options_that_a_stream_ignores(parts, options):
+    with pytest.raises(ValueError, match=f"^{next(iter(options))} is .* no effect on a stream"):
+        build(parts, counted_stream(), **options)
+
+
+# ---- a new model for each run
+
+
+def test_model_init(parts):
+    """Each `train` starts from a new model, frozen as `args` say, and ends with the same weights."""
+    made = []
+
+    def init() -> torch.nn.Module:
+        made.append(copy.deepcopy(parts.model))
+        return made[-1]
+
+    args = arguments(parts, freeze="all", itdd_weight=1.0, projection_learning_rate=1e-2)
+    options = {"train_dataset": EpochDataset(load()), "processing_class": parts.processor}
+    trainer = VLKDTrainer(args=args, model_init=init, **options)
+    weights = []
+    for _ in range(2):
+        trainer.train()
+        weights.append(parameters(trainer.model))
+        assert trainer.model is made[-1] is not made[-2]
+        moved = {
+            name for name, value in weights[-1].items() if not torch.equal(value, parts.model.get_parameter(name))
+        }
+        assert moved == trainer.model.projection_parameter_names()
+    assert all(torch.equal(value, weights[0][name]) for name, value in weights[1].items())
+
+
+def test_hyperparameter_search(parts):
+    """What a trial sets reaches the model (freeze) and the batches (mask_ratio); the best of the trials is found."""
+    pytest.importorskip("optuna")
+    seen = []
+
+    def space(trial) -> dict:
+        return {
+            "learning_rate": trial.suggest_categorical("learning_rate", [1e-5, 3e-3]),
+            "freeze": trial.suggest_categorical("freeze", ["all"]),
+            "mask_ratio": trial.suggest_categorical("mask_ratio", [0.9]),
+        }
+
+    class Look(TrainerCallback):
+        def on_train_end(self, args, state, control, model=None, **kwargs) -> None:
+            trainable = {name for name, value in model.named_parameters() if value.requires_grad}
+            seen.append((args.learning_rate, trainable, trainer.data_collator.infilling.mask_ratio))
+
+    rows = EpochDataset(load())
+    trainer = VLKDTrainer(
+        args=arguments(parts, max_steps=10, eval_strategy="steps", eval_steps=10, report_to="none"),
+        model_init=lambda: copy.deepcopy(parts.model),
+        train_dataset=rows,
+        eval_dataset=EpochDataset(load()),
+        processing_class=parts.processor,
+        callbacks=[Look()],
+    )
+    import optuna
+
+    best = trainer.hyperparameter_search(
+        hp_space=space,
+        compute_objective=lambda metrics: metrics["eval_loss"],
+        direction="minimize",
+        n_trials=2,
+        sampler=optuna.samplers.BruteForceSampler(),
+    )
+    assert best.hyperparameters["learning_rate"] == 3e-3
+    assert sorted(rate for rate, _, _ in seen) == [1e-5, 3e-3]
+    for _, trainable, ratio in seen:
+        assert trainable == parts.model.projection_parameter_names() and ratio == 0.9
+
+
+# ---- the first log line of a run
+
+
+class StopAt(TrainerCallback):
+    """Ctrl-C in the middle of a logging window."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if state.global_step == self.step:
+            self.step = None
+            raise KeyboardInterrupt
+
+
+def test_a_second_run_logs_nothing_of_an_interrupted_one(parts):
+    """With a learning rate of 0 and rows in order, its first line is that of a run that was never interrupted."""
+    options = {"learning_rate": 0.0, "train_sampling_strategy": "sequential", "max_steps": 4, "logging_steps": 2}
+    expected = build(parts, **options)
+    expected.train()
+    trainer = build(parts, **options)
+    trainer.add_callback(StopAt(3))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    trainer.train()
+    names = ("loss", "ttdm", "itcl", "icti")
+    lines = [[{name: log[name] for name in names} for log in train_logs(run)] for run in (expected, trainer)]
+    assert lines[0][0] == pytest.approx(lines[1][0], rel=1e-6)
+
+
+class EvaluateAt(TrainerCallback):
+    """Evaluates as a step ends, before the log line of that step is written."""
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        self.trainer.evaluate()
+        control.should_log = True  # which the evaluation's own log line has taken back
+
+
+def test_evaluation_by_a_callback_leaves_the_log_whole(parts):
+    """And takes no part in samples_per_second: evaluation is made to take far longer than the steps."""
+    trainer = build(parts, max_steps=2, logging_steps=1)
+    callback = EvaluateAt()
+    callback.trainer = trainer
+    trainer.add_callback(callback)
+    evaluation_loop = trainer.evaluation_loop
+
+    def slow(*args, **kwargs):
+        time.sleep(2)
+        return evaluation_loop(*args, **kwargs)
+
+    trainer.evaluation_loop = slow
+    trainer.train()
+    assert [log["step"] for log in train_logs(trainer)] == [1, 2]
+    assert all(log["samples_per_second"] > 4 / 2 for log in train_logs(trainer))
+
+
+def test_checkpoints_are_limited(parts):
+    build(parts, max_steps=4, save_strategy="steps", save_steps=1).train()
+    assert sorted(path.name for path in Path(parts.folder).glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
+
+
+def test_log_by_the_user_is_no_line_of_training(parts):
+    trainer = build(parts)
+    trainer.log({"loss": 1.0})
+    assert trainer.state.log_history[-1]["loss"] == 1.0 and "ttdm" not in trainer.state.log_history[-1]
+
+
+def test_documents_reach_the_built_collator(parts):
+    trainer = build(parts, with_texts(), replay_weight=1.0)
+    trainer.train()
+    assert train_logs(trainer)[0]["replay"] > 0

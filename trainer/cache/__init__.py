@@ -1,0 +1,1 @@
+"""CLIP's outputs, computed once and kept on disk."""

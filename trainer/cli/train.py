@@ -1,0 +1,68 @@
+"""`vlkd train`: a flat YAML file becomes a trained model."""
+
+import argparse
+from dataclasses import fields
+from typing import Any
+
+import torch
+
+from trainer.arguments import DataArguments, ModelArguments, VLKDTrainingArguments
+from trainer.build import build_trainer
+from trainer.vlkd_trainer import VLKDTrainer
+
+ARGUMENTS = (ModelArguments, DataArguments, VLKDTrainingArguments)
+
+
+def add_command(commands: Any) -> None:
+    parser = commands.add_parser("train", dataclass_types=ARGUMENTS, help="join CLIP and BART, and distil")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, evaluate if there is a split for it, and leave the complete model in `output_dir`, an adapter merged.
+
+    `resume_from_checkpoint` is a checkpoint's folder, or `true` for the newest one in `output_dir`.
+    """
+    model_args, data_args, training_args = read_arguments(args)
+    if training_args.device.type == "cpu":
+        torch.set_flush_denormal(True)  # denormal numbers slow small models down manyfold
+    trainer = build_trainer(model_args, data_args, training_args)
+    metrics = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint).metrics
+    if model_args.lora_rank is not None:
+        trainer.model = trainer.model.merge_and_unload()
+    trainer.save_model()
+    if trainer.eval_dataset is not None:
+        metrics |= last_evaluation(trainer) or trainer.evaluate()
+    trainer.save_metrics("all", metrics)
+    trainer.save_state()
+    trainer.end()
+    return 0
+
+
+def last_evaluation(trainer: VLKDTrainer) -> dict[str, float]:
+    """The metrics of the trained model, if training ended with an evaluation of it; else none."""
+    if trainer.args.load_best_model_at_end:
+        return {}
+    state = trainer.state
+    found = [log for log in state.log_history if "eval_loss" in log and log["step"] == state.global_step]
+    return {name: value for name, value in found[-1].items() if name != "step"} if found else {}
+
+
+def read_arguments(args: argparse.Namespace) -> tuple[ModelArguments, DataArguments, VLKDTrainingArguments]:
+    """The three parts of a run's options.
+
+    Raises:
+        ValueError: a value is out of its range, or two contradict each other.
+    """
+    values = vars(args)
+    model_args, data_args, training_args = (
+        kind(**{field.name: values[field.name] for field in fields(kind) if field.init}) for kind in ARGUMENTS
+    )
+    if model_args.bart is not None and training_args.clip is None:
+        raise ValueError("clip is not set; name the CLIP checkpoint that is joined with bart.")
+    if training_args.replay_weight and data_args.text_dataset is None:
+        raise ValueError(
+            f"replay_weight is {training_args.replay_weight}, which requires text_dataset: name a dataset of plain "
+            "text, or set replay_weight to 0."
+        )
+    return model_args, data_args, training_args

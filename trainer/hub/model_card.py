@@ -1,0 +1,95 @@
+"""The model card of a trained model: the template, with the recipe and the figures that were measured."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard
+
+from modeling_vlkd import VLKDConfig
+from modeling_vlkd.card_vlkd import MARK, NO_FIGURES, NO_RECIPE, model_card
+from trainer.evaluation.metrics_file import markdown_report
+from trainer.hub.train_config import load_recipe, published
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+METRIC_TYPES = {name: name for name in ("cider", "bleu", "meteor", "rouge", "spice", "f1", "loss")} | {"r@": "recall"}
+TASKS = {"vqa": "visual-question-answering", "text qa": "question-answering", "retrieval": "feature-extraction"}
+
+
+def card_by_hand(folder: str | os.PathLike) -> str | None:
+    """The README.md of a folder, if it is not one that `make_card` made."""
+    readme = Path(folder, "README.md")
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else MARK
+    return None if MARK in text else text
+
+
+def make_card(
+    folder: str | os.PathLike, config: VLKDConfig, repo_id: str, metrics: dict[str, Any] | None = None
+) -> ModelCard:
+    """The card of a model.
+
+    Args:
+        folder: of the model; its train.yaml is read.
+        config: of the model.
+        repo_id: where it goes: "user/name".
+        metrics: what `load_metrics` gave, or None: then the card has no figure.
+    """
+    recipe, bases = published(load_recipe(folder)), config.base_models
+    if not bases and all(_is_hub_name(recipe.get(name)) for name in ("clip", "bart")):
+        bases = [recipe["clip"], recipe["bart"]]
+    text = model_card(
+        config,
+        repo_id,
+        bases,
+        recipe=recipe_section(recipe) if recipe else NO_RECIPE,
+        evaluation=evaluation_section(metrics) if metrics else NO_FIGURES,
+    )
+    card = ModelCard(text)
+    named = [recipe.get("dataset"), recipe.get("text_dataset")]
+    named = [name for part in named for name in (part if isinstance(part, list) else [part])]
+    card.data.datasets = [name for name in named if _is_hub_name(name)] or None
+    if metrics:
+        card.data.model_name = repo_id.split("/")[-1]
+        card.data.eval_results = eval_results(metrics)
+    return card
+
+
+def recipe_section(recipe: dict[str, Any]) -> str:
+    """The recipe as a Markdown table."""
+    lines = ["`vlkd train --config train.yaml`, with the `train.yaml` of this repository:", "", "| key | value |"]
+    return "\n".join([*lines, "| --- | --- |", *(f"| {name} | `{value}` |" for name, value in recipe.items())])
+
+
+def evaluation_section(metrics: dict[str, Any]) -> str:
+    """The figures as a Markdown table: the model's, with interval and n, and the controls beside them."""
+    of = " ".join(f"{name} `{metrics[name]}`" for name in ("dataset", "split", "recipe", "task") if metrics.get(name))
+    return f"From `metrics.json` ({of}):\n\n{markdown_report(metrics)}"
+
+
+def eval_results(metrics: dict[str, Any]) -> list[EvalResult]:
+    """The model's own figures (the first condition's) for the Hub's `model-index`."""
+    own = metrics["figures"][0]["condition"]
+
+    def kind(kinds: dict[str, str], text: str, otherwise: str) -> str:
+        return next((kind for name, kind in kinds.items() if name in text.lower()), otherwise)
+
+    return [
+        EvalResult(
+            task_type=kind(TASKS, metric, "image-to-text"),
+            dataset_type=metrics["dataset"],
+            dataset_name=metrics["dataset"],
+            dataset_split=metrics["split"],
+            metric_type=kind(METRIC_TYPES, f"{metric}: {figure['row']}", "accuracy"),
+            metric_name=f"{metric}: {figure['row']}",
+            metric_value=figure["value"],
+            metric_args={key: figure[key] for key in ("n", "low", "high")},
+        )
+        for figure in metrics["figures"]
+        if figure["condition"] == own
+        for metric in [figure["metric"]]
+    ]
+
+
+def _is_hub_name(name: Any) -> bool:
+    return isinstance(name, str) and bool(HUB_NAME.fullmatch(name)) and not os.path.exists(name)
