@@ -59,7 +59,7 @@ def measure(size: tuple[int, int], checkpoints: dict[str, str], args: Namespace)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         options = recipe(args.model) | checkpoints | photographs(folder / "images", args.images, size)
-        options |= {"per_device_train_batch_size": args.batch, "use_cpu": True, "image_features": "off"}
+        options |= {"per_device_train_batch_size": args.batch, "use_cpu": True, "cache_image_features": "none"}
         options |= {"output_dir": str(folder / "out"), "cache_dir": str(folder / "cache")}
         for workers in args.workers:
             config = write_config({**options, "dataloader_num_workers": workers}, folder / "train.yaml")

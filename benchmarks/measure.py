@@ -76,8 +76,14 @@ def photographs(folder: Path, count: int, size: tuple[int, int]) -> dict[str, An
             os.link(first, file)
         lines.append(json.dumps({"file_name": file.name, "caption": captions[number % DISTINCT]}))
     (folder / "metadata.jsonl").write_text("\n".join(lines))
-    columns = {"image_column": "image", "caption_column": "caption", "train_split": "train"}
-    return {"dataset": str(folder), "dataset_kwargs": None, **columns, "eval_split": None, "eval_strategy": "no"}
+    columns = {"image_column": "image", "caption_column": "caption", "dataset_train_split": "train"}
+    return {
+        "dataset_name": str(folder),
+        "dataset_kwargs": None,
+        **columns,
+        "dataset_test_split": None,
+        "eval_strategy": "no",
+    }
 
 
 def write_config(options: dict[str, Any], file: Path) -> Path:

@@ -5,7 +5,7 @@
 
 Each model has the shape of its folder in hub_configs/ and random weights, its recipe, and photographs
 made here. Each run is `vlkd train` in a process of its own; the images' features are cached by `vlkd cache` before,
-which is timed too. Counted are the model's own floating point operations (trainer/cost/flops.py), on captions of 15 tokens.
+which is timed too. Counted are the model's own floating point operations (trainer/cost/), on captions of 15 tokens.
 """
 
 import shutil
@@ -62,7 +62,7 @@ def measure(model: str, args: Namespace) -> list[dict[str, Any]]:
         options |= photographs(folder / "images", count, tuple(args.size))
         options |= {"per_device_train_batch_size": args.batch, "dataloader_num_workers": args.workers}
         options |= {"use_cpu": not torch.cuda.is_available(), "output_dir": str(folder / "out")}
-        options |= {"image_features": "off", "cache_dir": str(folder / "cache")}
+        options |= {"cache_image_features": "none", "cache_dir": str(folder / "cache")}
         peak = args.device_flops or peak_flops(is_bf16_fast(find_device()))
         rows = [row(model, "live", train(options, folder, args.steps), None, options, peak)]
         options["image_features"] = "all"

@@ -28,7 +28,7 @@ def prompt_and_target(row: dict[str, Any], processor: VLKDProcessor) -> tuple[st
     if row.get("caption"):
         return "<mask>", row["caption"]
     if row.get("question") and row.get("answer"):
-        prompt = processor.question(row["question"])
+        prompt = processor.build_vqa_prompt(row["question"])
         return prompt, prompt.replace("<mask>", row["answer"])
     raise ValueError(
         f"The row {row} has no `caption`, and no `question` with its `answer`; metadata.jsonl gives them."

@@ -1,11 +1,10 @@
-"""The microworld as `datasets`: `microworld.dataset:load` gives images with captions, `:load_text` plain text."""
+"""The microworld as `datasets`: `microworld.dataset:load` gives images with captions."""
 
 import random
 from itertools import islice
 
 from datasets import Dataset, Features, Image, List, Value
 
-from microworld.world.corpus import document
 from microworld.world.language import caption, statements
 from microworld.world.rendering import render
 from microworld.world.scenes import scenes
@@ -38,15 +37,3 @@ def load(
             said += rng.sample(statements(scene), min(statements_per_image, len(statements(scene))))
         columns["captions"].append(said)
     return Dataset.from_dict(columns, Features({"image": Image(), "captions": List(Value("string"))}))
-
-
-def load_text(split: str = "train", size: int = 20_000, seed: int = 0) -> Dataset:
-    """Plain text of the kind BART was pretrained on, in the column `text`: for the text replay.
-
-    Raises:
-        ValueError: for any split but "train": the corpus is all there is.
-    """
-    if split != "train":
-        raise ValueError(f"split={split!r}: the text corpus has the split 'train' only.")
-    rng = random.Random(f"text-{seed}")
-    return Dataset.from_dict({"text": ["".join(s.text for s in document(rng)) for _ in range(size)]})

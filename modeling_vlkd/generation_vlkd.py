@@ -19,7 +19,7 @@ class VLKDEncoder(nn.Module):
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
-        self.encode = model.encode  # a bound method, so that the model does not become a submodule
+        self.encode = model.encode_multimodal  # a bound method, so that the model does not become a submodule
 
     def forward(
         self,

@@ -11,7 +11,7 @@ import torch
 LFS_POINTER = b"version https://git-lfs"
 
 
-class WholeCheckpoint:
+class StrictLoadingMixin:
     """For models: `from_pretrained` refuses a checkpoint that lacks a weight, or has one of another shape."""
 
     @classmethod

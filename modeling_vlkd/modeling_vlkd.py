@@ -148,13 +148,13 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         Chooses what of BART learns; the two maps always do, CLIP never does.
 
         Args:
-            part: `"nothing"`; `"decoder"` (with the head and the embeddings tied to it; the encoder learns); `"all"`.
+            part: `"none"`; `"decoder"` (with the head and the embeddings tied to it; the encoder learns); `"all"`.
 
         Raises:
             ValueError: `part` is none of these.
         """
-        if part not in ("nothing", "decoder", "all"):
-            raise ValueError(f"`part`={part!r} is unknown; choose one of nothing, decoder, all.")
+        if part not in ("none", "decoder", "all"):
+            raise ValueError(f"`part`={part!r} is unknown; choose one of none, decoder, all.")
         self.language_model.requires_grad_(part != "all")
         if part == "decoder":
             self.language_model.get_decoder().requires_grad_(False)
@@ -176,7 +176,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
     def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
         return self.language_model.prepare_decoder_input_ids_from_labels(labels)
 
-    def encode(
+    def encode_multimodal(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -254,10 +254,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         labels: torch.LongTensor | None = None,
         caption_input_ids: torch.LongTensor | None = None,
         caption_attention_mask: torch.Tensor | None = None,
-        replay_input_ids: torch.LongTensor | None = None,
-        replay_attention_mask: torch.Tensor | None = None,
-        replay_decoder_input_ids: torch.LongTensor | None = None,
-        reading_decoder_input_ids: torch.LongTensor | None = None,
+        itdd_decoder_input_ids: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -279,11 +276,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
             labels: (batch, target_tokens), -100 where ignored; not shifted: `logits[:, i]` predicts `labels[:, i]`.
             caption_input_ids: (batch, caption_tokens), the clean caption, for `text_embeds`.
             caption_attention_mask: (batch, caption_tokens).
-            replay_input_ids: (documents, document_tokens), corrupted plain text, for `replay_logits`: BART's own task,
-                in the same call because DDP and FSDP allow a training step only one.
-            replay_attention_mask: (documents, document_tokens).
-            replay_decoder_input_ids: (documents, target_tokens).
-            reading_decoder_input_ids: (batch, reading_tokens), any text, for `reading_states`: the decoder's, where it
+            itdd_decoder_input_ids: (batch, itdd_tokens), any text, for `itdd_hidden_states`: the decoder's, where it
                 has written this and attends to the image and the default prompt.
             num_items_in_batch: number of labels the loss is the mean of, where not those of this call.
 
@@ -295,7 +288,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
             caption = self.get_text_features(caption_input_ids, caption_attention_mask, return_dict=True)
             text_embeds = caption.pooler_output
         if encoder_outputs is None:
-            encoder_outputs = self.encode(
+            encoder_outputs = self.encode_multimodal(
                 input_ids,
                 attention_mask,
                 pixel_values,
@@ -326,19 +319,15 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
             return_dict=True,
             **kwargs,
         )
-        loss = replay_logits = None
+        loss = None
         if labels is not None:
             loss = _language_modelling_loss(output.logits, labels, num_items_in_batch)
-        if replay_input_ids is not None:
-            replay = {"attention_mask": replay_attention_mask, "decoder_input_ids": replay_decoder_input_ids}
-            replay_logits = self.language_model(replay_input_ids, **replay, use_cache=False, return_dict=True).logits
-        reading_states = None
-        if reading_decoder_input_ids is not None:
-            reading_states = self._read(encoder_outputs[0], input_ids.shape[1], reading_decoder_input_ids)
+        itdd_hidden_states = None
+        if itdd_decoder_input_ids is not None:
+            itdd_hidden_states = self._read(encoder_outputs[0], input_ids.shape[1], itdd_decoder_input_ids)
         image_embeds = getattr(encoder_outputs, "image_embeds", None)
         embeds = {"image_embeds": image_embeds, "text_embeds": text_embeds}
-        extras = {"replay_logits": replay_logits, "reading_states": reading_states}
-        return VLKDSeq2SeqLMOutput(**{**output, "loss": loss}, **embeds, **extras)
+        return VLKDSeq2SeqLMOutput(**{**output, "loss": loss}, **embeds, itdd_hidden_states=itdd_hidden_states)
 
     def _read(self, memory, text_tokens: int, decoder_input_ids) -> tuple[torch.FloatTensor, ...]:
         """The decoder's states of each layer at the image of `memory` and the default prompt."""

@@ -60,12 +60,10 @@ class VLKDSeq2SeqLMOutput(Seq2SeqLMOutput):
         encoder_last_hidden_state: (batch, image_tokens + text_tokens, d_model), the decoder's memory.
         image_embeds: (batch, d_j), unit norm: CLIP's image embedding; None without images.
         text_embeds: (batch, d_j), unit norm: embedding of the caption; None without `caption_input_ids`.
-        replay_logits: (documents, target_tokens, vocab_size); None without `replay_input_ids`.
-        reading_states: the decoder's states of each layer at the image, each (batch, reading_tokens, d_model); None
-            without `reading_decoder_input_ids`.
+        itdd_hidden_states: the decoder's states of each layer at the image, each (batch, itdd_tokens, d_model); None
+            without `itdd_decoder_input_ids`.
     """
 
     image_embeds: torch.FloatTensor | None = None
     text_embeds: torch.FloatTensor | None = None
-    replay_logits: torch.FloatTensor | None = None
-    reading_states: tuple[torch.FloatTensor, ...] | None = None
+    itdd_hidden_states: tuple[torch.FloatTensor, ...] | None = None

@@ -105,13 +105,13 @@ class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
             raise ValueError(f"{list(example)} has neither an `image` nor a `text`; give one of them, or both.")
         if image is None:
             return {**self.processor(text=[text], truncation=truncation), "prompt": "", "input_text": text}
-        prompt = self.prompt(text)
+        prompt = self.build_prompt(text)
         features = self.processor(images=[read_image(image, timeout=timeout)], text=[prompt], truncation=truncation)
         return {**features, "prompt": prompt, "input_text": text or ""}
 
-    def prompt(self, text: str | None) -> str:
+    def build_prompt(self, text: str | None) -> str:
         """The prompt that stands for the user's `text`."""
-        return self.processor.prompt(text)
+        return self.processor.build_prompt(text)
 
     def _forward(self, model_inputs: dict[str, Any], generate_kwargs: dict | None = None) -> ModelOutput:
         names = {name: model_inputs.pop(name) for name in ("prompt", "input_text")}
@@ -193,11 +193,11 @@ class VLKDVisualQuestionAnsweringPipeline(VLKDImageTextToTextPipeline):
             raise ValueError(f"`image` is not given: the question's dict has {list(example)}; a question needs one.")
         return super().preprocess(example, *args, **kwargs)
 
-    def prompt(self, text: str | None) -> str:
+    def build_prompt(self, text: str | None) -> str:
         """The user's question as a prompt."""
         if not text:
             raise ValueError("`question` is not given; give a question for each image, or dicts with `question`.")
-        return self.processor.prompt(text) if MASK in text else self.processor.question(text)
+        return self.processor.build_prompt(text) if MASK in text else self.processor.build_vqa_prompt(text)
 
     def _forward(
         self, model_inputs: dict[str, Any], generate_kwargs: dict | None = None, answers: int | None = None

@@ -141,7 +141,7 @@ class VLKDProcessor(ProcessorMixin):
         self._check_tokens(tokens["input_ids"], prompts=images is not None)
         return BatchFeature({**tokens, **features})
 
-    def prompt(self, text: str | None = None) -> str:
+    def build_prompt(self, text: str | None = None) -> str:
         """
         The prompt that stands for `text` beside an image: with one `<mask>`, where the answer goes.
 
@@ -159,9 +159,9 @@ class VLKDProcessor(ProcessorMixin):
         """The tokenizer's, by which `Seq2SeqTrainer` pads generated ids."""
         return self.tokenizer.pad_token_id
 
-    def question(self, text: str) -> str:
+    def build_vqa_prompt(self, text: str) -> str:
         """The prompt that asks a question: "Question: {text} Answer: <mask>"."""
-        return self.prompt(VQA_PROMPT.format(question=text.strip()))
+        return self.build_prompt(VQA_PROMPT.format(question=text.strip()))
 
     def post_process_generation(
         self,
@@ -208,7 +208,7 @@ class VLKDProcessor(ProcessorMixin):
             raise ValueError(f"{images} image(s) but {len(texts)} text(s) are given; give one text for each image.")
         # The space before the answer belongs to its first token, and must not stay behind as a token of its own.
         mask = self.tokenizer.mask_token
-        return [re.sub(rf"\s+{re.escape(mask)}", mask, self.prompt(text)) for text in texts]
+        return [re.sub(rf"\s+{re.escape(mask)}", mask, self.build_prompt(text)) for text in texts]
 
     def _check_tokens(self, input_ids, prompts: bool) -> None:
         """Raises a ValueError for rows that BART has no positions for, and for prompts that truncation spoilt."""

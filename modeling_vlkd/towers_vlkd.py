@@ -11,11 +11,11 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .card_vlkd import CardMixin
 from .configuration_vlkd import VLKDConfig
-from .loading_vlkd import WholeCheckpoint
+from .loading_vlkd import StrictLoadingMixin
 from .padding_vlkd import encode_from_left, left_padding
 
 
-class VLKDPreTrainedModel(WholeCheckpoint, CardMixin, PreTrainedModel):
+class VLKDPreTrainedModel(StrictLoadingMixin, CardMixin, PreTrainedModel):
     """What `VLKDModel` and `VLKDForConditionalGeneration` share; neither is made of it alone."""
 
     config: VLKDConfig

@@ -138,12 +138,12 @@ def test_recipe_is_read(recipe, tmp_path):
     flags = [*flags_of_config(path), "--use_cpu", "--output_dir", str(tmp_path)]
     model, data, training, *_ = CommandParser(ARGUMENTS).parse_args_into_dataclasses(flags)
     given = yaml.safe_load(Path(path).read_text())
-    assert (training.clip, model.bart, data.dataset) == (given["clip"], given["bart"], [given["dataset"]])
+    assert (training.clip, model.bart, data.dataset_name) == (given["clip"], given["bart"], [given["dataset_name"]])
     assert (training.learning_rate, training.mask_ratio) == (given["learning_rate"], given["mask_ratio"])
     if not recipe.startswith("microworld"):
-        assert (data.dataset, data.image_column, data.caption_column) == (["pixparse/cc3m-wds"], ["jpg"], ["txt"])
+        assert (data.dataset_name, data.image_column, data.caption_column) == (["pixparse/cc3m-wds"], ["jpg"], ["txt"])
         assert (training.ttdm_weight, training.itcl_weight, training.icti_weight) == (1, 1, 1)
-        assert (model.image_projector, training.freeze, training.replay_weight) == ("linear", "nothing", 0)
+        assert (model.image_projector, training.freeze) == ("linear", "none")
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

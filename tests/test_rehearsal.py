@@ -20,8 +20,8 @@ from datasets import load_dataset
 from transformers import AutoTokenizer
 from trainer.data.sources import load_split
 from trainer.evaluation.datasets import Where, load_examples
-from trainer.evaluation.tasks import load_task
-from trainer.cache.clip_features import load_teacher
+from trainer.evaluation.tasks.task import load_task
+from trainer.models import load_teacher
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 
 clip, bart = "openai/clip-vit-base-patch16", "facebook/bart-base"

@@ -12,7 +12,7 @@ from trainer.precision import find_device, log_training_precision, training_bf16
 
 # Options of ModelArguments that are fields of VLKDConfig, by the same names.
 CONFIG_OPTIONS = ("image_tokens", "image_projector", "image_token_expansion", "patch_attention", "prompt_in_encoder")
-WEIGHTS = ("ttdm_weight", "itcl_weight", "icti_weight", "replay_weight", "itdd_weight")
+WEIGHTS = ("ttdm_weight", "itcl_weight", "icti_weight", "itdd_weight")
 # Options of `TrainingArguments` that would have no effect, or a wrong one: the values allowed, and the reason.
 RESTRICTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "label_smoothing_factor": ((0,), "the losses of VLKD have no label smoothing"),
@@ -51,9 +51,11 @@ class ModelArguments:
     _argument_group_name = "model"
 
     bart: str | None = field(
-        default=None, metadata={"help": "BART checkpoint to start from, joined with clip; or give model."}
+        default=None, metadata={"help": "BART checkpoint to start from, joined with clip; or give model_name_or_path."}
     )
-    model: str | None = field(default=None, metadata={"help": "VLKD checkpoint to train further, in place of bart."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "VLKD checkpoint to train further, in place of bart."}
+    )
     image_projector: Literal["linear", "mlp"] = field(
         default="linear",
         metadata={"help": "W_d, from the joint space to BART's width: the paper's linear map, or our MLP."},
@@ -92,13 +94,15 @@ class ModelArguments:
     )
 
     def __post_init__(self):
-        if (self.bart is None) == (self.model is None):
-            raise ValueError("set either bart (start from CLIP and BART) or model (train a VLKD checkpoint further).")
+        if (self.bart is None) == (self.model_name_or_path is None):
+            raise ValueError(
+                "set either bart (start from CLIP and BART) or model_name_or_path (train a VLKD checkpoint further)."
+            )
 
 
 @dataclass
 class DataArguments:
-    """The images and captions, and the plain text of the replay. docs/data.md has an example of each.
+    """The images and captions. docs/data.md has an example of each.
 
     A dataset is named by a local folder, a hub name, a COCO caption file, or `module:function`, which is called as
     `function(split=..., **kwargs)` and returns a `datasets.Dataset`; the working directory is importable.
@@ -106,11 +110,11 @@ class DataArguments:
 
     _argument_group_name = "data"
 
-    dataset: list[str] | None = field(
+    dataset_name: list[str] | None = field(
         default=None,
         metadata={"help": "Images and captions: folder, hub name, COCO file or module:function; or several of them."},
     )
-    dataset_weights: list[float] | None = field(
+    dataset_probabilities: list[float] | None = field(
         default=None,
         metadata={
             "help": "How often rows of each dataset are drawn; if unset, each row of all is seen once an epoch."
@@ -119,23 +123,25 @@ class DataArguments:
     dataset_kwargs: dict | str | None = field(
         default=None, metadata={"help": "Further arguments of load_dataset or the function, as {name: value}."}
     )
-    image_root: str | None = field(
+    image_dir: str | None = field(
         default=None, metadata={"help": "Folder of the images that a COCO file or a column of file names names."}
     )
     streaming: bool = field(
         default=False,
         metadata={"help": "Read shards one after the other, as for tar files and data larger than the disk."},
     )
-    shuffle_buffer: int = field(
+    shuffle_buffer_size: int = field(
         default=1000, metadata={"help": "Rows that each worker shuffles together when streaming; 0 keeps the order."}
     )
     on_error: Literal["skip", "raise"] = field(
         default="skip",
         metadata={"help": "Pass flawed rows over and list them in skipped.jsonl, or stop at the first."},
     )
-    max_skipped: float = field(default=0.01, metadata={"help": "The share of flawed rows above which training stops."})
-    train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    eval_split: str | None = field(default=None, metadata={"help": "Split to evaluate on; none if unset."})
+    max_skipped_fraction: float = field(
+        default=0.01, metadata={"help": "The share of flawed rows above which training stops."}
+    )
+    dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    dataset_test_split: str | None = field(default=None, metadata={"help": "Split to evaluate on; none if unset."})
     image_column: list[str] = field(
         default_factory=lambda: ["image"], metadata={"help": "Column of images; or one for each dataset."}
     )
@@ -146,18 +152,8 @@ class DataArguments:
             "dataset."
         },
     )
-    text_dataset: str | None = field(
-        default=None,
-        metadata={
-            "help": "Plain text for the replay (replay_weight), named as dataset is, read from the same splits."
-        },
-    )
-    text_dataset_kwargs: dict | str | None = field(
-        default=None, metadata={"help": "As dataset_kwargs, for text_dataset."}
-    )
-    text_column: str = field(default="text", metadata={"help": "Column of documents in text_dataset."})
-    image_features: Literal["off", "pooled", "patch", "all"] = field(
-        default="off",
+    cache_image_features: Literal["none", "pooled", "patch", "all"] = field(
+        default="none",
         metadata={
             "help": "Compute CLIP's image features once and train from disk: all tokens (395 kB an image at L/14), "
             "patch (the same, since itcl needs the class token too), or pooled (1.5 kB; for image_tokens: pooled)."
@@ -168,30 +164,31 @@ class DataArguments:
     )
 
     def __post_init__(self):
-        if not self.dataset:
-            raise ValueError("dataset is not set: name a local folder, a dataset on the Hub or module:function.")
-        self.dataset = [self.dataset] if isinstance(self.dataset, str) else self.dataset
-        self.image_column = _one_for_each("image_column", self.image_column, self.dataset)
-        self.caption_column = _one_for_each("caption_column", self.caption_column, self.dataset)
+        if not self.dataset_name:
+            raise ValueError("dataset_name is not set: name a local folder, a dataset on the Hub or module:function.")
+        self.dataset_name = [self.dataset_name] if isinstance(self.dataset_name, str) else self.dataset_name
+        self.image_column = _one_for_each("image_column", self.image_column, self.dataset_name)
+        self.caption_column = _one_for_each("caption_column", self.caption_column, self.dataset_name)
         self.dataset_kwargs = _as_dict("dataset_kwargs", self.dataset_kwargs)
-        self.text_dataset_kwargs = _as_dict("text_dataset_kwargs", self.text_dataset_kwargs)
-        if self.dataset_weights is not None:
-            _check_weights(self.dataset_weights, self.dataset)
-        if self.shuffle_buffer < 0:
-            raise ValueError(f"shuffle_buffer is {self.shuffle_buffer}; it is a number of rows, or 0 for none.")
-        if not 0 <= self.max_skipped <= 1:
-            raise ValueError(f"max_skipped is {self.max_skipped}; it is a share from 0 to 1.")
-        if self.streaming and self.image_features != "off":
+        if self.dataset_probabilities is not None:
+            _check_weights(self.dataset_probabilities, self.dataset_name)
+        if self.shuffle_buffer_size < 0:
             raise ValueError(
-                f"image_features is {self.image_features}, which needs rows by number; set it to off, or streaming to "
-                "false."
+                f"shuffle_buffer_size is {self.shuffle_buffer_size}; it is a number of rows, or 0 for none."
+            )
+        if not 0 <= self.max_skipped_fraction <= 1:
+            raise ValueError(f"max_skipped_fraction is {self.max_skipped_fraction}; it is a share from 0 to 1.")
+        if self.streaming and self.cache_image_features != "none":
+            raise ValueError(
+                f"cache_image_features is {self.cache_image_features}, which needs rows by number; set it to none, or "
+                "streaming to false."
             )
 
     def sources(self) -> dict[str, Any]:
         """The options by their keys in train.yaml; a single dataset or column as itself, no list."""
         values = {**asdict(self), "cache_dir": None}
-        if len(self.dataset) == 1:
-            values["dataset"] = self.dataset[0]
+        if len(self.dataset_name) == 1:
+            values["dataset_name"] = self.dataset_name[0]
         columns = ("image_column", "caption_column")
         return values | {name: values[name][0] for name in columns if len(set(values[name])) == 1}
 
@@ -205,7 +202,9 @@ def _one_for_each(name: str, columns: list[str] | str, specs: list[str]) -> list
 
 def _check_weights(weights: list[float], specs: list[str]) -> None:
     if len(weights) != len(specs) or not all(weight > 0 for weight in weights):
-        raise ValueError(f"dataset_weights is {weights}; give a number above 0 for each of the {len(specs)} datasets.")
+        raise ValueError(
+            f"dataset_probabilities is {weights}; give a number above 0 for each of the {len(specs)} datasets."
+        )
 
 
 def _as_dict(name: str, value: dict[str, Any] | str | None) -> dict[str, Any]:
@@ -231,7 +230,7 @@ class VLKDTrainingArguments(TrainingArguments):
         greater_is_better: False for a `metric_for_best_model` that is one of the losses, such as "icti".
         bf16: None, which becomes True where the device is fast at bfloat16 and fp16 is not set, else False.
 
-    Captions, corruptions and documents are drawn by `seed`; the rows' order is `data_seed`'s, or `seed`'s if unset.
+    Captions and corruptions are drawn by `seed`; the rows' order is `data_seed`'s, or `seed`'s if unset.
 
     Raises:
         ValueError: a value is out of its range, or an option of `TrainingArguments` is set that VLKD cannot honor.
@@ -248,35 +247,27 @@ class VLKDTrainingArguments(TrainingArguments):
     ttdm_weight: float = field(default=1.0, metadata={"help": "λ₁, the weight of text-text distance minimisation."})
     itcl_weight: float = field(default=1.0, metadata={"help": "λ₂, the weight of image-text contrastive learning."})
     icti_weight: float = field(default=1.0, metadata={"help": "λ₃, the weight of image-conditioned text infilling."})
-    replay_weight: float = field(
-        default=0.0,
-        metadata={
-            "help": "λ₄, the weight of denoising plain text, one document an image; above 0 it needs text_dataset."
-        },
-    )
     itdd_weight: float = field(
         default=0.0,
-        metadata={"help": "λ₅, the weight of image-text decoder distillation, which is ours: see trainer/losses.py."},
+        metadata={"help": "λ₄, the weight of image-text decoder distillation, which is ours: see trainer/losses.py."},
     )
-    freeze: Literal["nothing", "decoder", "all"] = field(
-        default="nothing", metadata={"help": "The part of BART that does not learn; the two maps always do."}
+    freeze: Literal["none", "decoder", "all"] = field(
+        default="none", metadata={"help": "The part of BART that does not learn; the two maps always do."}
     )
-    projection_learning_rate: float | None = field(
+    projector_learning_rate: float | None = field(
         default=None,
         metadata={"help": "Learning rate of the two maps, W_e and W_d; that of BART (learning_rate) if unset."},
     )
-    projection_optimizer: Literal["adamw", "muon"] = field(
+    projector_optimizer: Literal["adamw", "muon"] = field(
         default="adamw",
         metadata={"help": "Optimizer of the two maps' matrices: BART's (optim), or Muon, which needs fewer steps."},
     )
     mask_ratio: float = field(default=0.3, metadata={"help": "ρ, the share of a caption's tokens that spans cover."})
-    mask_all_probability: float = field(
+    full_mask_probability: float = field(
         default=0.3,
         metadata={"help": "p, how often one <mask> replaces the whole caption, as when a caption is asked for."},
     )
-    max_text_length: int = field(
-        default=128, metadata={"help": "Captions and documents are cut to this many of BART's tokens."}
-    )
+    max_text_length: int = field(default=128, metadata={"help": "Captions are cut to this many of BART's tokens."})
     contrastive_chunk_size: int | None = field(
         default=None,
         metadata={
@@ -335,10 +326,9 @@ class VLKDTrainingArguments(TrainingArguments):
             raise ValueError(f"max_text_length is {self.max_text_length}; `<s>`, a token and `</s>` need at least 3.")
 
     def loss_weights(self) -> dict[str, float]:
-        """λ by the name of the loss, as it appears in the logs; the two last only where they are on."""
+        """λ by the name of the loss, as it appears in the logs; ITDD's only where it is on."""
         weights = {"ttdm": self.ttdm_weight, "itcl": self.itcl_weight, "icti": self.icti_weight}
-        optional = {"replay": self.replay_weight, "itdd": self.itdd_weight}
-        return weights | {name: weight for name, weight in optional.items() if weight}
+        return weights | ({"itdd": self.itdd_weight} if self.itdd_weight else {})
 
 
 def check_options(args: TrainingArguments) -> None:

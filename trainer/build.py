@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import datasets
 from transformers import CLIPTextModelWithProjection, PreTrainedTokenizerBase, set_seed
@@ -10,15 +9,15 @@ from transformers.trainer_utils import HubStrategy
 
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 from trainer.arguments import CONFIG_OPTIONS, DataArguments, ModelArguments, VLKDTrainingArguments
-from trainer.cache.bad_rows import drop_flawed, flaws_column
+from trainer.cache.bad_rows import drop_invalid_rows, invalid_rows_column
 from trainer.cache.clip_features import beside, features_column, teacher_column
 from trainer.cache.columns import CachedColumn, check_room, fill
 from trainer.callbacks import ReportSkipped
 from trainer.data.epoch_dataset import EpochDataset
 from trainer.data.rows import draft_side
 from trainer.data.skipped import FILE as SKIPPED
-from trainer.data.skipped import RowReader, SkippedRows
-from trainer.data.sources import check_columns, join_sources, load_sources, load_split, to_disk
+from trainer.data.skipped import RowDecoder, SkipLog
+from trainer.data.sources import join_sources, load_sources, to_disk
 from trainer.data.streaming import StreamingDataset
 from trainer.lora import add_lora
 from trainer.models import check_teacher, load_teacher, load_vlkd, teacher_name
@@ -31,8 +30,8 @@ def build_trainer(model_args: ModelArguments, data_args: DataArguments, args: VL
     Raises:
         ValueError: a checkpoint, dataset, split or column is missing, or two options contradict each other.
     """
-    if args.eval_strategy != "no" and data_args.eval_split is None:
-        raise ValueError(f"eval_strategy is {args.eval_strategy.value}, which requires eval_split.")
+    if args.eval_strategy != "no" and data_args.dataset_test_split is None:
+        raise ValueError(f"eval_strategy is {args.eval_strategy.value}, which requires dataset_test_split.")
     if model_args.lora_rank is not None and args.push_to_hub and args.hub_strategy != HubStrategy.END:
         raise ValueError(
             f"hub_strategy is {args.hub_strategy.value}, which would push checkpoints, and with lora_rank they are "
@@ -51,9 +50,9 @@ def build_trainer(model_args: ModelArguments, data_args: DataArguments, args: VL
     def rows(split: str) -> EpochDataset:
         return load_rows(data_args, args, split, model, processor, teacher, teacher_tokenizer)
 
-    streaming, split = data_args.streaming, data_args.train_split
+    streaming, split = data_args.streaming, data_args.dataset_train_split
     train_dataset = load_stream(data_args, args, split, processor) if streaming else rows(split)
-    eval_dataset = rows(data_args.eval_split) if data_args.eval_split else None
+    eval_dataset = rows(data_args.dataset_test_split) if data_args.dataset_test_split else None
     if model_args.lora_rank is not None:  # after the cache, whose key counts all that is frozen
         set_seed(args.seed)
         model = add_lora(model, model_args.lora_rank)
@@ -76,12 +75,12 @@ def load_model(
     Raises:
         ValueError: a checkpoint is missing or of another kind.
     """
-    if args.model is None:
+    if args.model_name_or_path is None:
         options = {name: getattr(args, name) for name in (*CONFIG_OPTIONS, "projector_init")}
         processor = VLKDProcessor.from_vision_text_pretrained(clip, args.bart)  # first: it is the smaller
         model = VLKDForConditionalGeneration.from_vision_text_pretrained(clip, args.bart, seed=seed, **options)
     else:
-        model, processor = load_vlkd(args.model, "model")
+        model, processor = load_vlkd(args.model_name_or_path, "model_name_or_path")
     if args.attn_implementation is not None:
         model.set_attn_implementation(args.attn_implementation)
     return model, processor
@@ -89,10 +88,10 @@ def load_model(
 
 def check_image_features(data_args: DataArguments, model: VLKDForConditionalGeneration) -> None:
     """Raise a ValueError if the feature cache would hold fewer image tokens than the decoder sees."""
-    if data_args.image_features == "pooled" and model.config.image_tokens != "pooled":
+    if data_args.cache_image_features == "pooled" and model.config.image_tokens != "pooled":
         raise ValueError(
-            f"image_features is pooled, but the decoder sees image_tokens={model.config.image_tokens}; set "
-            "image_features to all or off, or image_tokens to pooled."
+            f"cache_image_features is pooled, but the decoder sees image_tokens={model.config.image_tokens}; set "
+            "cache_image_features to all or none, or image_tokens to pooled."
         )
 
 
@@ -105,7 +104,7 @@ def load_rows(
     teacher: CLIPTextModelWithProjection,
     teacher_tokenizer: PreTrainedTokenizerBase,
 ) -> EpochDataset:
-    """A split by number, without rows whose captions (with `image_features`: or images) are flawed, the cache filled.
+    """A split by number, without invalid captions (or images, with `cache_image_features`), with the cache filled.
 
     Other flawed images are passed over when they are read.
 
@@ -113,35 +112,35 @@ def load_rows(
         ValueError: a dataset, split or column is missing, the split is empty, or too many rows are flawed.
     """
     image_column, caption_column = data_args.image_column[0], data_args.caption_column[0]
-    cached = data_args.image_features != "off"
+    cached = data_args.cache_image_features != "none"
     with args.main_process_first(desc="feature cache"):  # the others read what the first one wrote
         sources = load_sources(data_args, split, streaming=data_args.streaming)
         sources = [to_disk(source) if data_args.streaming else source for source in sources]
         count = sum(map(len, sources))
         if not count:
-            raise ValueError(f"dataset: split '{split}' of {' and '.join(data_args.dataset)} has no rows.")
+            raise ValueError(f"dataset_name: split '{split}' of {' and '.join(data_args.dataset_name)} has no rows.")
         read = row_reader(data_args, args, split, processor, count)
         workers, cache_dir = args.dataloader_num_workers, data_args.cache_dir
 
         def feature_columns(source: datasets.Dataset) -> list[CachedColumn]:
             columns = [teacher_column(source, teacher, teacher_tokenizer, caption_column, cache_dir)]
             if cached:
-                options = (data_args.image_features, image_column, cache_dir, workers)
+                options = (data_args.cache_image_features, image_column, cache_dir, workers)
                 columns.append(features_column(source, model, processor, *options))
             return columns
 
         checked = [caption_column, *([image_column] if cached else [])]
         firsts = [sum(map(len, sources[:number])) for number in range(len(sources))]
         looking = [(read, checked, cache_dir, first, workers) for first in firsts]
-        if any(flaws_column(source, *how).missing() for source, how in zip(sources, looking, strict=True)):
+        if any(invalid_rows_column(source, *how).missing() for source, how in zip(sources, looking, strict=True)):
             check_room([column for source in sources for column in feature_columns(source)])  # it may take hours
-        sources = [drop_flawed(source, *how) for source, how in zip(sources, looking, strict=True)]
+        sources = [drop_invalid_rows(source, *how) for source, how in zip(sources, looking, strict=True)]
         columns = [feature_columns(source) for source in sources]
         fill([column for of_source in columns for column in of_source])
         sources = [source.remove_columns(image_column) if cached else source for source in sources]
         sources = [beside(source, of_source) for source, of_source in zip(sources, columns, strict=True)]
-        joined = join_sources(sources, caption_column, data_args.dataset_weights, args.seed)
-        return EpochDataset(joined, load_texts(data_args, args, split), args.seed, read)
+        joined = join_sources(sources, caption_column, data_args.dataset_probabilities, args.seed)
+        return EpochDataset(joined, args.seed, read)
 
 
 def load_stream(
@@ -161,10 +160,9 @@ def load_stream(
         return StreamingDataset(
             load_sources(data_args, split, streaming=True),
             row_reader(data_args, args, split, processor),
-            weights=data_args.dataset_weights,
-            texts=load_texts(data_args, args, split),
+            weights=data_args.dataset_probabilities,
             seed=args.seed,
-            buffer=data_args.shuffle_buffer,
+            buffer=data_args.shuffle_buffer_size,
             rank=args.process_index,
             world_size=args.world_size,
         )
@@ -176,17 +174,7 @@ def row_reader(
     split: str,
     processor: VLKDProcessor,
     rows: int | None = None,
-) -> RowReader:
-    """How the rows of a split are read, and what becomes of flawed ones; `rows` as in `SkippedRows`."""
-    skipped = SkippedRows(args.output_dir, split, rows, data_args.max_skipped, data_args.on_error)
-    return RowReader(data_args.image_column[0], data_args.caption_column[0], skipped, draft_side(processor))
-
-
-def load_texts(data_args: DataArguments, args: VLKDTrainingArguments, split: str) -> datasets.Column | None:
-    """The column of documents of one split, if there is a replay."""
-    if not args.replay_weight:
-        return None
-    columns = [data_args.text_column]
-    dataset: Any = load_split(data_args.text_dataset, split, texts=columns, **data_args.text_dataset_kwargs)
-    check_columns(dataset.column_names, data_args.text_dataset, text_column=data_args.text_column)
-    return dataset[data_args.text_column]
+) -> RowDecoder:
+    """How the rows of a split are read, and what becomes of flawed ones; `rows` as in `SkipLog`."""
+    skipped = SkipLog(args.output_dir, split, rows, data_args.max_skipped_fraction, data_args.on_error)
+    return RowDecoder(data_args.image_column[0], data_args.caption_column[0], skipped, draft_side(processor))

@@ -21,7 +21,7 @@ NO_FOLDER_SYNC = (errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.E
 logger = logging.get_logger(__name__)
 
 
-class WholeCheckpoints(Trainer):
+class AtomicCheckpointMixin(Trainer):
     """A `Trainer` that writes a checkpoint apart, has the disk confirm it, and only then gives it its name.
 
     Older checkpoints are deleted (`save_total_limit`) after that. `resume_from_checkpoint=True` takes the newest one
@@ -49,7 +49,7 @@ class WholeCheckpoints(Trainer):
         self.resumed_from = resume_from_checkpoint or None
         return super().train(self.resumed_from, *args, **kwargs)
 
-    def save_more(self, checkpoint: Path) -> None:
+    def save_extra_state(self, checkpoint: Path) -> None:
         """For a subclass: called by every process with the folder into which a checkpoint is being written."""
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
@@ -81,7 +81,7 @@ class WholeCheckpoints(Trainer):
         self._apart = str(written.parent)
         try:
             super()._save_checkpoint(model, trial)
-            self.save_more(written)
+            self.save_extra_state(written)
             self.accelerator.wait_for_everyone()
             self._name_best_checkpoint(written, checkpoint)
             if self.args.should_save:
@@ -192,7 +192,7 @@ def check_optimizer_state(checkpoint: str | os.PathLike) -> None:
         raise ValueError(
             f"resume_from_checkpoint: '{checkpoint}' has no state of the optimizer and its schedule: it was "
             "saved with save_only_model or is from the Hub. To start a new run from its weights, load it as the model "
-            f"(`model: {checkpoint}` in train.yaml) and leave resume_from_checkpoint out."
+            f"(`model_name_or_path: {checkpoint}` in train.yaml) and leave resume_from_checkpoint out."
         )
 
 

@@ -56,7 +56,7 @@ def orthogonalize(matrix: Tensor, dtype: torch.dtype, steps: int = 5) -> Tensor:
     return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
 
 
-class OptimizerPair(Optimizer):
+class CombinedOptimizer(Optimizer):
     """Steps two optimizers together; a scheduler sees the parameter groups of both.
 
     Args:
@@ -103,4 +103,4 @@ def with_muon(optimizer: Optimizer, maps: set[int]) -> Optimizer:
             moved.append({"params": matrices, "lr": group["lr"]})
     optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
     muon = Muon(moved)
-    return OptimizerPair(optimizer, muon) if optimizer.param_groups else muon
+    return CombinedOptimizer(optimizer, muon) if optimizer.param_groups else muon

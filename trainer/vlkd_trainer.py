@@ -17,27 +17,27 @@ from transformers.utils import ModelOutput
 from trainer.arguments import VLKDTrainingArguments
 from trainer.cache.clip_features import add_teacher_embeds
 from trainer.callbacks import FiniteCheck
-from trainer.checkpoints import WholeCheckpoints
+from trainer.checkpoints import AtomicCheckpointMixin
 from trainer.data.collator import VLKDDataCollator, check_collator
 from trainer.data.epoch_dataset import EpochDataset
 from trainer.data.streaming import StreamingDataset, load_place, save_place, stream_loader
 from trainer.grad_cache import draw_seeds, embed, seeded, split
 from trainer.hub.train_config import save_recipe
-from trainer.hub.trainer_mixin import HubUploads
+from trainer.hub.trainer_mixin import HubUploadMixin
 from trainer.losses import icti, itcl, itdd, ttdm
 from trainer.models import check_teacher, load_teacher, teacher_embeds, teacher_name
 from trainer.optimizers import with_muon
 from trainer.running_means import RunningMeans
 
-TOKEN_LOSSES = {"icti": "labels", "replay": "replay_labels", "itdd": "reading_labels"}  # and their labels
+TOKEN_LOSSES = {"icti": "labels", "itdd": "itdd_labels"}  # and their labels
 
 
-class VLKDTrainer(WholeCheckpoints, HubUploads):
+class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
     """Trains a `VLKDForConditionalGeneration` on images and captions.
 
-    `loss` is λ₁ ttdm + λ₂ itcl + λ₃ icti (+ λ₄ replay + λ₅ itdd), and every raw term is logged beside it: in training
+    `loss` is λ₁ ttdm + λ₂ itcl + λ₃ icti (+ λ₄ itdd), and every raw term is logged beside it: in training
     the mean over the logging window, all processes and accumulated batches; in evaluation (`eval_ttdm`, …) the mean
-    over the whole split, for icti, replay and itdd over its tokens. Evaluation draws captions and corruptions as epoch
+    over the whole split, for icti and itdd over its tokens. Evaluation draws captions and corruptions as epoch
     0 does, whenever it runs; eval_itcl depends on the batch size, which sets the number of its negatives.
 
     A loss or gradient that is not finite stops training before the optimizer's step, by a FloatingPointError that
@@ -109,10 +109,10 @@ class VLKDTrainer(WholeCheckpoints, HubUploads):
     def prepare_model(self) -> None:
         """Apply `args` to the model and build what depends on both: at the start, and for each trial of a search."""
         model, args = self.model, self.args
-        if args.freeze != "nothing":  # "nothing" leaves what the caller froze, such as the base model of an adapter
+        if args.freeze != "none":  # "none" leaves what the caller froze, such as the base model of an adapter
             if hasattr(model, "peft_config"):
                 raise ValueError(
-                    f"freeze={args.freeze!r} would undo the adapter's own choice of what learns; set freeze='nothing'."
+                    f"freeze={args.freeze!r} would undo the adapter's own choice of what learns; set freeze='none'."
                 )
             model.freeze_language_model(args.freeze)
         # BART as it is before training, which reads captions for ITDD.
@@ -179,7 +179,7 @@ class VLKDTrainer(WholeCheckpoints, HubUploads):
             load_place(self.stream, self.resumed_from, self.args)
         return self.stream
 
-    def save_more(self, checkpoint: Path) -> None:
+    def save_extra_state(self, checkpoint: Path) -> None:
         """The place in the stream, which map-style data does not have: there the number of steps tells it."""
         if isinstance(self.train_dataset, StreamingDataset):
             save_place(self.stream, checkpoint, self.args)
@@ -190,15 +190,6 @@ class VLKDTrainer(WholeCheckpoints, HubUploads):
 
     def get_test_dataloader(self, test_dataset: Any) -> torch.utils.data.DataLoader:
         return super().get_test_dataloader(self.prepare_dataset(test_dataset))
-
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
-        """Count the replay's labels too, over the step's batches and processes, as `Trainer` counts the captions'."""
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if batches and "replay_labels" in batches[0]:
-            count = sum(batch["replay_labels"].ne(-100).sum() for batch in batches).to(device)
-            count = self.accelerator.gather(count).sum() if self.args.average_tokens_across_devices else count
-            batches = [{**batch, "replay_num_items": count} for batch in batches]
-        return batches, num_items
 
     # ---- loss
 
@@ -212,25 +203,19 @@ class VLKDTrainer(WholeCheckpoints, HubUploads):
         """The weighted sum of the losses: in training the batch's share of the step, in evaluation its mean."""
         inputs = dict(inputs)
         names = inputs.pop("row_names", None)
-        if "replay_labels" not in inputs and self.args.replay_weight:
-            raise ValueError("replay_weight is set, but the rows carry no document; use EpochDataset(dataset, texts).")
-        if "reading_labels" not in inputs and self.args.itdd_weight:
-            raise ValueError("itdd_weight is set, but the batch holds no readings; give the collator readings=True.")
-        counts = {
-            "icti": num_items_in_batch if model.training else None,
-            "itdd": num_items_in_batch if model.training else None,  # it reads the same captions, in other rows
-            "replay": inputs.pop("replay_num_items", None),
-        }
+        if "itdd_labels" not in inputs and self.args.itdd_weight:
+            raise ValueError("itdd_weight is set, but the batch has no ITDD targets; use with_itdd_targets=True.")
+        count = num_items_in_batch if model.training else None  # of labels: ITDD has those of ICTI in other rows
         size = self.args.contrastive_chunk_size
         if model.training and size and size < len(inputs["labels"]):
-            return self._chunked_loss(model, split(inputs, size), counts, names)
+            return self._chunked_loss(model, split(inputs, size), count, names)
 
         labels, text_states = _take_labels(inputs), self._read_text(inputs)
         teacher = self._teacher_embeds(inputs)
         outputs = model(**inputs, use_cache=False)  # the one call of a step: DDP and FSDP allow no second
         embeds = (outputs.text_embeds.float(), outputs.image_embeds.float(), teacher)  # bf16_full_eval casts the model
         if model.training:
-            terms = self._contrastive_terms(*embeds) | _token_terms(outputs, labels, counts, text_states)
+            terms = self._contrastive_terms(*embeds) | _token_terms(outputs, labels, count, text_states)
             terms = self._share_of_step(terms)
             self._note(terms, embeds, names)
         else:
@@ -239,7 +224,11 @@ class VLKDTrainer(WholeCheckpoints, HubUploads):
         return (loss, outputs) if return_outputs else loss
 
     def _chunked_loss(
-        self, model: torch.nn.Module, chunks: list[dict[str, Tensor]], counts: dict[str, Any], names: list[str] | None
+        self,
+        model: torch.nn.Module,
+        chunks: list[dict[str, Tensor]],
+        count: Tensor | int | None,
+        names: list[str] | None,
     ) -> Tensor:
         """The loss of the whole batch, as in `trainer.grad_cache`; the caller runs the last chunk's backward pass."""
         teacher = torch.cat([self._teacher_embeds(chunk) for chunk in chunks])
@@ -257,7 +246,7 @@ class VLKDTrainer(WholeCheckpoints, HubUploads):
             with nullcontext() if is_last else self.accelerator.no_sync(model):
                 with seeded(seed, text.device):
                     outputs = model(**chunk, use_cache=False)
-                own = self._share_of_step(_token_terms(outputs, labels, counts, text_states))
+                own = self._share_of_step(_token_terms(outputs, labels, count, text_states))
                 loss = self._weighted_sum(own)
                 if learns:
                     loss = loss + (outputs.text_embeds * gradients[number]).sum()
@@ -286,12 +275,12 @@ class VLKDTrainer(WholeCheckpoints, HubUploads):
     @torch.no_grad()
     def _read_text(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...] | None:
         """Take the captions that ITDD reads out of the batch; the states of each layer of the decoder at them."""
-        if "reading_input_ids" not in inputs:
+        if "itdd_input_ids" not in inputs:
             return None
         output = self.reader.model(
-            inputs.pop("reading_input_ids"),
-            inputs.pop("reading_attention_mask"),
-            decoder_input_ids=inputs["reading_decoder_input_ids"],
+            inputs.pop("itdd_input_ids"),
+            inputs.pop("itdd_attention_mask"),
+            decoder_input_ids=inputs["itdd_decoder_input_ids"],
             output_hidden_states=True,
             use_cache=False,
         )
@@ -324,7 +313,7 @@ class VLKDTrainer(WholeCheckpoints, HubUploads):
         text, image, teacher = embeds
         labels = {name: torch.cat([part[:own], torch.full_like(part[own:], -100)]) for name, part in labels.items()}
         terms = {"ttdm": ttdm(text[:own], teacher[:own]), "itcl": itcl(text, image, self.logit_scale, rows)}
-        terms |= _token_terms(outputs, labels, {}, text_states)
+        terms |= _token_terms(outputs, labels, None, text_states)
         weights = {name: labels[name].ne(-100).sum() if name in TOKEN_LOSSES else own for name in terms}
         self.eval_terms.add({name: (term * weights[name]).nan_to_num() for name, term in terms.items()}, weights)
         return terms
@@ -345,12 +334,12 @@ class VLKDTrainer(WholeCheckpoints, HubUploads):
             named = (self.model if model is None else model).named_parameters()
             maps = {id(parameter) for name, parameter in named if name.endswith(names)}
             self._split_off_projections(optimizer, maps)
-            if self.args.projection_optimizer == "muon":
+            if self.args.projector_optimizer == "muon":
                 self.optimizer = optimizer = with_muon(optimizer, maps)
         return optimizer
 
     def _split_off_projections(self, optimizer: torch.optim.Optimizer, maps: set[int]) -> None:
-        rate = self.args.projection_learning_rate
+        rate = self.args.projector_learning_rate
         for group in list(optimizer.param_groups):
             of_maps = [parameter for parameter in group["params"] if id(parameter) in maps]
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in maps]
@@ -439,10 +428,10 @@ def check_trainer_arguments(
         )
     if others.get("compute_loss_func") is not None:
         raise ValueError("compute_loss_func has no effect: the losses are VLKD's. Override compute_loss instead.")
-    own_rates = args.projection_learning_rate is not None or args.projection_optimizer != "adamw"
+    own_rates = args.projector_learning_rate is not None or args.projector_optimizer != "adamw"
     if own_rates and others.get("optimizers", (None, None))[0] is not None:
         raise ValueError(
-            "projection_learning_rate and projection_optimizer have no effect on an optimizer that is passed in "
+            "projector_learning_rate and projector_optimizer have no effect on an optimizer that is passed in "
             "`optimizers`; leave them, or it, out."
         )
     if isinstance(train_dataset, StreamingDataset):
@@ -450,7 +439,7 @@ def check_trainer_arguments(
             if getattr(args, name) != default:
                 raise ValueError(
                     f"{name} is {getattr(args, name)!r}, which has no effect on a stream: `seed` draws its order, and "
-                    f"shuffle_buffer: 0 keeps it. Set {name} to {default!r}."
+                    f"shuffle_buffer_size: 0 keeps it. Set {name} to {default!r}."
                 )
     if isinstance(train_dataset, dict):
         raise ValueError(
@@ -469,14 +458,15 @@ def _take_labels(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _token_terms(
-    outputs: ModelOutput, labels: dict[str, Tensor], counts: dict[str, Any], text_states: tuple[Tensor, ...] | None
+    outputs: ModelOutput,
+    labels: dict[str, Tensor],
+    count: Tensor | int | None,
+    text_states: tuple[Tensor, ...] | None,
 ) -> dict[str, Tensor]:
     """ICTI, and those of the others that are on."""
-    terms = {"icti": icti(outputs.logits, labels["icti"], counts.get("icti"))}
-    if "replay" in labels:
-        terms["replay"] = icti(outputs.replay_logits, labels["replay"], counts.get("replay"))
+    terms = {"icti": icti(outputs.logits, labels["icti"], count)}
     if "itdd" in labels:
-        terms["itdd"] = itdd(outputs.reading_states, text_states, labels["itdd"], counts.get("itdd"))
+        terms["itdd"] = itdd(outputs.itdd_hidden_states, text_states, labels["itdd"], count)
     return terms
 
 

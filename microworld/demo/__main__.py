@@ -26,7 +26,7 @@ from microworld.exam.exam import (
 from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration, VLKDProcessor
 from trainer.arguments import CONFIG_OPTIONS
 from trainer.cli import main as vlkd
-from trainer.evaluation.metrics_file import Figures, markdown_table, terminal_table, write_metrics
+from trainer.evaluation.metrics_file import MetricTable, markdown_table, terminal_table, write_metrics
 from trainer.evaluation.plots import plot_training
 from trainer.hub.repository import weights_digest
 
@@ -60,7 +60,9 @@ def before_training(config: VLKDConfig, teachers: Path) -> VLKDForConditionalGen
 
 
 @torch.no_grad()
-def examine(folder: Path, teachers: Path, num_scenes: int, split: str) -> tuple[Figures, Exam, list[str], list[str]]:
+def examine(
+    folder: Path, teachers: Path, num_scenes: int, split: str
+) -> tuple[MetricTable, Exam, list[str], list[str]]:
     """Every figure of the table, and what the model answered and wrote on the exam."""
     model = _load(VLKDForConditionalGeneration, folder)
     processor = VLKDProcessor.from_pretrained(folder)
@@ -71,7 +73,7 @@ def examine(folder: Path, teachers: Path, num_scenes: int, split: str) -> tuple[
     for drawn in (exam, knowledge, unseen):
         drawn.encode(model, processor)
 
-    figures = Figures()
+    figures = MetricTable()
     given = answers(model, tokenizer, exam)
     for drawn, reference, given_vlkd in (
         (exam, draw_exam("validation", num_scenes), given),

@@ -81,7 +81,7 @@ def corrupt(segments: list[list[int]], roles: list[str], mask_id: int, rng: rand
     whole = [token for ids in segments for token in ids]
     kind = rng.random()
     if set(roles) == {"passage"} or kind < 0.10:
-        infilling = TextInfilling(mask_id, mask_ratio=rng.choice((0.15, 0.3, 0.5)), mask_all_probability=0.0)
+        infilling = TextInfilling(mask_id, mask_ratio=rng.choice((0.15, 0.3, 0.5)), full_mask_probability=0.0)
         return infilling([0, *whole, 0], np.random.default_rng(rng.randrange(2**32)))[1:-1]
     if kind < 0.55:
         hidden = {"question", "answer", "paraphrase"}

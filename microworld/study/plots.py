@@ -137,13 +137,6 @@ def draw_learning_rate(results: Results, names: Sequence[str], chosen: str, them
     ring = results.of(chosen, "VQA: all").value
     axis.plot(rates[chosen], ring, "o", markersize=13, fillstyle="none", color=theme.ink, markeredgewidth=1.2)
     _note(axis, "chosen on validation", (rates[chosen], ring), (0, -17), theme.ink, theme)
-    replays = [name for name in ("replay", "replay-lr-3e-4") if results.has(name)]
-    for name in replays:
-        found, rate = results.of(name, "text QA: all"), _option(results, name, "learning_rate")
-        axis.plot([rate, rate], [found.low, found.high], color=theme.green, linewidth=2)
-        axis.plot(rate, found.value, "D", markersize=5.5, color=theme.green)
-    if replays:
-        _note(axis, "text QA with replay", (rate, found.value), (60, 0), theme.green, theme)
     axis.set_xticks([rates[name] for name in ordered], [f"{rates[name]:.0e}".replace("e-0", "e-") for name in ordered])
     axis.minorticks_off()
     axis.set(ylim=(0, 1.06), yticks=(0, 0.5, 1), xlim=(rates[ordered[0]] * 0.7, rates[ordered[-1]] * 8))

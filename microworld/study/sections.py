@@ -105,8 +105,8 @@ SECTIONS = (
     Section(
         "learning-rate",
         "What does learning to see cost the language model?",
-        "The faster BART learns captions, the more of its own reading it may lose. Text replay mixes plain text in.",
-        (*RATES, "replay", "replay-lr-3e-4"),
+        "The faster BART learns captions, the more of its own reading it may lose.",
+        RATES,
         (VQA, TEXT),
         answer_rates,
         _draw_rates,
@@ -146,7 +146,7 @@ def glance(results: Results) -> dict[str, list[str]]:
     """Heading -> rows of the picture of all differences."""
     headings = {
         "the losses": ("without-icti", "without-itcl", "without-ttdm", "with-itdd"),
-        "BART": ("random-bart", "frozen-bart", "replay"),
+        "BART": ("random-bart", "frozen-bart"),
         "the image's way": IMAGE[1:],
         "the question": ("prompt-in-encoder",),
         "learning rate": tuple(name for name in RATES if name != "paper"),

@@ -124,8 +124,7 @@ def answer_rates(results: Results, names: Sequence[str]) -> list[str]:
     ]
     if results.has("untrained"):
         said.append(forgetting(results, rates))
-    replays = [name for name in names if name.startswith("replay") and results.has(BY_NAME[name].against)]
-    return said + [changes(results, [name], TEXT) for name in replays]
+    return said
 
 
 def summary(results: Results) -> list[str]:

@@ -37,14 +37,14 @@ def test_programs_equal_the_model(workplace, programs):
     """At another batch size and with other numbers of tokens, and padding, than were exported."""
     model, processor = micro_model()
     image_encoder, prompt_encoder, decoder_step = programs
-    texts = ["a photo of", "<mask>", processor.question("what color is the circle?")]
+    texts = ["a photo of", "<mask>", processor.build_vqa_prompt("what color is the circle?")]
     batch = processor(images=workplace[1], text=texts)
     expected = model.get_image_features(batch["pixel_values"])
     features, embedding = image_encoder(batch["pixel_values"])
     torch.testing.assert_close(features, expected.last_hidden_state)
     torch.testing.assert_close(embedding, expected.pooler_output)
     memory = prompt_encoder(features, batch["input_ids"], batch["attention_mask"])
-    torch.testing.assert_close(memory, model.encode(**batch).last_hidden_state)
+    torch.testing.assert_close(memory, model.encode_multimodal(**batch).last_hidden_state)
     for length in (1, 2, 7):
         words = torch.randint(5, 90, (3, length), generator=torch.Generator().manual_seed(length))
         logits = model(**batch, decoder_input_ids=words).logits[:, -1]

@@ -25,7 +25,7 @@ PAGE = (ROOT / "docs" / "finetune.md").read_text(encoding="utf-8")
 BLOCKS = [block.partition("\n")[::2] for block in PAGE.split("```")[1::2]]  # (language, text)
 CLIP = "openai/clip-vit-base-patch16"
 SMALL = {"clip": str(TEACHERS / "clip"), "lora_rank": 4, "per_device_train_batch_size": 8, "num_train_epochs": 4}
-SMALL |= {"use_cpu": True, "bf16": False, "max_skipped": 0.1}
+SMALL |= {"use_cpu": True, "bf16": False, "max_skipped_fraction": 0.1}
 SMALL |= {"learning_rate": 3e-3, "logging_steps": 1, "disable_tqdm": True}
 
 

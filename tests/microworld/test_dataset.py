@@ -2,7 +2,7 @@
 
 import pytest
 
-from microworld.dataset import load, load_text
+from microworld.dataset import load
 from microworld.world.caption_reader import caption_is_true, read_caption
 from microworld.world.rendering import IMAGE_SIZE
 from microworld.world.scenes import SPLITS, scenes
@@ -51,11 +51,3 @@ def test_splits_and_seeds_differ(data):
 def test_captions_vary(data):
     assert sum(len(set(texts)) > 1 for texts in data["captions"]) > 20
     assert all(read_caption(text).mentions for texts in data["captions"] for text in texts)
-
-
-def test_text_for_the_replay():
-    texts = load_text(size=50)["text"][:]
-    assert len(texts) == 50 and any("Question: " in text for text in texts)
-    assert texts == load_text(size=50)["text"][:] != load_text(size=50, seed=1)["text"][:]
-    with pytest.raises(ValueError, match="split='test': the text corpus has the split 'train' only"):
-        load_text("test")

@@ -88,7 +88,7 @@ def test_the_seed_draws_the_start_of_the_maps(clip_dir, bart_dir, tmp_path, monk
     def start(seed: int):
         trainer = build_trainer(
             ModelArguments(bart=bart_dir),
-            DataArguments(dataset="caption_data:load", dataset_kwargs={"rows": 4}, cache_dir=str(tmp_path)),
+            DataArguments(dataset_name="caption_data:load", dataset_kwargs={"rows": 4}, cache_dir=str(tmp_path)),
             VLKDTrainingArguments(
                 str(tmp_path / "out"), clip=clip_dir, seed=seed, use_cpu=True, bf16=False, report_to="none"
             ),

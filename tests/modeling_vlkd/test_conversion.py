@@ -118,7 +118,7 @@ def test_the_encoder_may_read_a_prompt_from_its_mask_on(clip_dir, bart_dir, batc
     bare = torch.tensor([[0, mask, 2, 1], [0, mask, 9, 2], [0, mask, 2, 1]])
     expected = whole.generate(input_ids=bare, attention_mask=(bare != 1).long(), decoder_input_ids=starts, **images)
     assert torch.equal(found, expected)
-    memory = whole.encode(prompts, attention_mask, batch["pixel_values"][:3]).last_hidden_state.shape[1]
+    memory = whole.encode_multimodal(prompts, attention_mask, batch["pixel_values"][:3]).last_hidden_state.shape[1]
     assert memory == 17 + 5  # with the option on, all of it is read
     text_only = {"input_ids": prompts, "attention_mask": attention_mask, "max_new_tokens": 4}
     assert torch.equal(rest.generate(**text_only), whole.generate(**text_only))

@@ -90,7 +90,7 @@ def test_captions_are_those_of_a_plain_bart(model, reloaded, plain, processor, i
     text = {name: batch[name] for name in ("input_ids", "attention_mask")}
     assert torch.equal(model.generate(image_features=features, **text), expected)
     starts = {"attention_mask": batch["attention_mask"], "decoder_input_ids": model.decoder_prompt_ids(**text)}
-    assert torch.equal(model.generate(encoder_outputs=model.encode(**batch), **starts), expected)
+    assert torch.equal(model.generate(encoder_outputs=model.encode_multimodal(**batch), **starts), expected)
     said = [pipeline("image-to-text", model=one, processor=processor)(images[0]) for one in (reloaded, plain)]
     assert said[0] == said[1]
 
@@ -110,7 +110,7 @@ def test_text_alone_is_barts_to_the_id(model, reloaded, bart, processor):
         reloaded.generate(text["input_ids"], config, attention_mask=text["attention_mask"]),
         due.generate(**text, generation_config=config),
     )
-    encoded = {"encoder_outputs": reloaded.encode(**text), "attention_mask": text["attention_mask"]}
+    encoded = {"encoder_outputs": reloaded.encode_multimodal(**text), "attention_mask": text["attention_mask"]}
     assert torch.equal(reloaded.generate(**encoded), expected)
     captioner = pipeline("image-text-to-text", model=reloaded, processor=processor)
     written = captioner(text=TEXTS[0])[0]["generated_text"]

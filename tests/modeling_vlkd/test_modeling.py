@@ -209,12 +209,12 @@ def test_readings_are_the_decoder_s_states_at_the_image(own_model, processor, ba
     written = processor(text=["a blue", "the red square", "two", "a"])["input_ids"]
     features = own_model.get_image_features(batch["pixel_values"]).last_hidden_state.requires_grad_()
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")} | {"image_features": features}
-    ours = own_model(**inputs, reading_decoder_input_ids=written)
+    ours = own_model(**inputs, itdd_decoder_input_ids=written)
 
     options = {"decoder_input_ids": written, "output_hidden_states": True}
     at_image = own_model(image_features=features, **options).decoder_hidden_states
-    assert len(ours.reading_states) == len(at_image) - 1 and ours.reading_states[0].requires_grad
-    for state, expected in zip(ours.reading_states, at_image[1:], strict=True):
+    assert len(ours.itdd_hidden_states) == len(at_image) - 1 and ours.itdd_hidden_states[0].requires_grad
+    for state, expected in zip(ours.itdd_hidden_states, at_image[1:], strict=True):
         torch.testing.assert_close(state, expected, atol=1e-6, rtol=1e-5)
 
 
@@ -265,7 +265,7 @@ def test_freezing_the_language_model(own_model):
     own_model.freeze_language_model("decoder")
     encoder = {name for name in everything if ".model.encoder." in name}
     assert learning() == maps | encoder and encoder
-    own_model.freeze_language_model("nothing")
+    own_model.freeze_language_model("none")
     assert learning() == everything
     with pytest.raises(ValueError, match="'encoder' is unknown"):
         own_model.freeze_language_model("encoder")

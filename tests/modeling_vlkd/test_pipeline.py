@@ -265,7 +265,7 @@ def test_scores_are_of_the_prompt_as_generate_reads_it(model, processor, images)
     found = pipeline("vqa", model=model, processor=processor, device="cpu", max_new_tokens=6)(
         images[0], QUESTION, top_k=1
     )
-    batch = processor(images=[images[0]], text=[processor.question(QUESTION)])
+    batch = processor(images=[images[0]], text=[processor.build_vqa_prompt(QUESTION)])
     output = model.generate(**batch, max_new_tokens=6, return_dict_in_generate=True, output_logits=True)
     steps = torch.cat(output.logits).log_softmax(-1)  # (new tokens, vocabulary)
     written = output.sequences[0, -len(steps) :]

@@ -18,13 +18,13 @@ def tokens(processor, **kwargs) -> list[str]:
 
 
 def test_prompt_rules(processor, image):
-    assert processor.prompt(None) == processor.prompt("") == "<mask>"
-    assert processor.prompt("a photo of") == processor.prompt("a photo of ") == "a photo of <mask>"
-    assert processor.prompt("two <mask> here") == "two <mask> here"
-    assert processor.question(" what is it? ") == "Question: what is it? Answer: <mask>"
+    assert processor.build_prompt(None) == processor.build_prompt("") == "<mask>"
+    assert processor.build_prompt("a photo of") == processor.build_prompt("a photo of ") == "a photo of <mask>"
+    assert processor.build_prompt("two <mask> here") == "two <mask> here"
+    assert processor.build_vqa_prompt(" what is it? ") == "Question: what is it? Answer: <mask>"
     assert VQA_PROMPT == "Question: {question} Answer: <mask>"
     with pytest.raises(ValueError, match="'a <mask> b <mask>' holds 2 <mask>; keep one"):
-        processor.prompt("a <mask> b <mask>")
+        processor.build_prompt("a <mask> b <mask>")
     with pytest.raises(ValueError, match="holds 2 <mask>"):
         processor(images=image, text="a <mask> b <mask>")
 

@@ -1,4 +1,4 @@
-"""A few captioned images, for the tests of the trainer; `load` and `load_text` are datasets by import path."""
+"""A few captioned images, for the tests of the trainer; `load` is a dataset by import path."""
 
 import numpy as np
 from datasets import Dataset, Features, Image, List, Value
@@ -18,7 +18,3 @@ def load(split: str = "train", rows: int = 16) -> Dataset:
     ]
     features = Features({"image": Image(), "caption": List(Value("string")), "extra": Value("int64")})
     return Dataset.from_dict({"image": images, "caption": captions, "extra": range(rows)}, features=features)
-
-
-def load_text(split: str = "train", rows: int = 8) -> Dataset:
-    return Dataset.from_dict({"text": [f"{split}: two dogs, one cat and {index} squares" for index in range(rows)]})

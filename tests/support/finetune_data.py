@@ -76,7 +76,7 @@ def micro_batch(processor: VLKDProcessor, rows: int = 8) -> BatchFeature:
     """Images with questions, and captions as what the decoder reads."""
     rng = random.Random(1)
     drawn = list(islice(scenes("validation"), rows))
-    prompts = [processor.question("what color is it?")] * rows
+    prompts = [processor.build_vqa_prompt("what color is it?")] * rows
     batch = processor(images=[render(scene, rng) for scene in drawn], text=prompts)
     targets = processor.tokenizer([caption(scene, rng) for scene in drawn], padding=True, return_tensors="pt")
     start = torch.full((rows, 1), processor.tokenizer.eos_token_id)

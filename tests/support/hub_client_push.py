@@ -41,7 +41,7 @@ def train(folder: Path, **options) -> VLKDTrainer:
         clip="tiny/clip",
         **options,
     )
-    sources = {"bart": "tiny/bart", "dataset": "tiny/captions", "text_dataset": "/home/me/texts"}
+    sources = {"bart": "tiny/bart", "dataset_name": "tiny/captions", "image_dir": "/home/me/images"}
     model = VLKDForConditionalGeneration.from_vision_text_pretrained(clip_dir, bart_dir)
     trainer = VLKDTrainer(model, args, train_dataset=data, processing_class=processor, sources=sources)
     trainer.train()

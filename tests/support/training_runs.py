@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import datasets
 import torch
-from caption_data import load, load_text
+from caption_data import load
 from torch import nn
 
 from trainer import EpochDataset, VLKDTrainer, VLKDTrainingArguments
@@ -65,10 +65,6 @@ def build(
     dataset = load() if dataset is None else dataset
     dataset = EpochDataset(dataset) if isinstance(dataset, datasets.Dataset) else dataset
     return VLKDTrainer(model, args, train_dataset=dataset, eval_dataset=dataset, processing_class=parts.processor)
-
-
-def with_texts(rows: int = 16) -> EpochDataset:
-    return EpochDataset(load(rows=rows), list(load_text()["text"]))
 
 
 def parameters(model: nn.Module) -> dict[str, torch.Tensor]:

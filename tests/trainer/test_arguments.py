@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from caption_data import load
-from training_runs import build, counted_stream, make_parts, one_step, parameters, train_logs, with_texts
+from training_runs import build, counted_stream, make_parts, one_step, parameters, train_logs
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
@@ -117,18 +117,18 @@ def test_option_changes_what_is_learned(parts, name):
 
 
 def test_activation_checkpointing_computes_the_same(parts):
-    expected, _ = one_step(parts, with_texts(8), per_device_train_batch_size=8)
+    expected, _ = one_step(parts, load(rows=8), per_device_train_batch_size=8)
     options = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": False}}
-    actual, _ = one_step(parts, with_texts(8), per_device_train_batch_size=8, **options)
+    actual, _ = one_step(parts, load(rows=8), per_device_train_batch_size=8, **options)
     assert actual["text_projection.weight"].abs().max() > 0
     for name, value in expected.items():
         torch.testing.assert_close(actual[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_compiled_step_is_the_step(parts):
-    expected, log = one_step(parts, with_texts(8), per_device_train_batch_size=8)
+    expected, log = one_step(parts, load(rows=8), per_device_train_batch_size=8)
     options = {"torch_compile": True, "torch_compile_backend": "eager"}
-    actual, compiled = one_step(parts, with_texts(8), per_device_train_batch_size=8, **options)
+    actual, compiled = one_step(parts, load(rows=8), per_device_train_batch_size=8, **options)
     assert compiled["loss"] == pytest.approx(log["loss"], rel=1e-4)
     torch.testing.assert_close(
         actual["image_projection.weight"], expected["image_projection.weight"], rtol=1e-3, atol=1e-5

@@ -60,13 +60,13 @@ def test_killed_at_random_moments(clip_dir, bart_dir, tmp_path, kind):
     options = {
         "clip": clip_dir,
         "bart": bart_dir,
-        "dataset": "caption_data:load",
+        "dataset_name": "caption_data:load",
         "dataset_kwargs": {"rows": 20},
         "cache_dir": str(tmp_path / "cache"),
         "max_steps": STEPS,
         "per_device_train_batch_size": 4,
         "lr_scheduler_type": "cosine",
-        "projection_optimizer": "muon",
+        "projector_optimizer": "muon",
         "gradient_accumulation_steps": 2,
         "logging_steps": 1,
         "save_steps": 5,
@@ -78,7 +78,7 @@ def test_killed_at_random_moments(clip_dir, bart_dir, tmp_path, kind):
     }
     if kind == "stream":
         load(rows=20).to_parquet(tmp_path / "data" / "train-0.parquet")
-        options |= {"dataset": str(tmp_path / "data"), "dataset_kwargs": None, "streaming": True}
+        options |= {"dataset_name": str(tmp_path / "data"), "dataset_kwargs": None, "streaming": True}
         options |= {"dataloader_num_workers": 1}
     config = tmp_path / "train.yaml"
     config.write_text(yaml.safe_dump(options))

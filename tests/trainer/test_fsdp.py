@@ -26,7 +26,7 @@ STEPS = 5
 
 
 def batches(model, processor) -> list[dict]:
-    """The collator's batch of each process, with text replay; captions and documents have different lengths."""
+    """The collator's batch of each process, whose captions have different lengths."""
     rng = random.Random(0)
     rows = [
         {"image": render(scene, rng), "caption": caption(scene, rng)} for scene in islice(scenes("train"), 2 * ROWS)
@@ -38,14 +38,14 @@ def batches(model, processor) -> list[dict]:
         decoder_start_token_id=model.config.text_config.decoder_start_token_id,
         projection_dim=model.config.projection_dim,
     )
-    data = EpochDataset(rows, ["a red circle", "two small blue stars. the background is white"] * ROWS)
+    data = EpochDataset(rows)
     return [collator([data[index + ROWS * rank] for index in range(ROWS)]) for rank in range(PROCESSES)]
 
 
-def step_terms(model, batch: dict, labels: int, replay_labels: int) -> dict[str, torch.Tensor]:
-    """The three losses and the replay, the token losses over all processes' labels; a mean over processes is meant."""
+def step_terms(model, batch: dict, labels: int) -> dict[str, torch.Tensor]:
+    """The three losses, the token loss over all processes' labels; a mean over processes is meant."""
     batch = {name: value for name, value in batch.items() if not name.startswith(("teacher_", "row_names"))}
-    targets, replay_targets = batch.pop("labels"), batch.pop("replay_labels")
+    targets = batch.pop("labels")
     output = model(**batch, use_cache=False)
     teacher = torch.nn.functional.normalize(torch.ones_like(output.text_embeds), dim=-1)
     processes = dist.get_world_size() if dist.is_initialized() else 1
@@ -53,16 +53,15 @@ def step_terms(model, batch: dict, labels: int, replay_labels: int) -> dict[str,
         "ttdm": ttdm(output.text_embeds, teacher),
         "itcl": itcl(output.text_embeds, output.image_embeds, torch.tensor([2.0])),
         "icti": icti(output.logits, targets, labels) * processes,
-        "replay": icti(output.replay_logits, replay_targets, replay_labels) * processes,
     }
 
 
-def train_some_steps(model, batch: dict, counts: list[int]) -> tuple[dict, list[torch.Tensor]]:
+def train_some_steps(model, batch: dict, count: int) -> tuple[dict, list[torch.Tensor]]:
     """Steps of plain SGD on one batch: the first step's gradients, and the terms of each."""
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     gradients, terms = {}, []
     for _ in range(STEPS):
-        of_step = step_terms(model, batch, *counts)
+        of_step = step_terms(model, batch, count)
         sum(of_step.values()).backward()
         if not gradients:
             gradients = {name: whole(p.grad).clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -86,8 +85,8 @@ def joined(parts: list[dict]) -> dict:
     return batch
 
 
-def label_counts(parts: list[dict]) -> list[int]:
-    return [sum(int(part[name].ne(-100).sum()) for part in parts) for name in ("labels", "replay_labels")]
+def label_count(parts: list[dict]) -> int:
+    return sum(int(part["labels"].ne(-100).sum()) for part in parts)
 
 
 def whole(value: torch.Tensor) -> torch.Tensor:
@@ -106,7 +105,7 @@ def in_process(rank: int, folder: str) -> None:
     sharded = sum(isinstance(parameter, DTensor) for parameter in model.parameters())
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
-    gradients, terms = train_some_steps(model, parts[rank], label_counts(parts))
+    gradients, terms = train_some_steps(model, parts[rank], label_count(parts))
     dist.all_reduce(terms)
     embeds = embed(model, split(parts[0], 2), [0, 1])
     words = model.eval().generate(
@@ -139,7 +138,7 @@ def test_two_sharded_processes_take_the_steps_of_one(sharded):
     assert result["tied"]
 
     parts = batches(model, processor)
-    gradients, terms = train_some_steps(model, joined(parts), label_counts(parts))
+    gradients, terms = train_some_steps(model, joined(parts), label_count(parts))
     torch.testing.assert_close(result["terms"], terms, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(result["embeds"], embed(model, split(parts[0], 2), [0, 1]), rtol=1e-5, atol=1e-5)
     assert result["gradients"].keys() == gradients.keys()

@@ -6,13 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from training_runs import build, make_parts, one_step, with_texts
+from caption_data import load
+from training_runs import build, make_parts, one_step
 
-from trainer import VLKDTrainer
+from trainer import EpochDataset, VLKDTrainer
 from trainer.grad_cache import draw_seeds, seeded, split
 from trainer.losses import icti, itcl, ttdm
 
-TERMS = ("loss", "ttdm", "itcl", "icti", "replay")
+TERMS = ("loss", "ttdm", "itcl", "icti")
 ROWS = 10
 
 
@@ -22,10 +23,10 @@ def parts(model, processor, clip_dir, tmp_path) -> SimpleNamespace:
 
 
 def step(parts: SimpleNamespace, **options) -> tuple[torch.Tensor, dict[str, torch.Tensor], VLKDTrainer]:
-    """Loss and gradients of one batch of ten rows, with text replay."""
-    trainer = build(parts, **{"replay_weight": 0.5, **options})
+    """Loss and gradients of one batch of ten rows."""
+    trainer = build(parts, **options)
     trainer.current_gradient_accumulation_steps = 1
-    data = with_texts(ROWS)
+    data = EpochDataset(load(rows=ROWS))
     batch = trainer.data_collator([data[index] for index in range(ROWS)])
     (batch,), labels = trainer.get_batch_samples(iter([batch]), 1, trainer.args.device)
     torch.manual_seed(3)
@@ -43,9 +44,7 @@ def assert_same(actual: dict, expected: dict, relative: float) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 9])
-@pytest.mark.parametrize(
-    "options", [{}, {"icti_weight": 0.0, "replay_weight": 0.0}, {"itcl_weight": 0.0, "ttdm_weight": 0.0}]
-)
+@pytest.mark.parametrize("options", [{}, {"icti_weight": 0.0}, {"itcl_weight": 0.0, "ttdm_weight": 0.0}])
 def test_value_and_gradient_are_those_of_the_whole_batch(parts, chunk, options):
     """Whatever number of rows is left for the last chunk, and whichever losses are on."""
     loss, gradients, _ = step(parts, **options)
@@ -57,22 +56,22 @@ def test_value_and_gradient_are_those_of_the_whole_batch(parts, chunk, options):
 def test_dropout_of_the_second_run_is_that_of_the_first(parts):
     """The reference keeps the graphs of all chunks, with the same masks, and goes back once."""
     loss, gradients, trainer = step(parts, contrastive_chunk_size=4, dropout=0.5)
-    model, data = trainer.model, with_texts(ROWS)
+    model, data = trainer.model, EpochDataset(load(rows=ROWS))
     model.zero_grad()
     batch = trainer.data_collator([data[index] for index in range(ROWS)])
     torch.manual_seed(3)
     batch.pop("row_names")
     teacher = trainer._teacher_embeds(batch)
-    labels, replay_labels = batch.pop("labels"), batch["replay_labels"]
+    labels = batch.pop("labels")
     outputs = []
     for chunk, seed in zip(split({**batch, "labels": labels}, 4), draw_seeds(3), strict=True):
-        del chunk["labels"], chunk["replay_labels"]
+        del chunk["labels"]
         with seeded(seed, torch.device("cpu")):
             outputs.append(model(**chunk, use_cache=False))
-    names = ("text_embeds", "image_embeds", "logits", "replay_logits")
-    text, image, logits, replay_logits = (torch.cat([output[name] for output in outputs]) for name in names)
+    names = ("text_embeds", "image_embeds", "logits")
+    text, image, logits = (torch.cat([output[name] for output in outputs]) for name in names)
     expected = ttdm(text, teacher) + itcl(text, image, model.logit_scale)
-    expected = expected + icti(logits, labels) + 0.5 * icti(replay_logits, replay_labels)
+    expected = expected + icti(logits, labels)
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     named = model.named_parameters()
@@ -89,9 +88,9 @@ def test_dropout_masks_differ_between_chunks_and_steps():
 
 
 def test_accumulated_in_bf16(parts):
-    options = {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 2, "replay_weight": 0.5, "bf16": True}
-    gradients, log = one_step(parts, with_texts(ROWS), **options)
-    chunked, chunked_log = one_step(parts, with_texts(ROWS), contrastive_chunk_size=2, **options)
+    options = {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 2, "bf16": True}
+    gradients, log = one_step(parts, load(rows=ROWS), **options)
+    chunked, chunked_log = one_step(parts, load(rows=ROWS), contrastive_chunk_size=2, **options)
     for term in TERMS:
         assert chunked_log[term] == pytest.approx(log[term], rel=1e-3)
     one, other = (torch.cat([gradient.flatten() for gradient in step.values()]) for step in (gradients, chunked))

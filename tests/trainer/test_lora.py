@@ -121,7 +121,7 @@ def vlkd_trainer(folder: Path, **options) -> VLKDTrainer:
 
 
 def test_vlkd_trainer_trains_the_adapter_and_nothing_else(workplace):
-    options = {"projection_learning_rate": 1e-2, "projection_optimizer": "muon", "logging_steps": 5}
+    options = {"projector_learning_rate": 1e-2, "projector_optimizer": "muon", "logging_steps": 5}
     trainer = vlkd_trainer(workplace, max_steps=20, num_train_epochs=10, learning_rate=5e-3, **options)
     expected = trainable(trainer.model)
     before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}

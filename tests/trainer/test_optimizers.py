@@ -7,14 +7,14 @@ import torch
 from torch.optim import SGD, AdamW
 
 from trainer import optimizers
-from trainer.optimizers import Muon, OptimizerPair, orthogonalize, with_muon
+from trainer.optimizers import CombinedOptimizer, Muon, orthogonalize, with_muon
 
 DTYPES = [torch.float32, torch.bfloat16]
 SHAPES = [(24, 40), (40, 24), (16, 16)]
 
 
-def pair(a: torch.nn.Parameter, b: torch.nn.Parameter) -> OptimizerPair:
-    return OptimizerPair(SGD([a], lr=0.5), SGD([b], lr=0.25))
+def pair(a: torch.nn.Parameter, b: torch.nn.Parameter) -> CombinedOptimizer:
+    return CombinedOptimizer(SGD([a], lr=0.5), SGD([b], lr=0.25))
 
 
 def parameters() -> tuple[torch.nn.Parameter, torch.nn.Parameter]:

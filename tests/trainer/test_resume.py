@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from caption_data import load, load_text
+from caption_data import load
 from safetensors.torch import load_file
 from training_runs import build, counted_stream, make_parts, parameters
 from transformers import TrainerCallback
@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from trainer import EpochDataset, VLKDTrainer
 from trainer.checkpoints import complete_checkpoints, newest_checkpoint
 
-MUON = {"projection_optimizer": "muon", "lr_scheduler_type": "cosine", "gradient_accumulation_steps": 2}
+MUON = {"projector_optimizer": "muon", "lr_scheduler_type": "cosine", "gradient_accumulation_steps": 2}
 RUNS = {  # options, and how many rows were used up before the first checkpoint; an epoch has 18, in batches of 4
     "within an epoch, chunked": ({"lr_scheduler_type": "linear", "contrastive_chunk_size": 3}, 12),
     "after an epoch, bf16": ({"max_steps": 10, "save_steps": 5, "bf16": True}, 18),
@@ -46,8 +46,8 @@ def make(parts: SimpleNamespace, folder: str = "run", stream: bool = False, **op
     """A trainer with dropout; its data remembers its `reads`."""
     parts = SimpleNamespace(**{**vars(parts), "folder": f"{parts.folder}/{folder}"})
     options = {"max_steps": 6, "save_steps": 3, "save_strategy": "steps", "logging_steps": 100, **options}
-    data = counted_stream() if stream else CountedRows(load(rows=18), list(load_text()["text"]))
-    return build(parts, data, dropout=0.1, replay_weight=0.0 if stream else 0.5, **options)
+    data = counted_stream() if stream else CountedRows(load(rows=18))
+    return build(parts, data, dropout=0.1, **options)
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ def test_checkpoint_without_optimizer_state_is_refused(parts):
     """It would resume with the learning rate's schedule and Adam's moments at their start, and say nothing."""
     make(parts, save_only_model=True).train()
     folder = f"{parts.folder}/run"
-    remedy = rf"'{folder}/checkpoint-6' has no state of the optimizer.*`model: {folder}/checkpoint-6`"
+    remedy = rf"'{folder}/checkpoint-6' has no state of the optimizer.*`model_name_or_path: {folder}/checkpoint-6`"
     for checkpoint in (True, f"{folder}/checkpoint-6"):
         with pytest.raises(ValueError, match=remedy):
             make(parts, max_steps=8).train(resume_from_checkpoint=checkpoint)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from caption_data import load
-from training_runs import build, counted_stream, make_parts, parameters, train_logs, with_texts
+from training_runs import build, counted_stream, make_parts, parameters, train_logs
 from transformers import TrainerCallback
 
 from trainer import EpochDataset, VLKDDataCollator, VLKDTrainer, VLKDTrainingArguments
@@ -30,11 +30,11 @@ def arguments(parts: SimpleNamespace, **options) -> VLKDTrainingArguments:
 
 
 def test_four_arguments_are_enough(parts):
-    args = arguments(parts, mask_ratio=0.1, mask_all_probability=0.9, max_text_length=17, itdd_weight=0.5, seed=3)
+    args = arguments(parts, mask_ratio=0.1, full_mask_probability=0.9, max_text_length=17, itdd_weight=0.5, seed=3)
     trainer = VLKDTrainer(parts.model, args, train_dataset=load(), processing_class=parts.processor)
     collator, tokens = trainer.data_collator, parts.processor.tokenizer
-    assert (collator.infilling.mask_ratio, collator.infilling.mask_all_probability) == (0.1, 0.9)
-    assert (collator.max_text_length, collator.seed, collator.readings) == (17, 3, True)
+    assert (collator.infilling.mask_ratio, collator.infilling.full_mask_probability) == (0.1, 0.9)
+    assert (collator.max_text_length, collator.seed, collator.with_itdd_targets) == (17, 3, True)
     assert (collator.infilling.mask_token_id, collator.decoder_start_token_id) == (tokens.mask_token_id, 2)
     trainer.train()
 
@@ -97,7 +97,7 @@ def test_own_collator_must_agree(parts):
         return VLKDTrainer(parts.model, arguments(parts, **options), train_dataset=load(), data_collator=collator)
 
     start(own(mask_ratio=0.1, max_text_length=40), mask_ratio=0.1, max_text_length=40).train()
-    for name, value in {"mask_ratio": 0.1, "mask_all_probability": 0.9, "max_text_length": 40}.items():
+    for name, value in {"mask_ratio": 0.1, "full_mask_probability": 0.9, "max_text_length": 40}.items():
         with pytest.raises(ValueError, match=f"^{name} is {value} in the training arguments, but .* in data_collator"):
             start(own(max_text_length=64), **{"max_text_length": 64, name: value})
         with pytest.raises(ValueError, match=f"^{name} is {value} in the training arguments, but without effect"):
@@ -132,7 +132,7 @@ def test_rows_without_a_caption_name_their_columns(parts):
         trainer.train()
 
 
-@pytest.mark.parametrize("options", [{"projection_learning_rate": 1e-3}, {"projection_optimizer": "muon"}])
+@pytest.mark.parametrize("options", [{"projector_learning_rate": 1e-3}, {"projector_optimizer": "muon"}])
 def test_options_that_an_optimizer_of_one_s_own_ignores(parts, options):
     optimizer = torch.optim.SGD(parts.model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="have no effect on an optimizer"):
@@ -158,7 +158,7 @@ def test_model_init(parts):
         made.append(copy.deepcopy(parts.model))
         return made[-1]
 
-    args = arguments(parts, freeze="all", itdd_weight=1.0, projection_learning_rate=1e-2)
+    args = arguments(parts, freeze="all", itdd_weight=1.0, projector_learning_rate=1e-2)
     options = {"train_dataset": EpochDataset(load()), "processing_class": parts.processor}
     trainer = VLKDTrainer(args=args, model_init=init, **options)
     weights = []
@@ -279,9 +279,3 @@ def test_log_by_the_user_is_no_line_of_training(parts):
     trainer = build(parts)
     trainer.log({"loss": 1.0})
     assert trainer.state.log_history[-1]["loss"] == 1.0 and "ttdm" not in trainer.state.log_history[-1]
-
-
-def test_documents_reach_the_built_collator(parts):
-    trainer = build(parts, with_texts(), replay_weight=1.0)
-    trainer.train()
-    assert train_logs(trainer)[0]["replay"] > 0

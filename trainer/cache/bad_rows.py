@@ -7,13 +7,13 @@ import torch
 from datasets import Dataset, Features, Value, concatenate_datasets
 
 from trainer.cache.columns import CachedColumn, fingerprint, in_workers
-from trainer.data.rows import Flaw, as_rows, row_name
-from trainer.data.skipped import RowReader
+from trainer.data.rows import InvalidRowError, as_rows, row_name
+from trainer.data.skipped import RowDecoder
 
 
-def drop_flawed(
+def drop_invalid_rows(
     dataset: Dataset,
-    read: RowReader,
+    read: RowDecoder,
     columns: list[str],
     cache_dir: str | None = None,
     first: int = 0,
@@ -30,13 +30,13 @@ def drop_flawed(
         first: the number of the first row.
         workers: processes that read rows.
     """
-    column = flaws_column(dataset, read, columns, cache_dir, first, workers)
+    column = invalid_rows_column(dataset, read, columns, cache_dir, first, workers)
     column.fill()
     found = column.open()
     flawed = [index for index, reason in enumerate(found["reason"]) if reason]
     images = dataset.select_columns([read.image_column])
     for index in flawed:
-        flaw = Flaw(found[index]["message"], found[index]["reason"])
+        flaw = InvalidRowError(found[index]["message"], found[index]["reason"])
         name = row_name(images[index][read.image_column], f"row {first + index}")
         read.skipped.add(first + index, name, flaw)
     numbered = dataset.add_column("row_number", range(first, first + len(dataset)))
@@ -47,11 +47,11 @@ def drop_flawed(
     return concatenate_datasets([numbered.select(rows) for rows in stretches]) if stretches else numbered.select([])
 
 
-def flaws_column(
-    dataset: Dataset, read: RowReader, columns: list[str], cache_dir: str | None, first: int, workers: int
+def invalid_rows_column(
+    dataset: Dataset, read: RowDecoder, columns: list[str], cache_dir: str | None, first: int, workers: int
 ) -> CachedColumn:
-    """Of each row the `reason` and `message` of its flaw, empty if it has none; arguments as of `drop_flawed`."""
-    finder = _FlawFinder(dataset.with_format("arrow").select_columns(columns), read, first)
+    """The `reason` and `message` of each invalid row, empty for valid rows; arguments as in `drop_invalid_rows`."""
+    finder = _InvalidRowFinder(dataset.with_format("arrow").select_columns(columns), read, first)
     return CachedColumn(
         name="flaws",
         key=fingerprint(dataset, (), *columns, str(read.min_side), str(first)),
@@ -64,24 +64,24 @@ def flaws_column(
     )
 
 
-class _FlawFinder(torch.utils.data.Dataset):
+class _InvalidRowFinder(torch.utils.data.Dataset):
     """Reads rows, in workers."""
 
-    def __init__(self, dataset: Dataset, read: RowReader, first: int):
+    def __init__(self, dataset: Dataset, read: RowDecoder, first: int):
         self.dataset = dataset
         self.read = read
         self.first = first
 
     def __getitems__(self, numbers: range) -> dict[str, list[str]]:
         rows = zip(as_rows(self.dataset[numbers]), numbers, strict=True)
-        flaws = [_find_flaw(self.read, row, f"row {self.first + number}") for row, number in rows]
+        flaws = [_find_error(self.read, row, f"row {self.first + number}") for row, number in rows]
         return {"reason": [flaw.reason for flaw in flaws], "message": [str(flaw) for flaw in flaws]}
 
 
-def _find_flaw(read: RowReader, row: dict[str, Any], name: str) -> Flaw:
+def _find_error(read: RowDecoder, row: dict[str, Any], name: str) -> InvalidRowError:
     """The row's flaw; one without reason and message if it has none."""
     try:
         read.read(row, name)
-    except Flaw as flaw:
+    except InvalidRowError as flaw:
         return flaw
-    return Flaw("")
+    return InvalidRowError("")

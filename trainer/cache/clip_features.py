@@ -157,7 +157,7 @@ def features_column(
         compute=encode,
         cache_dir=cache_dir,
         unit="images",
-        remedy="image_features to pooled or off" if kind == "all" else "image_features to off",
+        remedy="cache_image_features to pooled or none" if kind == "all" else "cache_image_features to none",
     )
 
 

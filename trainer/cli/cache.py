@@ -32,8 +32,12 @@ def run(args: argparse.Namespace) -> int:
     check_teacher(teacher, model, clip)
     check_image_features(data_args, model)
     model, teacher = model.to(training_args.device), teacher.to(training_args.device)
-    kept = "captions" if data_args.image_features == "off" else f"captions and images ({data_args.image_features})"
-    for split in filter(None, (data_args.train_split, data_args.eval_split)):
+    kept = (
+        "captions"
+        if data_args.cache_image_features == "none"
+        else f"captions and images ({data_args.cache_image_features})"
+    )
+    for split in filter(None, (data_args.dataset_train_split, data_args.dataset_test_split)):
         rows = load_rows(data_args, training_args, split, model, processor, teacher, tokenizer)
         print(f"{split}: {kept} of {len(rows):,} rows are in {cache_folder(data_args.cache_dir)}")
     return 0

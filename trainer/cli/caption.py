@@ -155,7 +155,7 @@ def describe(
     model: VLKDForConditionalGeneration, processor: VLKDProcessor, images: list[Image.Image], args: argparse.Namespace
 ) -> list[str]:
     """What the model writes in the place of the prompt's `<mask>`, for each image; of an answer the first sentence."""
-    prompt = processor.prompt() if args.question is None else processor.question(args.question)
+    prompt = processor.build_prompt() if args.question is None else processor.build_vqa_prompt(args.question)
     inputs = processor(images=images, text=prompt).to(model.device, model.dtype)
     ids = model.generate(**inputs, max_new_tokens=args.max_new_tokens, num_beams=args.num_beams, do_sample=False)
     return processor.post_process_generation(ids, inputs["input_ids"], first_sentence=args.question is not None)

@@ -66,7 +66,7 @@ def as_text(found: dict[str, Any]) -> str:
     lines += ["", f"{s['samples']:,} samples{nominal} × {s['epochs']:g} epochs on one device of"]
     speed = f"{s['device_flops'] / 1e12:g} TFLOP/s × {s['utilisation']:g}"
     lines += [f"{speed:32}{'EFLOP':>15}{'hours':>15}{'samples/s':>15}"]
-    recipes = "live" if s["image_features"] == "off" else "cached"
+    recipes = "live" if s["cache_image_features"] == "none" else "cached"
     for name, c in found["cost"].items():
         label = f"image features {name}" + (" (recipe)" if name == recipes else "")
         columns = f"{c['flops'] / 1e18:15.4g}{c['hours']:15.3g}{c['samples_per_second']:15,.0f}"

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from trainer.evaluation.datasets import Where
-from trainer.evaluation.metrics_file import Figures, terminal_table, write_metrics
+from trainer.evaluation.metrics_file import MetricTable, terminal_table, write_metrics
 from trainer.evaluation.retention import compare
 from trainer.evaluation.runner import evaluate, strategies_of
 from trainer.evaluation.tasks.task import STRATEGIES, Task, check_strategy, load_task, task_names
@@ -22,7 +22,7 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser("evaluate", help="run a task and print its figures")
     parser.add_argument("--task", required=True, help=f"{', '.join(task_names())}, or a YAML file of your own")
     parser.add_argument("--model", metavar="DIR", help="folder or Hub name of a VLKD checkpoint")
-    parser.add_argument("--dataset", help="in place of the task's: folder, hub name or module:function")
+    parser.add_argument("--dataset_name", help="in place of the task's: folder, hub name or module:function")
     parser.add_argument("--split", help="in place of the task's")
     parser.add_argument("--columns", metavar="'{image: photo}'", help="the dataset's names for the task's columns")
     parser.add_argument("--questions", metavar="FILE", help="VQA's official questions, in place of a dataset")
@@ -52,7 +52,13 @@ def run(args: argparse.Namespace) -> int:
     tasks = load_task(args.task)
     check_options(args, tasks)
     where = Where(
-        args.dataset, args.split, args.limit, as_columns(args.columns), args.questions, args.annotations, args.images
+        args.dataset_name,
+        args.split,
+        args.limit,
+        as_columns(args.columns),
+        args.questions,
+        args.annotations,
+        args.images,
     )
     folder = Path(args.output_dir or Path("evaluation", Path(args.task).stem))
     if tasks[0].kind == "text-retention" and args.dtype == "auto":
@@ -61,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     args.dtype = str(dtype).removeprefix("torch.")  # the figures depend on it, so the command that is printed has it
     if device.type == "cpu":
         torch.set_flush_denormal(True)  # denormal numbers slow small models down manyfold
-    start, figures, remarks = time.time(), Figures(), []
+    start, figures, remarks = time.time(), MetricTable(), []
     if tasks[0].kind == "text-retention":
         dataset, split, found = compare(tasks[0], where, args.before, args.after, device, dtype, args.batch_size)
         for condition, measured in found:
@@ -105,7 +111,7 @@ def check_options(args: argparse.Namespace, tasks: list[Task]) -> None:
         idle += () if "vqa" in kinds else ("strategy", "questions")
         idle += () if "retrieval" in kinds else ("clip",)
     if len(tasks) > 1:
-        idle += ("dataset", "columns", "questions", "annotations", "images")
+        idle += ("dataset_name", "columns", "questions", "annotations", "images")
     for name in needed:
         if getattr(args, name) is None:
             raise ValueError(f"--{name} is missing: task '{args.task}' needs it.")

@@ -60,9 +60,4 @@ def read_arguments(args: argparse.Namespace) -> tuple[ModelArguments, DataArgume
     )
     if model_args.bart is not None and training_args.clip is None:
         raise ValueError("clip is not set; name the CLIP checkpoint that is joined with bart.")
-    if training_args.replay_weight and data_args.text_dataset is None:
-        raise ValueError(
-            f"replay_weight is {training_args.replay_weight}, which requires text_dataset: name a dataset of plain "
-            "text, or set replay_weight to 0."
-        )
     return model_args, data_args, training_args

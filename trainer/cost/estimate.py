@@ -39,16 +39,15 @@ def estimate(args: argparse.Namespace) -> dict[str, Any]:
         "config": args.config,
         "settings": {
             "clip": clip,
-            "language_model": args.model or args.bart,
+            "language_model": args.model_name_or_path or args.bart,
             "freeze": args.freeze,
             "lora_rank": args.lora_rank,
             "image_tokens": config.image_tokens,
             "image_projector": config.image_projector,
-            "image_features": args.image_features,
+            "cache_image_features": args.cache_image_features,
             "samples": args.samples,
             "epochs": epochs,
             "caption_tokens": args.caption_tokens,
-            "document_tokens": args.max_text_length if args.replay_weight else 0,
             "device_flops": args.device_flops,
             "utilisation": args.utilisation,
         },
@@ -91,8 +90,8 @@ def model_config(args: argparse.Namespace, recipe: str | None) -> VLKDConfig:
     Raises:
         ValueError: there is no config, or the one beside the recipe is that of other checkpoints.
     """
-    if args.model is not None:
-        return vlkd_config(args.model)
+    if args.model_name_or_path is not None:
+        return vlkd_config(args.model_name_or_path)
     options = {name: getattr(args, name) for name in CONFIG_OPTIONS}
     if recipe is not None and Path(recipe).with_name("config.json").is_file():
         beside = vlkd_config(Path(recipe).parent)
@@ -163,7 +162,7 @@ def count_parameters(
         found[name] = {"all": sum(p.numel() for p in parameters), "learning": learning}
     learning = sum(part["learning"] for part in found.values())
     moments = 2 * learning
-    if args.projection_optimizer == "muon":
+    if args.projector_optimizer == "muon":
         moments -= sum(p.numel() for module in maps for p in module.parameters() if p.ndim == 2)
     reader = found["BART"]["all"] if args.itdd_weight else 0
     memory = {"weights": 4 * (model.num_parameters() + reader), "gradients": 4 * learning, "optimizer": 4 * moments}
@@ -196,9 +195,6 @@ def sample_flops(config: VLKDConfig, teacher: CLIPTextConfig, args: argparse.Nam
         found["readings forward"] = flops.reading_forward(config, tokens)
         found["reader"] = flops.reader_forward(bart, tokens, tokens)
         found["readings backward"] = flops.reading_backward(config, tokens, args.freeze)
-    if args.replay_weight:
-        found["replay forward"] = flops.replay_forward(bart, args.max_text_length)
-        found["replay backward"] = flops.replay_backward(bart, args.max_text_length, args.freeze)
     return found
 
 

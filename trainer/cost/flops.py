@@ -95,7 +95,7 @@ def decoder_backward(bart: BartConfig, targets: int, memory: int, freeze: str) -
     its cross-attention's scores only the keys' remains.
     """
     forward = decoder_forward(bart, targets, memory)
-    if freeze == "nothing":
+    if freeze == "none":
         return 2 * forward
     width = bart.d_model
     both = attention(targets, targets, width) + attention(targets, memory, width)
@@ -126,7 +126,7 @@ def student_backward(
     config: VLKDConfig,
     prompt_tokens: int,
     caption_tokens: int,
-    freeze: str = "nothing",
+    freeze: str = "none",
     infilling: bool = True,
     alignment: bool = True,
 ) -> int:
@@ -136,7 +136,7 @@ def student_backward(
     Args:
         config: of the model.
         prompt_tokens, caption_tokens: of the corrupted and of the whole caption.
-        freeze: "nothing", "decoder" or "all", as `freeze_language_model` takes it.
+        freeze: "none", "decoder" or "all", as `freeze_language_model` takes it.
         infilling: whether ICTI has a weight; without, decoder, prompt and W_d have no gradient.
         alignment: whether TTDM or ITCL has one; without, neither have the whole caption and W_e.
     """
@@ -185,22 +185,10 @@ def reader_forward(bart: BartConfig, text_tokens: int, caption_tokens: int) -> i
 def reading_backward(config: VLKDConfig, caption_tokens: int, freeze: str) -> int:
     """The backward pass of `reading_forward`, which joins ICTI's at W_d."""
     bart, states = config.text_config, visible_tokens(config) * config.image_token_expansion + DEFAULT_PROMPT
-    heads = (2 if freeze == "nothing" else 1) * _head(bart, caption_tokens)
+    heads = (2 if freeze == "none" else 1) * _head(bart, caption_tokens)
     encoder = 0 if freeze == "all" else 2 * encoder_forward(bart, DEFAULT_PROMPT)
     return decoder_backward(bart, caption_tokens, states, freeze) - heads + encoder
 
 
 def _head(bart: BartConfig, tokens: int) -> int:
     return linear(tokens, bart.d_model, bart.vocab_size)
-
-
-def replay_forward(bart: BartConfig, tokens: int) -> int:
-    """Denoising a document of plain text: BART's own path, counted as if corruption left the length as it was."""
-    return encoder_forward(bart, tokens) + decoder_forward(bart, tokens, tokens)
-
-
-def replay_backward(bart: BartConfig, tokens: int, freeze: str) -> int:
-    """Nothing where BART is frozen: then no gradient of the replay reaches anything that learns."""
-    if freeze == "all":
-        return 0
-    return 2 * encoder_forward(bart, tokens) + decoder_backward(bart, tokens, tokens, freeze)

@@ -1,7 +1,7 @@
 """Images and captions become one training batch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,19 +29,18 @@ class VLKDDataCollator:
     corrupted caption `input_ids`, `attention_mask`; the caption itself as `caption_input_ids`,
     `caption_attention_mask`, as `labels` (-100 where padded) and, moved one to the right, `decoder_input_ids`; for the
     teacher `teacher_embeds` (batch, projection_dim) or `teacher_input_ids`, `teacher_attention_mask`; `row_names`, for
-    messages. Rows that carry a `document` add the text replay: `replay_input_ids`, `replay_attention_mask`,
-    `replay_decoder_input_ids`, `replay_labels`. With `readings`, what `itdd` needs:
-    `reading_input_ids`, `reading_attention_mask`, `reading_decoder_input_ids`, `reading_labels`.
+    messages. With `with_itdd_targets`, what `itdd` needs:
+    `itdd_input_ids`, `itdd_attention_mask`, `itdd_decoder_input_ids`, `itdd_labels`.
 
     Args:
         processor: CLIP's image processor and BART's tokenizer.
         teacher_tokenizer: CLIP's tokenizer; rows with `teacher_embeds` do not need it.
-        infilling: how captions are corrupted; documents alike, but never masked as a whole.
+        infilling: how captions are corrupted.
         decoder_start_token_id: what the decoder reads first (BART: `</s>`).
         projection_dim: the width of the joint space, in which cached columns, stored flat, are read back.
-        max_text_length: captions and documents are cut to this many tokens.
+        max_text_length: captions are cut to this many tokens.
         seed: of every draw.
-        readings: whether to add what `itdd` needs.
+        with_itdd_targets: whether to add what `itdd` needs.
 
     Raises:
         ValueError: a row has no image, no caption, or an empty one; the message names row and column.
@@ -54,7 +53,7 @@ class VLKDDataCollator:
     projection_dim: int
     max_text_length: int = 128
     seed: int = 0
-    readings: bool = False
+    with_itdd_targets: bool = False
 
     @classmethod
     def from_args(
@@ -67,17 +66,17 @@ class VLKDDataCollator:
         """The collator that `args` ask for, for a model of this config.
 
         Raises:
-            ValueError: `mask_ratio` or `mask_all_probability` is out of its range.
+            ValueError: `mask_ratio` or `full_mask_probability` is out of its range.
         """
         return cls(
             processor=processor,
             teacher_tokenizer=teacher_tokenizer,
-            infilling=TextInfilling(processor.tokenizer.mask_token_id, args.mask_ratio, args.mask_all_probability),
+            infilling=TextInfilling(processor.tokenizer.mask_token_id, args.mask_ratio, args.full_mask_probability),
             decoder_start_token_id=config.text_config.decoder_start_token_id,
             projection_dim=config.projection_dim,
             max_text_length=min(args.max_text_length, config.text_config.max_position_embeddings),
             seed=args.seed,
-            readings=args.itdd_weight > 0,
+            with_itdd_targets=args.itdd_weight > 0,
         )
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -87,16 +86,12 @@ class VLKDDataCollator:
         ids = self._tokenize(captions)
 
         batch = self._images(examples)
-        batch |= self._denoising(ids, self.infilling, rngs)
+        batch |= self._denoising(ids, rngs)
         batch |= self._padded(ids, "caption_input_ids", "caption_attention_mask")
         batch |= self._teacher(captions, [embeds for _, embeds in drawn])
         batch["row_names"] = [f"{_name(example)} of epoch {example['epoch']}" for example in examples]
-        if self.readings:
-            batch |= self._readings(examples, captions, ids)
-        if "document" in examples[0]:
-            documents = self._tokenize([example["document"] for example in examples])
-            replay = self._denoising(documents, replace(self.infilling, mask_all_probability=0.0), rngs)
-            batch |= {f"replay_{name}": tensor for name, tensor in replay.items()}
+        if self.with_itdd_targets:
+            batch |= self._itdd_targets(examples, captions, ids)
         return batch
 
     def _draw_caption(self, example: dict[str, Any], rng: np.random.Generator) -> tuple[str, np.ndarray | None]:
@@ -107,7 +102,7 @@ class VLKDDataCollator:
             return captions[choice], None
         return captions[choice], np.reshape(example["teacher_embeds"], (-1, self.projection_dim))[choice]
 
-    def _readings(
+    def _itdd_targets(
         self, examples: list[dict[str, Any]], captions: list[str], ids: list[list[int]]
     ) -> dict[str, Tensor]:
         """The longest of an image's other captions, as BART reads it; to write, the caption of the row before.
@@ -119,9 +114,9 @@ class VLKDDataCollator:
         texts = self._tokenize([f"{self.processor.tokenizer.mask_token}. {text}" for text in said])
         others = [ids[-1], *ids[:-1]]
         return {
-            **self._padded(texts, "reading_input_ids", "reading_attention_mask"),
-            "reading_decoder_input_ids": self._moved_right(others),
-            "reading_labels": pad(others, -100),
+            **self._padded(texts, "itdd_input_ids", "itdd_attention_mask"),
+            "itdd_decoder_input_ids": self._moved_right(others),
+            "itdd_labels": pad(others, -100),
         }
 
     def _longest_other(self, example: dict[str, Any], drawn: str) -> str:
@@ -138,11 +133,9 @@ class VLKDDataCollator:
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         return self.processor.tokenizer(texts, truncation=True, max_length=self.max_text_length)["input_ids"]
 
-    def _denoising(
-        self, ids: list[list[int]], infilling: TextInfilling, rngs: list[np.random.Generator]
-    ) -> dict[str, Tensor]:
+    def _denoising(self, ids: list[list[int]], rngs: list[np.random.Generator]) -> dict[str, Tensor]:
         """The corrupted texts, the texts as labels and the labels moved one to the right."""
-        corrupted = [infilling(row, rng) for row, rng in zip(ids, rngs, strict=True)]
+        corrupted = [self.infilling(row, rng) for row, rng in zip(ids, rngs, strict=True)]
         corrupted = [self._cut(row) for row in corrupted]
         return {
             **self._padded(corrupted, "input_ids", "attention_mask"),
@@ -181,10 +174,10 @@ def check_collator(collator: Callable, args: VLKDTrainingArguments) -> None:
     """
     known = {}
     if isinstance(collator, VLKDDataCollator):
-        names = ("mask_ratio", "mask_all_probability")
+        names = ("mask_ratio", "full_mask_probability")
         known = {name: getattr(collator.infilling, name) for name in names}
         known["max_text_length"] = collator.max_text_length
-    for name in ("mask_ratio", "mask_all_probability", "max_text_length"):
+    for name in ("mask_ratio", "full_mask_probability", "max_text_length"):
         value = getattr(args, name)
         if value != known.get(name, getattr(VLKDTrainingArguments, name)):  # the class holds the default
             raise ValueError(

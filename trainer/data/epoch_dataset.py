@@ -9,7 +9,6 @@ import torch
 from torch.utils.data import Dataset
 
 from trainer.data.infilling import seeded_rng
-from trainer.data.metadata import as_text
 from trainer.data.rows import DataError
 
 DOCUMENTS, REPLACEMENTS = 1, 5  # random streams; `seeded_rng` has one for each purpose, captions are stream 0
@@ -17,7 +16,7 @@ MAX_REPLACEMENTS = 100  # rows that are tried in the place of a flawed one
 
 
 class EpochDataset(Dataset):
-    """Rows that know their place: each carries `index` and `epoch`, and, with `texts`, a `document` to replay.
+    """Rows that know their place: each carries `index` and `epoch`.
 
     Captions and corruptions are drawn from (seed, epoch, index), hence alike in every process layout. The epoch lives
     in shared memory, so that persistent workers see it change. It is deliberately not called `set_epoch`: accelerate
@@ -29,7 +28,6 @@ class EpochDataset(Dataset):
 
     Args:
         dataset: rows by number.
-        texts: the documents of the text replay; one is drawn for each row and epoch.
         seed: of that draw.
         read: makes a row of what the dataset holds, or None of a flawed one; it is given the row and its number. None
             leaves rows as they are.
@@ -41,7 +39,6 @@ class EpochDataset(Dataset):
     def __init__(
         self,
         dataset: datasets.Dataset,
-        texts: datasets.Column | list[str] | None = None,
         seed: int = 0,
         read: Callable[[dict[str, Any], int], dict[str, Any] | None] | None = None,
     ):
@@ -51,7 +48,6 @@ class EpochDataset(Dataset):
                 "with streaming=False."
             )
         self.dataset = dataset
-        self.texts = texts
         self.seed = seed
         self.read = read
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
@@ -80,8 +76,7 @@ class EpochDataset(Dataset):
 
     def _complete(self, row: dict[str, Any], index: int) -> dict[str, Any]:
         epoch = int(self._epoch)
-        row = {"row_name": f"row {index}", **self._usable(row, index, epoch), "index": index, "epoch": epoch}
-        return add_document(row, self.texts, self.seed)
+        return {"row_name": f"row {index}", **self._usable(row, index, epoch), "index": index, "epoch": epoch}
 
     def _usable(self, row: dict[str, Any], index: int, epoch: int) -> dict[str, Any]:
         """The row as `read` makes it, or, if it is flawed, another."""
@@ -96,18 +91,3 @@ class EpochDataset(Dataset):
             if usable is not None:
                 return {"row_name": f"row {other}", **usable}
         raise DataError(f"row {index} and {MAX_REPLACEMENTS} rows drawn in its place are flawed; mend the data.")
-
-
-def add_document(row: dict[str, Any], texts: datasets.Column | list[str] | None, seed: int) -> dict[str, Any]:
-    """The row with the `document` that its epoch and index draw, if there are texts.
-
-    Raises:
-        ValueError: the document is empty.
-    """
-    if texts is None:
-        return row
-    number = int(seeded_rng(seed, DOCUMENTS, row["epoch"], row["index"]).integers(len(texts)))
-    document = as_text(texts[number])
-    if not isinstance(document, str) or not document.strip():
-        raise DataError(f"document {number} of the replay is {document!r}. Filter such documents out.")
-    return {**row, "document": document}

@@ -14,7 +14,7 @@ class TextInfilling:
     Args:
         mask_token_id: the id that stands in the place of a span.
         mask_ratio: ρ, the share of a text's tokens that spans cover, on average exactly this.
-        mask_all_probability: p, the probability that one `<mask>` replaces the whole text, which is the prompt that
+        full_mask_probability: p, the probability that one `<mask>` replaces the whole text, which is the prompt that
             asks for a caption.
 
     Raises:
@@ -23,17 +23,17 @@ class TextInfilling:
 
     mask_token_id: int
     mask_ratio: float
-    mask_all_probability: float
+    full_mask_probability: float
 
     def __post_init__(self):
-        for name in ("mask_ratio", "mask_all_probability"):
+        for name in ("mask_ratio", "full_mask_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1.")
 
     def __call__(self, ids: list[int], rng: np.random.Generator) -> list[int]:
         """Corrupt `ids`, whose first and last tokens are special (`<s>`, `</s>`) and stay where they are."""
         first, *tokens, last = ids
-        if rng.random() < self.mask_all_probability:
+        if rng.random() < self.full_mask_probability:
             return [first, self.mask_token_id, last]
         spans = draw_spans(len(tokens), self.mask_ratio, rng)
         return [first, *mask_spans(tokens, spans, self.mask_token_id, rng), last]

@@ -32,7 +32,7 @@ class DataError(ValueError):
         super().__init__(message.rpartition(f"{type(self).__name__}: ")[-1].strip() if from_worker else message)
 
 
-class Flaw(DataError):
+class InvalidRowError(DataError):
     """Why a row cannot be trained on.
 
     Args:
@@ -58,19 +58,19 @@ def read_captions(captions: Any, name: str, column: str) -> list[str]:
         captions: a text, as str or bytes, a number or truth value, which is read as text, or a list of them.
 
     Raises:
-        Flaw: there is none, or one is no text, empty, or not UTF-8.
+        InvalidRowError: there is none, or one is no text, empty, or not UTF-8.
     """
     texts = captions if isinstance(captions, (list, tuple)) else [captions]
     texts = [text.decode(errors="replace") if isinstance(text, bytes) else as_text(text) for text in texts]
     if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         shown = repr(captions)
-        raise Flaw(
+        raise InvalidRowError(
             f"{name}: column '{column}' holds {shown if len(shown) < 100 else shown[:100] + '…'}; every caption must "
             "be a text that is not empty. Write one, or filter the row out.",
             "no caption",
         )
     if any(REPLACED in text for text in texts):
-        raise Flaw(f"{name}: a text in column '{column}' is not UTF-8. Write it anew.", "not UTF-8")
+        raise InvalidRowError(f"{name}: a text in column '{column}' is not UTF-8. Write it anew.", "not UTF-8")
     return texts
 
 
@@ -81,7 +81,7 @@ def load_image(image: Any, name: str, column: str, min_side: int | None = None) 
         image: a PIL image, the path, the URL or the bytes of a file, or what `datasets` holds of one: {path, bytes}.
 
     Raises:
-        Flaw: there is no image, or it cannot be read.
+        InvalidRowError: there is no image, or it cannot be read.
     """
     try:
         if isinstance(image, dict):
@@ -93,13 +93,13 @@ def load_image(image: Any, name: str, column: str, min_side: int | None = None) 
                 image = file.read()
         picture = read_image(image, min_side=min_side)
     except (ValueError, OSError) as error:
-        raise Flaw(
+        raise InvalidRowError(
             f"{name}: column '{column}' holds no image that can be read: {error.__cause__ or error}. Mend or delete "
             "it.",
             _reason(image, error),
         ) from error
     if picture.size == (1, 1):
-        raise Flaw(f"{name}: the image is a single pixel. Delete the row.", "one pixel")
+        raise InvalidRowError(f"{name}: the image is a single pixel. Delete the row.", "one pixel")
     return picture
 
 

@@ -7,12 +7,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
-from trainer.data.rows import Flaw, load_image, read_captions, row_name
+from trainer.data.rows import InvalidRowError, load_image, read_captions, row_name
 
 FILE = "skipped.jsonl"
 
 
-class RowReader:
+class RowDecoder:
     """Turns what a dataset holds into a row for the collator: `image`, decoded, `caption`, a list, and `row_name`.
 
     Called with a row and its number, which a column `row_number` overrides. Returns None for a flawed row, after it
@@ -24,7 +24,7 @@ class RowReader:
         min_side: see `read_image`.
     """
 
-    def __init__(self, image_column: str, caption_column: str, skipped: "SkippedRows", min_side: int | None = None):
+    def __init__(self, image_column: str, caption_column: str, skipped: "SkipLog", min_side: int | None = None):
         self.image_column = image_column
         self.caption_column = caption_column
         self.skipped = skipped
@@ -35,7 +35,7 @@ class RowReader:
         name = row_name(row.get(self.image_column), row.get("row_name", f"row {number}"))
         try:
             row = {**self.read(row, name), "row_name": name}
-        except Flaw as flaw:
+        except InvalidRowError as flaw:
             self.skipped.add(number, name, flaw)
             return None
         self.skipped.usable += 1
@@ -45,7 +45,7 @@ class RowReader:
         """The row with its captions as `caption` and its image as `image`; a column that it lacks is not read.
 
         Raises:
-            Flaw: it is flawed.
+            InvalidRowError: it is flawed.
         """
         row = dict(row)
         if self.caption_column in row:
@@ -55,7 +55,7 @@ class RowReader:
         return row
 
 
-class SkippedRows:
+class SkipLog:
     """The flawed rows of a split: each is written to `skipped.jsonl` once, and too many of them are an error.
 
     All processes and workers append to the one file, whole lines at a time, and read what the others wrote.
@@ -69,7 +69,7 @@ class SkippedRows:
         on_error: "raise" makes the first flaw an error.
 
     Raises:
-        Flaw: on `add`.
+        InvalidRowError: on `add`.
     """
 
     def __init__(
@@ -90,10 +90,10 @@ class SkippedRows:
         self._numbers: set[int] = set()  # of all rows written down
         self._end = 0  # of what was read of the file
 
-    def add(self, number: int, name: str, flaw: Flaw) -> None:
+    def add(self, number: int, name: str, flaw: InvalidRowError) -> None:
         """Take note that row `number` is flawed."""
         if self.on_error == "raise":
-            raise Flaw(f"{flaw} Or set on_error: skip, to pass such rows over.", flaw.reason) from flaw
+            raise InvalidRowError(f"{flaw} Or set on_error: skip, to pass such rows over.", flaw.reason) from flaw
         self.flawed += 1
         self._read_others()
         if number not in self._numbers:
@@ -107,9 +107,9 @@ class SkippedRows:
             seen, flawed = self.rows, len(self._numbers)
             limit = self.max_share * seen
         if flawed > limit:
-            raise Flaw(
-                f"{flawed} of {seen} rows of split '{self.split}' are flawed, a share above max_skipped: "
-                f"{self.max_share:g}. {self.file} lists them; mend them or set max_skipped higher. The last: {flaw}"
+            raise InvalidRowError(
+                f"{flawed} of {seen} rows of split '{self.split}' are invalid, more than max_skipped_fraction: "
+                f"{self.max_share:g}. {self.file} lists them; fix them or raise max_skipped_fraction. The last: {flaw}"
             )
 
     def _read_others(self) -> None:

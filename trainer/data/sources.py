@@ -65,8 +65,9 @@ def load_split(
 def _instead_of_url(spec: str) -> str:
     repository = re.fullmatch(r"hf://datasets/([\w.-]+/[\w.-]+)/?", spec)
     if repository:
-        return f"write dataset: {repository[1]}"
-    return f"name the files' format and their URL, such as dataset: parquet, dataset_kwargs: {{data_files: '{spec}'}}"
+        return f"write dataset_name: {repository[1]}"
+    options = f"dataset_name: parquet, dataset_kwargs: {{data_files: '{spec}'}}"
+    return f"name the files' format and their URL, such as {options}"
 
 
 def is_missing_path(name: str) -> bool:
@@ -117,7 +118,7 @@ def load_sources(args: DataArguments, split: str, streaming: bool) -> list[Datas
     Raises:
         ValueError: a dataset, file, split or column is missing, or of the wrong kind.
     """
-    specs = zip(args.dataset, args.image_column, args.caption_column, strict=True)
+    specs = zip(args.dataset_name, args.image_column, args.caption_column, strict=True)
     loaded = [load_source(spec, split, image, caption, args, streaming) for spec, image, caption in specs]
     names = (args.image_column[0], args.caption_column[0])
     return [source.rename_columns(_other_names(source, names)) for source in loaded]
@@ -128,7 +129,7 @@ def load_source(
 ) -> Dataset | IterableDataset:
     """One split of one dataset, as `load_sources` tells."""
     if spec.endswith(".json"):
-        root = (args.image_root or "").replace("{split}", split)
+        root = (args.image_dir or "").replace("{split}", split)
         source = load_coco(spec.replace("{split}", split), root, image_column, caption_column)
     else:
         columns = [image_column, caption_column]
@@ -136,8 +137,8 @@ def load_source(
     check_columns(source.column_names, spec, image_column=image_column, caption_column=caption_column)
     source = source.select_columns([image_column, caption_column])
     kind = source.features[image_column] if source.features else None
-    if kind in (Value("string"), Value("large_string")) and args.image_root:
-        options = {"column": image_column, "root": args.image_root}
+    if kind in (Value("string"), Value("large_string")) and args.image_dir:
+        options = {"column": image_column, "root": args.image_dir}
         source = source.map(_with_root, fn_kwargs=options, features=source.features)
     if isinstance(kind, (Image, Value)):
         source = source.cast_column(image_column, Image(decode=False))
@@ -146,12 +147,12 @@ def load_source(
     return source
 
 
-def load_coco(file: str, image_root: str, image_column: str = "image", caption_column: str = "caption") -> Dataset:
+def load_coco(file: str, image_dir: str, image_column: str = "image", caption_column: str = "caption") -> Dataset:
     """The images of a COCO caption file, in its order, with all captions of each.
 
     Args:
         file: JSON of `images` (`id`, `file_name`) and `annotations` (`image_id`, `caption`).
-        image_root: the folder of the images; that of the file if empty.
+        image_dir: the folder of the images; that of the file if empty.
 
     Raises:
         ValueError: the file cannot be read, or is no such file.
@@ -161,7 +162,7 @@ def load_coco(file: str, image_root: str, image_column: str = "image", caption_c
         captions: dict[Any, list[str]] = {image["id"]: [] for image in content["images"]}
         for annotation in content["annotations"]:
             captions[annotation["image_id"]].append(annotation["caption"])
-        root = Path(image_root or Path(file).parent)
+        root = Path(image_dir or Path(file).parent)
         paths = [str(root / image["file_name"]) for image in content["images"]]
     except OSError as error:
         raise ValueError(f"dataset '{file}' cannot be read: {error.strerror}.") from error

@@ -15,7 +15,6 @@ from torch.utils.data import IterableDataset, get_worker_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import TrainingArguments
 
-from trainer.data.epoch_dataset import add_document
 from trainer.data.infilling import seeded_rng
 from trainer.data.rows import DataError, as_rows
 
@@ -50,7 +49,6 @@ class StreamingDataset(IterableDataset):
         read: makes a row of the columns' values, or None of a flawed one, which is passed over; it is given the row
             and its `index`.
         weights: how often a row of each source is drawn; if None, the sources are one after the other one source.
-        texts: the documents of the text replay.
         seed: of every draw.
         buffer: rows that are shuffled together, each worker; 1 or less keeps the files' order.
         rank, world_size: of this process.
@@ -64,7 +62,6 @@ class StreamingDataset(IterableDataset):
         sources: list[datasets.IterableDataset],
         read: Callable[[dict[str, Any], int], dict[str, Any] | None],
         weights: list[float] | None = None,
-        texts: Any = None,
         seed: int = 0,
         buffer: int = 1000,
         rank: int = 0,
@@ -77,7 +74,6 @@ class StreamingDataset(IterableDataset):
         self.groups = list(zip(starts, ends, strict=True)) if weights else [(0, ends[-1])]
         self.weights = np.array(weights or [1.0]) / sum(weights or [1.0])
         self.read = read
-        self.texts = texts
         self.seed = seed
         self.buffer = max(buffer, 1)
         self.rank = rank
@@ -136,7 +132,7 @@ class StreamingDataset(IterableDataset):
                     row = self.read({"row_name": self._name(index), **values}, index)
                     state["given"] = turn + 1
                     if row is not None:
-                        yield add_document({**row, "index": index, "epoch": epoch}, self.texts, self.seed)
+                        yield {**row, "index": index, "epoch": epoch}
                 state.update(part=last.part, row=last.row + 1, given=0)
             if not found:
                 raise DataError(

@@ -15,7 +15,7 @@ import datasets
 from PIL import Image
 
 from modeling_vlkd.image_loading_vlkd import read_image
-from trainer.data.epoch_dataset import as_text
+from trainer.data.metadata import as_text
 from trainer.data.sources import load_split, to_disk
 from trainer.evaluation.formats import Row, index_images, read_captions, read_vqa
 from trainer.evaluation.tasks.task import COLUMNS, Task
@@ -67,7 +67,7 @@ def load_examples(task: Task, where: Where, need_references: bool = True) -> Exa
     if task.kind == "vqa" and where.annotations and not where.questions:
         raise ValueError(f"--annotations {where.annotations} needs --questions and --images beside it.")
     if official and where.dataset:
-        raise ValueError("give either --dataset or official files, not both.")
+        raise ValueError("give either --dataset_name or official files, not both.")
     examples = _from_files(task, where) if official else _from_dataset(task, where)
     _check_rows(task, examples, need_references)
     return examples

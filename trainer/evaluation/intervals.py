@@ -1,4 +1,4 @@
-"""Figures with their n and their 95% interval."""
+"""MetricTable with their n and their 95% interval."""
 
 import math
 from collections.abc import Sequence

@@ -23,8 +23,8 @@ _NONE = "·"
 
 
 @dataclass
-class Figures:
-    """Figures by row of the table and by condition, both in the order in which they were added."""
+class MetricTable:
+    """MetricTable by row of the table and by condition, both in the order in which they were added."""
 
     rows: dict[tuple[str, str], dict[str, dict[str, Any]]] = field(default_factory=dict)
 
@@ -104,7 +104,7 @@ def write_metrics(
 
     Args:
         path: of the file.
-        figures: as `Figures.as_list` gives them.
+        figures: as `MetricTable.as_list` gives them.
         command: makes the figures again.
         dataset, split: what was measured on.
         settings: further keys, such as recipe, task, prompt, limit, or seconds by part of the work.

@@ -10,7 +10,6 @@ _TERMS = {
     "itcl": "ITCL: image-text cross-entropy",
     "icti": "ICTI: caption cross-entropy",
     "itdd": "ITDD: decoder at image and at caption",
-    "replay": "text replay: denoising cross-entropy",
 }
 
 

@@ -9,13 +9,13 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoTokenizer, BartForConditionalGeneration, PreTrainedTokenizerBase
 
 from modeling_vlkd.conversion_vlkd import load_part
-from trainer.data.epoch_dataset import as_text
 from trainer.data.infilling import TextInfilling, seeded_rng
+from trainer.data.metadata import as_text
 from trainer.data.sources import load_split
 from trainer.evaluation.datasets import Where
 from trainer.evaluation.metrics.text_qa.interval import mean_estimate, resampled
 from trainer.evaluation.metrics.text_qa.matching import exact_match, token_f1
-from trainer.evaluation.runner import Writer, normalise
+from trainer.evaluation.runner import Writer, normalize
 from trainer.evaluation.scoring import score_text_qa
 from trainer.evaluation.tasks.task import Task
 from trainer.models import load_vlkd
@@ -55,7 +55,7 @@ def compare(
         if questions:
             writer = Writer(model, tokenizer, task, batch_size)
             step = task.steps["answer_from_caption"]
-            answers[condition] = [normalise(text, step) for text in writer.write("answer_from_caption", questions)]
+            answers[condition] = [normalize(text, step) for text in writer.write("answer_from_caption", questions)]
     figures = loss_figures(losses)
     if questions:
         references = [question["answer"] for question in questions]
@@ -105,7 +105,7 @@ def load_texts(task: Task, where: Where) -> tuple[str, str, list[str]]:
 
 
 def load_questions(task: Task, where: Where, split: str) -> list[dict[str, str]]:
-    """The task's own questions; none about text of the user's, who gives --dataset."""
+    """The task's own questions; none about text of the user's, who gives --dataset_name."""
     if where.dataset is not None or task.questions is None:
         return []
     dataset = load_split(task.questions, split)
@@ -122,7 +122,7 @@ def denoising_losses(
     """
     limit = min(tokenizer.model_max_length, model.config.max_position_embeddings)
     clean = tokenizer(list(texts), truncation=True, max_length=limit).input_ids
-    infilling = TextInfilling(tokenizer.mask_token_id, MASK_RATIO, mask_all_probability=0.0)
+    infilling = TextInfilling(tokenizer.mask_token_id, MASK_RATIO, full_mask_probability=0.0)
     # An insertion's <mask> hides nothing, so that a corrupted text may be longer than the clean one.
     corrupted = [infilling(ids, seeded_rng(SEED, CORRUPTION, 0, number))[:limit] for number, ids in enumerate(clean)]
     sums, counts = [], []

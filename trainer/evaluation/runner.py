@@ -21,7 +21,7 @@ from modeling_vlkd.processing_vlkd import first_sentence_of
 from trainer.evaluation.datasets import IDS, Examples, Where, load_examples
 from trainer.evaluation.formats import Row, write_results
 from trainer.evaluation.generation import complete, encode_images
-from trainer.evaluation.metrics_file import Figures
+from trainer.evaluation.metrics_file import MetricTable
 from trainer.evaluation.scoring import judge, score_retrieval
 from trainer.evaluation.tasks.task import STRATEGIES, Step, Task
 from trainer.models import (
@@ -109,7 +109,7 @@ def answer_all(
                     progress.update(len(rows))
     last = {name: task.steps[STRATEGIES[task.kind][name][-1]] for name in logs}
     return {
-        name: [normalise(log.texts[row[id_key]]["text"], last[name]) for row in examples.rows]
+        name: [normalize(log.texts[row[id_key]]["text"], last[name]) for row in examples.rows]
         for name, log in logs.items()
     }
 
@@ -192,7 +192,7 @@ class Writer:
         images = list(dict.fromkeys(row["image_id"] for row in rows))
         captions = self.write("caption", [{} for _ in images], [features[image] for image in images])
         caption_of = {
-            image: normalise(caption, self.task.steps["caption"])
+            image: normalize(caption, self.task.steps["caption"])
             for image, caption in zip(images, captions, strict=True)
         }
         fills = [{**row, "caption": caption_of[row["image_id"]]} for row in rows]
@@ -219,7 +219,7 @@ def fill_prompt(step: Step, fill: dict[str, Any]) -> str:
     return step.prompt.format(question=fill.get("question", "").strip(), caption=caption)
 
 
-def normalise(text: str, step: Step) -> str:
+def normalize(text: str, step: Step) -> str:
     """On one line and, where the step says so, up to the end of the first sentence."""
     text = first_sentence_of(text) if step.normalisation == "first_sentence" else text
     return " ".join(text.split())
@@ -255,7 +255,7 @@ def evaluate(
     args: argparse.Namespace,
     device: torch.device,
     dtype: torch.dtype,
-    figures: Figures,
+    figures: MetricTable,
     remarks: list[str],
 ) -> tuple[str, str]:
     """Run tasks that show images: adds to figures and remarks, and returns the names of dataset and split."""
@@ -278,7 +278,7 @@ def answer(
     processor: Any,
     folder: Path,
     args: argparse.Namespace,
-    figures: Figures,
+    figures: MetricTable,
     remarks: list[str],
 ) -> None:
     """Write each strategy's predictions in the official form, and score them unless told otherwise."""
@@ -297,7 +297,7 @@ def retrieve(
     model: PreTrainedModel,
     processor: Any,
     args: argparse.Namespace,
-    figures: Figures,
+    figures: MetricTable,
     remarks: list[str],
 ) -> None:
     """Retrieval by BART's text embedding and, as a control, by the text tower of the CLIP that the images' is."""

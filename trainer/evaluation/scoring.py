@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from trainer.data.epoch_dataset import as_text
+from trainer.data.metadata import as_text
 from trainer.data.sources import import_function
 from trainer.evaluation.formats import UNTYPED, Row, caption_references, vqa_files
 from trainer.evaluation.metrics.retrieval_recall.recall import recall_scores
@@ -18,7 +18,7 @@ from trainer.evaluation.metrics.vqa_accuracy.answers import ANNOTATORS
 from trainer.evaluation.tasks.task import Task
 
 Source = dict | list | str | os.PathLike
-Figures = list[dict[str, Any]]
+MetricTable = list[dict[str, Any]]
 SAY = "write what was said, or a word such as 'unanswerable'"
 STYLES = {"vqa": "VQA accuracy", "ok-vqa": "OK-VQA accuracy"}
 Figure = dict[str, Any]
@@ -27,7 +27,7 @@ DOMAINS = ("in-domain", "near-domain", "out-domain")
 
 def score_vqa(
     annotations: Source, results: Source, questions: Source | None = None, style: str = "vqa", seed: int = 0
-) -> Figures:
+) -> MetricTable:
     """The official accuracy: over all, by answer type, by question type. Sources are files or what they hold.
 
     Args:
@@ -120,12 +120,12 @@ def caption_report(
 
 def score_captions(
     references: Source, results: Source, seed: int = 0, metrics: Sequence[str] | None = None
-) -> Figures:
+) -> MetricTable:
     """The figures of `caption_report`: those that can be had here. The report says which cannot, and why."""
     return caption_report(references, results, metrics, seed=seed)["figures"]
 
 
-def score_retrieval(image_embeds: Any, text_embeds: Any, image_of_text: Sequence[int], seed: int = 0) -> Figures:
+def score_retrieval(image_embeds: Any, text_embeds: Any, image_of_text: Sequence[int], seed: int = 0) -> MetricTable:
     """R@1, R@5 and R@10 both ways; see `recall_scores` for the arguments and what is raised."""
     scores = recall_scores(image_embeds, text_embeds, image_of_text, seed)
     return [
@@ -136,7 +136,7 @@ def score_retrieval(image_embeds: Any, text_embeds: Any, image_of_text: Sequence
     ]
 
 
-def score_text_qa(predictions: list[str], references: list[str | list[str]], seed: int = 0) -> Figures:
+def score_text_qa(predictions: list[str], references: list[str | list[str]], seed: int = 0) -> MetricTable:
     """Exact match and token F1; see `text_qa_scores` for the arguments and what is raised."""
     scores = text_qa_scores(predictions, references, seed)
     return _figures("text QA", {"exact match": scores["exact_match"], "token F1": scores["f1"]})
@@ -161,7 +161,7 @@ def text_qa_pairs(references: Source, results: Source) -> tuple[list[str], list[
     return [_text(said, key, said_name) for key in right], list(right.values())
 
 
-def _figures(metric: str, rows: dict[str, dict]) -> Figures:
+def _figures(metric: str, rows: dict[str, dict]) -> MetricTable:
     return [{"metric": metric, "row": row} | score for row, score in rows.items()]
 
 

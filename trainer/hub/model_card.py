@@ -46,7 +46,7 @@ def make_card(
         evaluation=evaluation_section(metrics) if metrics else NO_FIGURES,
     )
     card = ModelCard(text)
-    named = [recipe.get("dataset"), recipe.get("text_dataset")]
+    named = [recipe.get("dataset_name")]
     named = [name for part in named for name in (part if isinstance(part, list) else [part])]
     card.data.datasets = [name for name in named if _is_hub_name(name)] or None
     if metrics:

@@ -14,7 +14,7 @@ from trainer.hub.model_card import card_by_hand, make_card
 from trainer.hub.repository import repository_files, upload
 
 
-class HubUploads(Trainer):
+class HubUploadMixin(Trainer):
     """A `Trainer` that pushes complete repositories."""
 
     def create_model_card(

@@ -74,14 +74,14 @@ def steps_of(size: Size, steps: int, batch: int, images: int) -> list[Step]:
     """README's commands for real checkpoints, each with few steps, images or rows."""
     config = f"--config hub_configs/{size.recipe}/train.yaml --dataloader_num_workers 1"
     few = f"--per_device_train_batch_size {batch} --per_device_eval_batch_size {batch} --logging_steps 1"
-    features = "--image_features all --cache_dir feature_cache"
+    features = "--cache_image_features all --cache_dir feature_cache"
     half = steps // 2
     cached = f"vlkd train {config} {features} --output_dir outputs/cached {few} --max_steps {half}"
-    streamed = f"vlkd train {config} --streaming true --shuffle_buffer 100 --output_dir outputs/streamed {few}"
+    streamed = f"vlkd train {config} --streaming true --shuffle_buffer_size 100 --output_dir outputs/streamed {few}"
     streamed += f" --max_steps {steps} --save_steps {half}"
-    simple = f"vlkd train --clip {size.clip} --bart {size.bart} --dataset my_images --output_dir my_vlkd"
+    simple = f"vlkd train --clip {size.clip} --bart {size.bart} --dataset_name my_images --output_dir my_vlkd"
     simple += f" --per_device_train_batch_size {batch} --logging_steps 1 --max_steps {half}"
-    simple += " --learning_rate 2e-5 --projection_learning_rate 1e-3"
+    simple += " --learning_rate 2e-5 --projector_learning_rate 1e-3"
     model = "--model outputs/streamed"
     return [
         Step(f"vlkd cache {config} {features}", check_cache),

@@ -294,8 +294,8 @@ def test_disk_too_small(model, processor, tmp_path, monkeypatch):
         add_image_features(load(rows=4), model, processor, cache_dir=str(tmp_path))
     assert str(error.value) == (
         f"cache_dir: the feature cache needs 3.3 kB (3,264 bytes) in {tmp_path}, where 3.3 kB (3,263 bytes) are free: "
-        "image_features, 4 images × 816 bytes = 3.3 kB. Free some, set cache_dir to a larger disk, or image_features "
-        "to pooled or off."
+        "image_features, 4 images × 816 bytes = 3.3 kB. Free some, set cache_dir to a larger disk, or "
+        "cache_image_features to pooled or none."
     )
     assert not list(tmp_path.glob("*/*.arrow"))
     add_image_features(load(rows=4), model, processor, "pooled", cache_dir=str(tmp_path))  # 192 bytes

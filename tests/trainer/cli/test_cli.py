@@ -12,7 +12,7 @@ from trainer.arguments import DataArguments, ModelArguments, VLKDTrainingArgumen
 from trainer.cli import main
 from trainer.cli.parser import CommandParser, flags_of_config
 
-BASE = "clip: c\nbart: b\ndataset: d\noutput_dir: out\nuse_cpu: true\n"
+BASE = "clip: c\nbart: b\ndataset_name: d\noutput_dir: out\nuse_cpu: true\n"
 
 
 def parse(tmp_path: Path, text: str) -> tuple[ModelArguments, DataArguments, VLKDTrainingArguments]:
@@ -27,7 +27,7 @@ def parse(tmp_path: Path, text: str) -> tuple[ModelArguments, DataArguments, VLK
     [
         ("save_strategy: no", 2, "save_strategy", "no"),
         ("save_strategy: 'no'", 2, "save_strategy", "no"),
-        ("image_features: off", 1, "image_features", "off"),
+        ("cache_image_features: none", 1, "cache_image_features", "none"),
         ("bf16: on\n", 2, "bf16", True),
         ("bf16: yes\n", 2, "bf16", True),
         ("streaming: No\n", 1, "streaming", False),
@@ -47,12 +47,12 @@ def parse(tmp_path: Path, text: str) -> tuple[ModelArguments, DataArguments, VLK
         ("learning_rate: 3.0e-05", 2, "learning_rate", 3e-5),
         ("max_steps: 100_000", 2, "max_steps", 100_000),
         ("seed: 010", 2, "seed", 10),
-        ("eval_split: null", 1, "eval_split", None),
-        ("eval_split: ~", 1, "eval_split", None),
-        ("eval_split:", 1, "eval_split", None),
-        ("eval_split: 'null'", 1, "eval_split", "null"),
-        ("dataset: [no, 2026-11-26, x]", 1, "dataset", ["no", "2026-11-26", "x"]),
-        ("dataset_weights: [1, 1e-1]\ndataset: [a, b]", 1, "dataset_weights", [1.0, 0.1]),
+        ("dataset_test_split: null", 1, "dataset_test_split", None),
+        ("dataset_test_split: ~", 1, "dataset_test_split", None),
+        ("dataset_test_split:", 1, "dataset_test_split", None),
+        ("dataset_test_split: 'null'", 1, "dataset_test_split", "null"),
+        ("dataset_name: [no, 2026-11-26, x]", 1, "dataset_name", ["no", "2026-11-26", "x"]),
+        ("dataset_probabilities: [1, 1e-1]\ndataset_name: [a, b]", 1, "dataset_probabilities", [1.0, 0.1]),
         (
             "dataset_kwargs: {rows: 8, deep: {flag: no, name: 'no'}}",
             1,
@@ -76,16 +76,24 @@ def test_files_that_are_no_mapping(tmp_path, text):
 
 
 def test_a_recipe_is_read_as_it_was_written(tmp_path):
-    values = {"clip": "1984", "bart": "no", "dataset": ["off", "2026-11-26"], "learning_rate": 3e-5, "bf16": True}
+    values = {"clip": "1984", "bart": "no", "dataset_name": ["off", "2026-11-26"], "learning_rate": 3e-5, "bf16": True}
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    expected = ["--clip=1984", "--bart=no", "--dataset", "off", "2026-11-26", "--learning_rate=3.0e-05", "--bf16=true"]
+    expected = [
+        "--clip=1984",
+        "--bart=no",
+        "--dataset_name",
+        "off",
+        "2026-11-26",
+        "--learning_rate=3.0e-05",
+        "--bf16=true",
+    ]
     assert flags_of_config(str(tmp_path / "train.yaml")) == expected
 
 
 @pytest.mark.parametrize("value", ["{a: [", "rows", "[1]"])
 def test_mappings_of_the_command_line(value):
     with pytest.raises(ValueError, match="dataset_kwargs is '.*must be a mapping"):
-        DataArguments(dataset="d", dataset_kwargs=value)
+        DataArguments(dataset_name="d", dataset_kwargs=value)
 
 
 # ------------------------------------------------------------------------------------------------------------ errors

@@ -44,9 +44,9 @@ def config(clip_dir, bart_dir, tmp_path, monkeypatch):
         options = {
             "clip": clip_dir,
             "bart": bart_dir,
-            "dataset": "caption_data:load",
+            "dataset_name": "caption_data:load",
             "dataset_kwargs": {"rows": 12},
-            "image_features": "all",
+            "cache_image_features": "all",
             "output_dir": str(tmp_path / "out"),
             "cache_dir": str(tmp_path / "cache"),
             "max_steps": 2,
@@ -77,13 +77,13 @@ def complaint(capsys, path: str) -> str:
     [
         ("patch", "patch", {"flaws", "image_features", "teacher_embeds"}),
         ("pooled", "pooled", {"flaws", "image_features", "teacher_embeds"}),
-        ("all", "off", {"flaws", "teacher_embeds"}),
+        ("all", "none", {"flaws", "teacher_embeds"}),
     ],
 )
 def test_training_computes_nothing(config, tmp_path, monkeypatch, capsys, image_tokens, image_features, kinds):
-    path = config(image_tokens=image_tokens, image_features=image_features, eval_split="validation")
+    path = config(image_tokens=image_tokens, cache_image_features=image_features, dataset_test_split="validation")
     assert main(["cache", "--config", path]) == 0
-    kept = "captions" if image_features == "off" else f"captions and images ({image_features})"
+    kept = "captions" if image_features == "none" else f"captions and images ({image_features})"
     assert capsys.readouterr().out.splitlines() == [
         f"{split}: {kept} of 12 rows are in {tmp_path / 'cache'}" for split in ("train", "validation")
     ]
@@ -92,7 +92,7 @@ def test_training_computes_nothing(config, tmp_path, monkeypatch, capsys, image_
     assert len(list(cache.iterdir())) == 2 * len(kinds)  # for each split
     before = snapshot(cache)
     monkeypatch.setattr("trainer.cache.clip_features.teacher_embeds", None)  # each would fail if it were called
-    if image_features != "off":
+    if image_features != "none":
         monkeypatch.setattr(VLKDForConditionalGeneration, "get_image_features", None)
     assert main(["train", "--config", path]) == 0
     assert snapshot(cache) == before
@@ -101,7 +101,12 @@ def test_training_computes_nothing(config, tmp_path, monkeypatch, capsys, image_
 def test_flawed_rows_are_left_out_alike(config, tmp_path, capsys, monkeypatch):
     folder = write_images(tmp_path / "photos")
     (folder / "3.jpg").write_bytes(b"no image")
-    options = {"dataset": str(folder), "dataset_kwargs": None, "max_skipped": 0.2, "dataloader_num_workers": 1}
+    options = {
+        "dataset_name": str(folder),
+        "dataset_kwargs": None,
+        "max_skipped_fraction": 0.2,
+        "dataloader_num_workers": 1,
+    }
     path = config(**options)
     assert main(["cache", "--config", path]) == 0
     assert "images (all) of 9 rows" in capsys.readouterr().out
@@ -138,23 +143,22 @@ def test_disk_too_small(config, capsys, monkeypatch, tmp_path):
     error = complaint(capsys, config())
     # 12 images of 17 tokens, and 24 captions, of 24 numbers of two bytes
     assert "needs 10.9 kB (10,944 bytes) in " in error and "where 10.0 kB (10,000 bytes) are free" in error
-    assert "image_features to pooled or off" in error
+    assert "cache_image_features to pooled or none" in error
     assert not snapshot(tmp_path / "cache")  # nothing was looked at yet
 
 
 def test_a_stream_is_not_cached(config, capsys):
     assert "streaming is on: of a stream nothing is cached" in complaint(
-        capsys, config(streaming=True, image_features="off")
+        capsys, config(streaming=True, cache_image_features="none")
     )
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_features": "pooled"}, "image_features is pooled, but the decoder sees image_tokens=all"),
-        ({"image_features": "some"}, "invalid choice: 'some'"),
-        ({"replay_weight": 1}, "replay_weight is 1.0, which requires text_dataset"),
-        ({"dataset": "./nowhere"}, "dataset './nowhere' does not exist"),
+        ({"cache_image_features": "pooled"}, "cache_image_features is pooled, but the decoder sees image_tokens=all"),
+        ({"cache_image_features": "some"}, "invalid choice: 'some'"),
+        ({"dataset_name": "./nowhere"}, "dataset './nowhere' does not exist"),
     ],
 )
 def test_mistakes_are_one_line(config, capsys, changes, message):

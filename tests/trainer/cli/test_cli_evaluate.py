@@ -209,11 +209,14 @@ def test_predictions_only(here, tmp_path, capsys):
         (["--task", "vqav2", "--columns", "{image: ["], "--columns '{image: [' cannot be read"),
         (["--task", "vqav2", "--before", "x"], "--before is of no use to task 'vqav2'"),
         (["--task", "vqav2", "--clip", "x"], "--clip is of no use to task 'vqav2'"),
-        (["--task", "microworld", "--dataset", "x"], "--dataset is of no use to task 'microworld'"),
+        (["--task", "microworld", "--dataset_name", "x"], "--dataset_name is of no use to task 'microworld'"),
         (["--task", "microworld", "--split", "tset"], "split='tset' is unknown: choose one of train, validation"),
         (["--task", "flickr30k-retrieval", "--predictions_only"], "has no predictions to be scored elsewhere"),
         (["--task", "flickr30k-retrieval", "--clip", "lmms-lab"], "lmms-lab"),
-        (["--task", "vqav2", "--dataset", "my_text", "--split", "test"], "'my_text' has no column 'image' (image)"),
+        (
+            ["--task", "vqav2", "--dataset_name", "my_text", "--split", "test"],
+            "'my_text' has no column 'image' (image)",
+        ),
     ],
 )
 def test_bad_input_is_one_line(here, tmp_path, capsys, options, message):

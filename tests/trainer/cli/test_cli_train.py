@@ -27,7 +27,7 @@ def config(clip_dir, bart_dir, tmp_path, monkeypatch):
         options = {
             "clip": clip_dir,
             "bart": bart_dir,
-            "dataset": "caption_data:load",
+            "dataset_name": "caption_data:load",
             "dataset_kwargs": {"rows": 12},
             "output_dir": str(tmp_path / "out"),
             "cache_dir": str(tmp_path / "cache"),
@@ -55,14 +55,15 @@ def complaint(capsys, *argv: str) -> str:
 
 def test_run_leaves_a_complete_model(config, tmp_path, images):
     path = config(
-        eval_split="validation", image_features="all", replay_weight=0.5, text_dataset="caption_data:load_text"
+        dataset_test_split="validation",
+        cache_image_features="all",
     )
     assert main(["train", "--config", path]) == 0
     folder = tmp_path / "out"
     model, processor = VLKDForConditionalGeneration.from_pretrained(folder), VLKDProcessor.from_pretrained(folder)
     assert len(model.generate(**processor(images=images[:2]), max_new_tokens=5)) == 2
     metrics = json.loads((folder / "all_results.json").read_text())
-    assert {"train_loss", "eval_loss", "eval_ttdm", "eval_itcl", "eval_icti", "eval_replay"} <= metrics.keys()
+    assert {"train_loss", "eval_loss", "eval_ttdm", "eval_itcl", "eval_icti"} <= metrics.keys()
     history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     assert [log["step"] for log in history if "icti" in log] == [1, 2]
     assert {name.split("-")[0] for name in map(str, Path(tmp_path, "cache").iterdir())} and history[-1][
@@ -80,7 +81,7 @@ def test_run_leaves_a_complete_model(config, tmp_path, images):
     ],
 )
 def test_the_final_model_is_evaluated_once(config, tmp_path, options, steps):
-    assert main(["train", "--config", config(eval_split="validation", **options)]) == 0
+    assert main(["train", "--config", config(dataset_test_split="validation", **options)]) == 0
     history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
     losses = [(log["step"], log["eval_loss"]) for log in history if "eval_loss" in log]
     assert [step for step, _ in losses] == steps
@@ -91,7 +92,7 @@ def test_the_final_model_is_evaluated_once(config, tmp_path, options, steps):
 def test_trained_model_can_be_trained_further(config, tmp_path):
     assert main(["train", "--config", config()]) == 0
     first = str(tmp_path / "out")
-    path = config(model=first, bart=None, output_dir=str(tmp_path / "second"), freeze="all")
+    path = config(model_name_or_path=first, bart=None, output_dir=str(tmp_path / "second"), freeze="all")
     assert main(["train", "--config", path]) == 0
     before, after = (VLKDForConditionalGeneration.from_pretrained(folder) for folder in (first, tmp_path / "second"))
     after = dict(after.named_parameters())
@@ -122,13 +123,13 @@ def test_teacher_of_a_trained_model_is_the_clip_it_was_made_from(
     config, tmp_path, capsys, clip_dir, bart_dir, vlkd_dir
 ):
     """`clip` may be left out where the model's config names it, and must be set where it does not."""
-    path = config(model=vlkd_dir, bart=None, clip=None)
+    path = config(model_name_or_path=vlkd_dir, bart=None, clip=None)
     assert "clip is not set, and the model's config names no base_models" in complaint(capsys, "--config", path)
     known = tmp_path / "known"
     shutil.copytree(vlkd_dir, known)
     values = json.loads((known / "config.json").read_text())
     (known / "config.json").write_text(json.dumps({**values, "base_models": [clip_dir, bart_dir]}))
-    assert main(["train", "--config", config(model=str(known), bart=None, clip=None)]) == 0
+    assert main(["train", "--config", config(model_name_or_path=str(known), bart=None, clip=None)]) == 0
 
 
 @pytest.mark.parametrize("saved", ["split", "splits", "files"])
@@ -142,7 +143,7 @@ def test_local_folders(config, tmp_path, saved):
     else:
         folder.mkdir()
         dataset.to_parquet(folder / "train-0.parquet")
-    assert main(["train", "--config", config(dataset=str(folder), dataset_kwargs=None, max_steps=1)]) == 0
+    assert main(["train", "--config", config(dataset_name=str(folder), dataset_kwargs=None, max_steps=1)]) == 0
 
 
 def test_attention_is_set_in_both_towers(clip_dir, bart_dir):
@@ -162,20 +163,18 @@ def test_attention_is_set_in_both_towers(clip_dir, bart_dir):
         ({"clip": None}, "clip is not set"),
         ({"bart": None}, "set either bart"),
         ({"clip": "./nowhere"}, "`clip`='./nowhere' gives no image processor"),
-        ({"model": "./nowhere", "bart": None}, "model: './nowhere' is no VLKD checkpoint"),
-        ({"model": ".", "bart": None}, "model: '.' is no VLKD checkpoint"),
-        ({"dataset": None}, "dataset is not set"),
-        ({"dataset": "./nowhere"}, "dataset './nowhere' does not exist: give a folder, or a name on the Hub"),
-        ({"dataset": "a/b/c"}, "dataset 'a/b/c' does not exist"),
-        ({"dataset": "caption_data:nothing"}, "'module:function'"),
-        ({"dataset": "no_module:load"}, "No module named 'no_module'"),
+        ({"model_name_or_path": "./nowhere", "bart": None}, "model_name_or_path: './nowhere' is no VLKD checkpoint"),
+        ({"model_name_or_path": ".", "bart": None}, "model_name_or_path: '.' is no VLKD checkpoint"),
+        ({"dataset_name": None}, "dataset_name is not set"),
+        ({"dataset_name": "./nowhere"}, "dataset './nowhere' does not exist: give a folder, or a name on the Hub"),
+        ({"dataset_name": "a/b/c"}, "dataset 'a/b/c' does not exist"),
+        ({"dataset_name": "caption_data:nothing"}, "'module:function'"),
+        ({"dataset_name": "no_module:load"}, "No module named 'no_module'"),
         ({"dataset_kwargs": "rows"}, "dataset_kwargs is 'rows'"),
         ({"caption_column": "text"}, "caption_column: dataset 'caption_data:load' has no column 'text'; it has image"),
         ({"image_column": "picture"}, "image_column: dataset"),
-        ({"image_features": "pooled"}, "image_tokens=all"),
-        ({"replay_weight": 1}, "replay_weight is 1.0, which requires text_dataset"),
-        ({"replay_weight": 1, "text_dataset": "caption_data:load_text", "text_column": "t"}, "text_column: dataset"),
-        ({"eval_strategy": "epoch"}, "eval_strategy is epoch, which requires eval_split"),
+        ({"cache_image_features": "pooled"}, "image_tokens=all"),
+        ({"eval_strategy": "epoch"}, "eval_strategy is epoch, which requires dataset_test_split"),
         ({"mask_ratio": 2}, "mask_ratio is 2"),
         ({"output_dir": "/dev/null/out"}, "Not a directory: '/dev/null/out"),
         ({"contrastive_chunk_size": 0}, "contrastive_chunk_size is 0"),
@@ -204,7 +203,7 @@ def test_mistakes_on_the_command_line(config, capsys, tmp_path):
 @pytest.mark.parametrize("saved", [load(rows=4), datasets.DatasetDict(train=load(rows=4))])
 def test_missing_split_of_a_saved_dataset(config, capsys, tmp_path, saved):
     saved.save_to_disk(tmp_path / "data")
-    path = config(dataset=str(tmp_path / "data"), dataset_kwargs=None, eval_split="validation")
+    path = config(dataset_name=str(tmp_path / "data"), dataset_kwargs=None, dataset_test_split="validation")
     assert "has no split 'validation'; it has train" in complaint(capsys, "--config", path)
 
 
@@ -213,4 +212,4 @@ def test_help_names_every_key(capsys):
         main(["train", "--help"])
     text = capsys.readouterr().out
     assert exit_.value.code == 0
-    assert all(f"--{key}" in text for key in ("config", "clip", "dataset", "replay_weight", "learning_rate"))
+    assert all(f"--{key}" in text for key in ("config", "clip", "dataset_name", "itdd_weight", "learning_rate"))

@@ -1,4 +1,4 @@
-"""The formulas of trainer/cost/flops.py against torch's own counter: real tensors at the microworld's size, meta tensors at
+"""The formulas against torch's own counter: real tensors at the microworld's size, meta tensors at
 the size of the public checkpoints."""
 
 import copy
@@ -47,8 +47,8 @@ def ids(name: str, tokens: int) -> torch.Tensor:
     return torch.randint(5, 40, (BATCH, tokens), device=DEVICE[name])
 
 
-def step(model, name: str, freeze: str, replay: bool) -> tuple[int, int, int, int]:
-    """Operations counted in one training step: forward; backward of ICTI; of the alignment; of the replay."""
+def step(model, name: str, freeze: str) -> tuple[int, int, int]:
+    """Operations counted in one training step: forward; backward of ICTI; of the alignment."""
     model.requires_grad_(True).train()
     model.freeze_language_model(freeze)
     tokens = flops.num_patches(model.config) + 1
@@ -58,14 +58,10 @@ def step(model, name: str, freeze: str, replay: bool) -> tuple[int, int, int, in
         "decoder_input_ids": ids(name, CAPTION),
         "caption_input_ids": ids(name, CAPTION),
     }
-    if replay:
-        inputs |= {"replay_input_ids": ids(name, DOCUMENT), "replay_decoder_input_ids": ids(name, DOCUMENT)}
     forward, output = counted(lambda: model(**inputs, use_cache=False))
     icti, _ = counted(output.logits.sum().backward)
     alignment, _ = counted(output.text_embeds.sum().backward)
-    denoised = output.replay_logits
-    denoising = counted(denoised.sum().backward)[0] if replay and denoised.requires_grad else 0
-    return forward, icti, alignment, denoising
+    return forward, icti, alignment
 
 
 @pytest.mark.parametrize("name", [MICRO, BASE, LARGE])
@@ -91,21 +87,17 @@ def test_teacher(width, projection):
 
 
 def check_student(name: str, options: dict, freeze: str) -> None:
-    """Each pass of a step, to the operation; the replay is on where all image tokens are."""
-    replay = "image_tokens" not in options
-    forward, icti, alignment, denoising = step(build(name, tuple(options.items())), name, freeze, replay)
+    """Each pass of a step, to the operation."""
+    forward, icti, alignment = step(build(name, tuple(options.items())), name, freeze)
     config, lengths = config_of(name, **options), (PROMPT, CAPTION)
-    bart = config.text_config
-    expected = flops.student_forward(config, *lengths) + (flops.replay_forward(bart, DOCUMENT) if replay else 0)
-    assert BATCH * expected == forward
+    assert BATCH * flops.student_forward(config, *lengths) == forward
     assert BATCH * flops.student_backward(config, *lengths, freeze, alignment=False) == icti
     assert BATCH * flops.student_backward(config, *lengths, freeze, infilling=False) == alignment
     assert BATCH * flops.student_backward(config, *lengths, freeze) == icti + alignment
-    assert BATCH * flops.replay_backward(bart, DOCUMENT, freeze) * replay == denoising
 
 
 CHOICES = ({}, MLP, {"image_tokens": "patch"}, {"image_tokens": "pooled"}, MLP | {"image_tokens": "pooled"})
-FREEZES = ("nothing", "decoder", "all")
+FREEZES = ("none", "decoder", "all")
 
 
 @pytest.mark.parametrize("freeze", FREEZES)
@@ -117,12 +109,12 @@ def test_student_of_the_microworld(options, freeze):
 @pytest.mark.parametrize(
     ("name", "options", "freeze"),
     [
-        (BASE, {}, "nothing"),
+        (BASE, {}, "none"),
         (BASE, MLP, "decoder"),
         (BASE, {"image_tokens": "patch"}, "all"),
         (LARGE, {}, "decoder"),
         (LARGE, MLP, "all"),
-        (LARGE, {"image_tokens": "pooled"}, "nothing"),
+        (LARGE, {"image_tokens": "pooled"}, "none"),
     ],
 )
 def test_student_of_public_size(name, options, freeze):
@@ -148,13 +140,13 @@ def test_readings(name, freeze):
         "input_ids": ids(name, PROMPT),
         "decoder_input_ids": ids(name, CAPTION),
     }
-    reading = {"reading_decoder_input_ids": ids(name, CAPTION)}
+    reading = {"itdd_decoder_input_ids": ids(name, CAPTION)}
     plain, _ = counted(lambda: model(**inputs, use_cache=False))
     forward, output = counted(lambda: model(**inputs, **reading, use_cache=False))
     bart = model.language_model.model
     read, _ = counted(lambda: bart(ids(name, DOCUMENT), decoder_input_ids=ids(name, CAPTION), use_cache=False))
     assert BATCH * flops.reader_forward(model.config.text_config, DOCUMENT, CAPTION) == read
-    backward, _ = counted((output.logits.sum() + sum(state.sum() for state in output.reading_states)).backward)
+    backward, _ = counted((output.logits.sum() + sum(state.sum() for state in output.itdd_hidden_states)).backward)
     backward -= BATCH * flops.student_backward(model.config, PROMPT, CAPTION, freeze, alignment=False)
     assert BATCH * flops.reading_forward(model.config, CAPTION) == forward - plain
     assert BATCH * flops.reading_backward(model.config, CAPTION, freeze) == backward
@@ -167,7 +159,7 @@ def test_adapter(name, options):
     adapted = add_lora(model, rank)
     adapted.requires_grad_ = lambda *_: adapted  # `step` would let everything learn
     adapted.freeze_language_model = lambda *_: None
-    forward, icti, alignment, _ = step(adapted, name, "nothing", replay=False)
+    forward, icti, alignment = step(adapted, name, "none")
     config, lengths = config_of(name, **options), (PROMPT, CAPTION)
     added = flops_lora.lora_forward(config, *lengths, rank)
     assert BATCH * (flops.student_forward(config, *lengths) + added) == forward
@@ -177,9 +169,9 @@ def test_adapter(name, options):
 
 def test_what_is_computed_twice():
     model, lengths = build.__wrapped__(MICRO, ()), (PROMPT, CAPTION)  # one of its own: checkpointing leaves hooks
-    plain = step(model, MICRO, "nothing", replay=False)
+    plain = step(model, MICRO, "none")
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    again = step(model, MICRO, "nothing", replay=False)
+    again = step(model, MICRO, "none")
     assert again[0] == plain[0]
     assert BATCH * flops.checkpointing_forward(model.config, *lengths) == sum(again) - sum(plain)
     found, _ = counted(lambda: model.get_text_features(ids(MICRO, CAPTION)))

@@ -28,7 +28,7 @@ def collator(processor, clip_dir) -> VLKDDataCollator:
 
 @pytest.fixture
 def rows() -> EpochDataset:
-    return EpochDataset(load(rows=8), texts=["one document", "another document of more words"], seed=5)
+    return EpochDataset(load(rows=8), seed=5)
 
 
 def test_batch_is_what_the_model_takes(collator, rows, model):
@@ -37,14 +37,11 @@ def test_batch_is_what_the_model_takes(collator, rows, model):
     assert batch["labels"].shape == batch["decoder_input_ids"].shape == batch["caption_input_ids"].shape
     assert batch["teacher_input_ids"].shape == batch["teacher_attention_mask"].shape
     student = {
-        name: tensor
-        for name, tensor in batch.items()
-        if not name.startswith(("teacher", "labels", "replay_l", "row_names"))
+        name: tensor for name, tensor in batch.items() if not name.startswith(("teacher", "labels", "row_names"))
     }
     assert batch["row_names"] == [f"row {index} of epoch 0" for index in range(4)]
     outputs = model(**student)
     assert outputs.logits.shape[:2] == batch["labels"].shape
-    assert outputs.replay_logits.shape[:2] == batch["replay_labels"].shape
 
 
 def test_caption_labels_and_decoder_inputs_agree(collator, rows, model):
@@ -62,17 +59,17 @@ def test_same_seed_epoch_and_index_in_any_batch(collator, rows):
     together = collator([rows[index] for index in range(4)])
     for index in range(4):
         alone = collator([rows[index]])
-        for name in ("input_ids", "labels", "replay_input_ids"):
+        for name in ("input_ids", "labels"):
             length = alone[name].shape[1]
             assert torch.equal(together[name][index, :length], alone[name][0])
 
 
-def test_epochs_draw_other_captions_documents_and_corruptions(collator, rows):
+def test_epochs_draw_other_captions_and_corruptions(collator, rows):
     def texts(epoch: int, name: str) -> list[list[int]]:
         rows.start_epoch(epoch)
         return collator([rows[index] for index in range(8)])[name].tolist()
 
-    for name in ("input_ids", "caption_input_ids", "replay_labels"):
+    for name in ("input_ids", "caption_input_ids"):
         assert texts(0, name) != texts(1, name)
         assert texts(0, name) == texts(0, name)
 
@@ -96,34 +93,26 @@ def test_workers_see_the_epoch(rows, workers):
 def test_readings_are_another_caption_and_the_caption_of_the_row_before(collator, rows):
     tokenizer = collator.processor.tokenizer
     captions = [["a red circle", "red", "a red circle on white"], ["two blue stars"], ["a moon", "a moon on black"]]
-    batch = replace(collator, readings=True)([{**rows[i], "caption": said} for i, said in enumerate(captions)])
+    batch = replace(collator, with_itdd_targets=True)(
+        [{**rows[i], "caption": said} for i, said in enumerate(captions)]
+    )
     drawn = tokenizer.batch_decode(batch["caption_input_ids"], skip_special_tokens=True)
     pairs = zip(captions, drawn, strict=True)
     longest = [max((text for text in said if text != own), key=len, default=own) for said, own in pairs]
     expected = tokenizer([f"<mask>. {text}" for text in longest], padding=True, return_tensors="pt")
-    assert torch.equal(batch["reading_input_ids"], expected["input_ids"])
-    assert torch.equal(batch["reading_attention_mask"], expected["attention_mask"])
-    assert torch.equal(batch["reading_labels"], batch["labels"].roll(1, 0))
-    assert torch.equal(batch["reading_decoder_input_ids"], batch["decoder_input_ids"].roll(1, 0))
+    assert torch.equal(batch["itdd_input_ids"], expected["input_ids"])
+    assert torch.equal(batch["itdd_attention_mask"], expected["attention_mask"])
+    assert torch.equal(batch["itdd_labels"], batch["labels"].roll(1, 0))
+    assert torch.equal(batch["itdd_decoder_input_ids"], batch["decoder_input_ids"].roll(1, 0))
     assert longest[1] == "two blue stars"  # its only caption
 
 
-def test_documents_are_never_masked_whole(collator, rows):
-    mask = collator.processor.tokenizer.mask_token_id
-    for epoch in range(10):
-        rows.start_epoch(epoch)
-        batch = collator([rows[index] for index in range(8)])
-        assert not (batch["replay_input_ids"] == mask).all(dim=1).any()
-        assert (batch["replay_attention_mask"].sum(dim=1) > 3).all()
-
-
 def test_long_texts_are_cut_and_still_end(collator, rows):
-    row = {**rows[0], "caption": "a very long caption " * 30, "document": "many words " * 50}
+    row = {**rows[0], "caption": "a very long caption " * 30}
     for index in range(30):
         batch = collator([{**row, "index": index}])
         assert batch["labels"].shape == (1, 40) and batch["labels"][0, -1] == 2
         assert batch["input_ids"].shape[1] <= 40 and batch["input_ids"][0, -1] == 2
-        assert batch["replay_input_ids"].shape[1] <= 40
         assert batch["teacher_input_ids"].shape == (1, 32)
 
 
@@ -169,11 +158,6 @@ def test_a_column_of_another_name_is_an_error_with_the_remedy(collator, rows, ol
             add_teacher_embeds(dataset, None, None)
         else:
             add_image_features(dataset, None, None)
-
-
-def test_empty_document_is_named():
-    with pytest.raises(ValueError, match="document 0 of the replay is ''"):
-        EpochDataset(load(), texts=[""])[0]
 
 
 def test_streaming_dataset_is_refused():

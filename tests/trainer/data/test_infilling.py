@@ -13,9 +13,9 @@ def caption(tokens: int) -> list[int]:
 
 
 def corrupt_many(
-    mask_ratio: float, mask_all_probability: float, tokens: int = 20, times: int = 3000
+    mask_ratio: float, full_mask_probability: float, tokens: int = 20, times: int = 3000
 ) -> list[list[int]]:
-    infilling = TextInfilling(MASK, mask_ratio, mask_all_probability)
+    infilling = TextInfilling(MASK, mask_ratio, full_mask_probability)
     return [infilling(caption(tokens), seeded_rng(0, 0, 0, index)) for index in range(times)]
 
 
@@ -75,7 +75,7 @@ def test_draws_follow_seed_stream_epoch_and_index():
     assert len({draw(*key) for key in keys}) == len(keys)
 
 
-@pytest.mark.parametrize("field", ["mask_ratio", "mask_all_probability"])
+@pytest.mark.parametrize("field", ["mask_ratio", "full_mask_probability"])
 def test_shares_lie_between_zero_and_one(field):
     with pytest.raises(ValueError, match=f"{field} is 1.5"):
-        TextInfilling(**{"mask_token_id": MASK, "mask_ratio": 0.3, "mask_all_probability": 0.3, field: 1.5})
+        TextInfilling(**{"mask_token_id": MASK, "mask_ratio": 0.3, "full_mask_probability": 0.3, field: 1.5})

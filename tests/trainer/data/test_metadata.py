@@ -11,8 +11,8 @@ import pytest
 from source_data import jpegs
 
 from trainer.arguments import DataArguments
-from trainer.data.epoch_dataset import as_text
-from trainer.data.rows import Flaw, as_rows, read_captions
+from trainer.data.metadata import as_text
+from trainer.data.rows import InvalidRowError, as_rows, read_captions
 from trainer.data.sources import join_sources, load_sources, load_split
 
 # What a CSV file holds and what a JSON file holds, with the captions expected of both.
@@ -41,7 +41,7 @@ def write_jsonl(file: Path, captions: list) -> None:
 
 def captions_of(folder: Path, streaming: bool = False, image_column: str = "image", **options) -> list:
     """The captions of each row as training reads them, None where a row is flawed."""
-    args = DataArguments(dataset=str(folder), image_column=image_column, **options)
+    args = DataArguments(dataset_name=str(folder), image_column=image_column, **options)
     (source,) = load_sources(args, "train", streaming)
     tables = source.with_format("arrow").iter(batch_size=1 if streaming else 4)  # see StreamingDataset._read_shard
     rows = [row for table in tables for row in as_rows(table)]
@@ -51,7 +51,7 @@ def captions_of(folder: Path, streaming: bool = False, image_column: str = "imag
 def _captions(row: dict) -> list[str] | None:
     try:
         return read_captions(row["caption"], "row", "caption")
-    except Flaw:
+    except InvalidRowError:
         return None
 
 
@@ -114,7 +114,7 @@ def test_numbers_and_texts_are_joined(tmp_path):
     folders = [write_images(tmp_path / name, 2) for name in ("numbers", "texts")]
     write_jsonl(folders[0] / "metadata.jsonl", [1, 2])
     write_jsonl(folders[1] / "metadata.jsonl", ["a", "b"])
-    sources = load_sources(DataArguments(dataset=list(map(str, folders))), "train", False)
+    sources = load_sources(DataArguments(dataset_name=list(map(str, folders))), "train", False)
     assert join_sources(sources, "caption")["caption"][:] == ["1", "2", "a", "b"]
 
 
@@ -225,9 +225,12 @@ def test_home_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("hf://datasets/user/name", "is a URL: write dataset: user/name"),
+        ("hf://datasets/user/name", "is a URL: write dataset_name: user/name"),
         ("hf://datasets/user/name/data/a.parquet", "data_files: 'hf://datasets/user/name/data/a.parquet'"),
-        ("s3://bucket/data.parquet", r"dataset: parquet, dataset_kwargs: \{data_files: 's3://bucket/data.parquet'\}"),
+        (
+            "s3://bucket/data.parquet",
+            r"dataset_name: parquet, dataset_kwargs: \{data_files: 's3://bucket/data.parquet'\}",
+        ),
         (r"C:\data\photos", r"dataset 'C:\\data\\photos' does not exist"),
         ("C:/data", "does not exist"),
         ("some folder", "does not exist"),

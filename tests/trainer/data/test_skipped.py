@@ -17,12 +17,12 @@ from PIL import Image
 from source_data import jpegs
 from torch.utils.data import DataLoader
 
-from trainer.cache.bad_rows import drop_flawed
+from trainer.cache.bad_rows import drop_invalid_rows
 from trainer.cache.clip_features import add_image_features, add_teacher_embeds
 from trainer.callbacks import ReportSkipped
 from trainer.data.epoch_dataset import EpochDataset
-from trainer.data.rows import Flaw, as_rows, load_image, read_captions
-from trainer.data.skipped import FILE, RowReader, SkippedRows, count_skipped
+from trainer.data.rows import InvalidRowError, as_rows, load_image, read_captions
+from trainer.data.skipped import FILE, RowDecoder, SkipLog, count_skipped
 from trainer.data.streaming import PLACES, StreamingDataset
 from trainer.models import load_teacher
 
@@ -94,7 +94,7 @@ def test_flawed_image_has_a_reason(image, reason, tmp_path):
         (tmp_path / "7.jpg").write_bytes(image)
         images += [{"path": str(tmp_path / "7.jpg"), "bytes": None}, {"path": "7.jpg", "bytes": image}]
     for image in images:
-        with pytest.raises(Flaw, match="row 7: ") as flaw:
+        with pytest.raises(InvalidRowError, match="row 7: ") as flaw:
             load_image(image, "row 7", "image", min_side=96)
         assert flaw.value.reason == reason and "\n" not in str(flaw.value)
 
@@ -117,7 +117,7 @@ def test_missing_file_has_a_reason(tmp_path):
         {"path": str(tmp_path / "7.jpg"), "bytes": None},
         {"path": None, "bytes": None},
     ):
-        with pytest.raises(Flaw) as flaw:
+        with pytest.raises(InvalidRowError) as flaw:
             load_image(image, "row 7", "image")
         assert flaw.value.reason == ("no image" if image == {"path": None, "bytes": None} else "missing file")
 
@@ -140,7 +140,7 @@ def test_missing_file_has_a_reason(tmp_path):
     ],
 )
 def test_flawed_caption_has_a_reason(captions, reason):
-    with pytest.raises(Flaw, match="row 7: .*column 'text'") as flaw:
+    with pytest.raises(InvalidRowError, match="row 7: .*column 'text'") as flaw:
         read_captions(captions, "row 7", "text")
     assert flaw.value.reason == reason and len(str(flaw.value)) < 300
 
@@ -170,8 +170,8 @@ def table(rows: int = 20, flawed: dict[int, bytes | None] | None = None) -> data
     return datasets.Dataset.from_dict({"image": images, "caption": captions}, features)
 
 
-def reader(folder: Path, rows: int | None, **options) -> RowReader:
-    return RowReader("image", "caption", SkippedRows(folder, "train", rows, **options))
+def reader(folder: Path, rows: int | None, **options) -> RowDecoder:
+    return RowDecoder("image", "caption", SkipLog(folder, "train", rows, **options))
 
 
 def lines(folder: Path) -> list[dict]:
@@ -214,18 +214,24 @@ def test_the_replacement_is_the_same_in_every_layout(tmp_path):
 
 def test_too_many_are_an_error_that_says_so(tmp_path):
     data = EpochDataset(table(20, BAD), read=reader(tmp_path, 20, max_share=0.1))
-    with pytest.raises(Flaw, match=r"3 of 20 rows of split 'train' are flawed, .*max_skipped: 0.1.*skipped.jsonl"):
+    with pytest.raises(
+        InvalidRowError, match=r"3 of 20 rows of split 'train' are invalid, .*max_skipped_fraction: 0.1.*skipped.jsonl"
+    ):
         [data[index] for index in range(20)]
 
 
 def test_the_error_of_a_worker_is_one_line():
-    traceback = "Caught Flaw in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File x"
-    assert str(Flaw(f"{traceback}\n\ntrainer.data.rows.Flaw: row 3 is bad\n")) == "row 3 is bad"
+    traceback = (
+        "Caught InvalidRowError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File x"
+    )
+    assert str(InvalidRowError(f"{traceback}\n\ntrainer.data.rows.InvalidRowError: row 3 is bad\n")) == "row 3 is bad"
 
 
 def test_raise_stops_at_the_first(tmp_path):
     data = EpochDataset(table(20, BAD), read=reader(tmp_path, 20, on_error="raise"))
-    with pytest.raises(Flaw, match=r"3.jpg: column 'image' holds no image that can be read: it is empty, 0 bytes"):
+    with pytest.raises(
+        InvalidRowError, match=r"3.jpg: column 'image' holds no image that can be read: it is empty, 0 bytes"
+    ):
         [data[index] for index in range(20)]
     assert not (tmp_path / FILE).exists()
 
@@ -237,9 +243,9 @@ def test_nothing_but_flaws_ends(tmp_path):
 
 
 def write_many(folder: str, process: int) -> None:
-    skipped = SkippedRows(folder, "train", 10_000, max_share=1.0)
+    skipped = SkipLog(folder, "train", 10_000, max_share=1.0)
     for row in range(200):
-        skipped.add(row if row % 2 else row + 1000 * process, "a" * 500, Flaw("é" * 300, "broken image"))
+        skipped.add(row if row % 2 else row + 1000 * process, "a" * 500, InvalidRowError("é" * 300, "broken image"))
 
 
 def test_no_line_is_lost_or_torn(tmp_path):
@@ -255,9 +261,9 @@ def test_no_line_is_lost_or_torn(tmp_path):
 
 def test_a_line_that_was_cut_off_is_no_obstacle(tmp_path):
     (tmp_path / FILE).write_text('{"split": "train", "row": 1, "reason": "no caption"}\n{"split": "tra')
-    skipped = SkippedRows(tmp_path, "train", 10, max_share=0.3)
-    skipped.add(2, "", Flaw("", "no caption"))
-    skipped.add(3, "", Flaw("", "one pixel"))
+    skipped = SkipLog(tmp_path, "train", 10, max_share=0.3)
+    skipped.add(2, "", InvalidRowError("", "no caption"))
+    skipped.add(3, "", InvalidRowError("", "one pixel"))
     assert count_skipped(tmp_path / FILE).total() == 2  # row 2 was written behind the rest of the line
 
 
@@ -277,18 +283,20 @@ def test_stream_passes_over_flawed_rows(tmp_path):
 
 
 def test_stream_stops_when_more_are_flawed_than_chance_explains(tmp_path):
-    skipped = SkippedRows(tmp_path, "train", None, max_share=0.01)
+    skipped = SkipLog(tmp_path, "train", None, max_share=0.01)
     skipped.usable = 996
     for number in range(4):
-        skipped.add(number, "", Flaw("", "no caption"))  # 4 of 1000, where 10 were allowed
+        skipped.add(number, "", InvalidRowError("", "no caption"))  # 4 of 1000, where 10 were allowed
     skipped.usable = 80
-    with pytest.raises(Flaw, match="5 of 85 rows of split 'train' are flawed"):  # 0.85 ± 0.92 were to be expected
-        skipped.add(4, "", Flaw("", "no caption"))
+    with pytest.raises(
+        InvalidRowError, match="5 of 85 rows of split 'train' are invalid"
+    ):  # 0.85 ± 0.92 were to be expected
+        skipped.add(4, "", InvalidRowError("", "no caption"))
 
 
 def test_a_stream_of_flaws_ends(tmp_path):
     source = table(6, dict.fromkeys(range(6), b"")).to_iterable_dataset()
-    with pytest.raises(Flaw, match="are flawed"):
+    with pytest.raises(InvalidRowError, match="are invalid"):
         next(iter(StreamingDataset([source], reader(tmp_path, None))))
 
 
@@ -300,7 +308,7 @@ def test_flawed_rows_are_dropped_before_the_cache(tmp_path, images):
     for run in ("first", "second"):  # the second one finds what the first one kept
         read = reader(tmp_path / run, 20, max_share=0.2)
         columns = ["caption", "image"] if images else ["caption"]
-        kept = drop_flawed(table(20, BAD), read, columns, str(tmp_path / "cache"), first=100)
+        kept = drop_invalid_rows(table(20, BAD), read, columns, str(tmp_path / "cache"), first=100)
         bad = set(BAD) if images else {12}
         assert kept["row_number"][:] == [100 + index for index in range(20) if index not in bad]
         assert kept["caption"][:] == [f"a photo of number {index}" for index in range(20) if index not in bad]
@@ -309,7 +317,7 @@ def test_flawed_rows_are_dropped_before_the_cache(tmp_path, images):
 
 
 def test_rows_keep_their_number_after_others_were_dropped(tmp_path):
-    kept = drop_flawed(table(20, BAD), reader(tmp_path, 20, max_share=0.2), ["caption"], str(tmp_path))
+    kept = drop_invalid_rows(table(20, BAD), reader(tmp_path, 20, max_share=0.2), ["caption"], str(tmp_path))
     data = EpochDataset(kept, read=reader(tmp_path, 20, max_share=0.2))
     [data[index] for index in range(len(data))]
     assert sorted(line["row"] for line in lines(tmp_path)) == sorted(BAD)
@@ -322,14 +330,14 @@ def test_captions_in_another_encoding_are_dropped(tmp_path):
     texts = pa.Array.from_buffers(pa.string(), 3, texts.buffers())
     arrow = pa.table({"image": pa.array(jpegs(3)), "caption": texts})
     dataset = datasets.Dataset(datasets.table.InMemoryTable(arrow)).cast_column("image", datasets.Image(decode=False))
-    kept = drop_flawed(dataset, reader(tmp_path, 3, max_share=0.5), ["caption"], str(tmp_path))
+    kept = drop_invalid_rows(dataset, reader(tmp_path, 3, max_share=0.5), ["caption"], str(tmp_path))
     assert kept["caption"][:] == ["a dog", "a cat"] and lines(tmp_path)[0]["reason"] == "not UTF-8"
     assert as_rows(arrow)[1]["caption"] == b"caf\xe9"
 
 
 def test_the_cache_is_made_of_what_is_left(tmp_path, model, processor, clip_dir):
     read = reader(tmp_path, 12, max_share=0.4)
-    kept = drop_flawed(table(12, BAD), read, ["caption", "image"], str(tmp_path))
+    kept = drop_invalid_rows(table(12, BAD), read, ["caption", "image"], str(tmp_path))
     cached = add_image_features(kept, model, processor, cache_dir=str(tmp_path))
     cached = add_teacher_embeds(cached, *load_teacher(clip_dir), cache_dir=str(tmp_path))
     data = EpochDataset(cached, read=read)
@@ -341,10 +349,10 @@ def test_the_cache_is_made_of_what_is_left(tmp_path, model, processor, clip_dir)
 
 
 def test_the_end_says_what_was_skipped(tmp_path, caplog):
-    skipped = SkippedRows(tmp_path, "train", 10, max_share=1.0)
+    skipped = SkipLog(tmp_path, "train", 10, max_share=1.0)
     for number, reason in ((1, "no caption"), (2, "no caption"), (3, "broken image"), (1, "no caption")):
-        skipped.add(number, "", Flaw("", reason))
-    SkippedRows(tmp_path, "validation", 10, max_share=1.0).add(1, "", Flaw("", "no caption"))
+        skipped.add(number, "", InvalidRowError("", reason))
+    SkipLog(tmp_path, "validation", 10, max_share=1.0).add(1, "", InvalidRowError("", "no caption"))
     with caplog.at_level(logging.WARNING):
         ReportSkipped(tmp_path).on_train_end(None, SimpleNamespace(is_world_process_zero=True), None)
     (record,) = caplog.records

@@ -18,13 +18,13 @@ from source_data import CAPTIONS, as_dataset, jpegs, write_coco, write_images, w
 from trainer.arguments import DataArguments
 from trainer.data.epoch_dataset import EpochDataset
 from trainer.data.rows import load_image
-from trainer.data.skipped import FILE, RowReader, SkippedRows, count_skipped
+from trainer.data.skipped import FILE, RowDecoder, SkipLog, count_skipped
 from trainer.data.sources import join_sources, load_coco, load_sources, to_disk
 from trainer.data.streaming import StreamingDataset
 
 DOCS = Path(__file__).parents[3] / "docs" / "data.md"
 BLOCKS = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL)]
-LOCAL = [block for block in BLOCKS if block["dataset"] != "pixparse/cc3m-wds"]
+LOCAL = [block for block in BLOCKS if block["dataset_name"] != "pixparse/cc3m-wds"]
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,8 @@ def data_args(**options) -> DataArguments:
     return DataArguments(**{name: value for name, value in options.items() if name in known})
 
 
-def reader(args: DataArguments, folder: Path, rows: int | None = None) -> RowReader:
-    return RowReader(args.image_column[0], args.caption_column[0], SkippedRows(folder, "train", rows))
+def reader(args: DataArguments, folder: Path, rows: int | None = None) -> RowDecoder:
+    return RowDecoder(args.image_column[0], args.caption_column[0], SkipLog(folder, "train", rows))
 
 
 def pictures(rows: list[dict]) -> Counter:
@@ -65,27 +65,27 @@ EXPECTED = Counter((text, tuple(np.asarray(image).mean((0, 1)).round(1))) for te
 # ---- the page
 
 
-@pytest.mark.parametrize("block", LOCAL, ids=lambda block: f"{block['dataset']}-{len(block)}")
+@pytest.mark.parametrize("block", LOCAL, ids=lambda block: f"{block['dataset_name']}-{len(block)}")
 def test_every_block_of_the_page(block, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     args = data_args(**block)
     by_number = load_sources(args, "train", streaming=False)
     rows = EpochDataset(
-        join_sources(by_number, args.caption_column[0], args.dataset_weights), read=reader(args, tmp_path)
+        join_sources(by_number, args.caption_column[0], args.dataset_probabilities), read=reader(args, tmp_path)
     )
     found = pictures([rows[index] for index in range(len(rows))])
     expected = Counter(dict(EXPECTED.most_common())) if "rows" not in args.dataset_kwargs else found & EXPECTED
-    if args.dataset_weights is None:
+    if args.dataset_probabilities is None:
         assert found == Counter({row: count * len(args.dataset) for row, count in expected.items()})
     assert found.keys() == expected.keys()
 
     stream = StreamingDataset(
-        load_sources(args, "train", streaming=True), reader(args, tmp_path), args.dataset_weights
+        load_sources(args, "train", streaming=True), reader(args, tmp_path), args.dataset_probabilities
     )
-    count = len(rows) if args.dataset_weights is None else 200
+    count = len(rows) if args.dataset_probabilities is None else 200
     streamed = list(islice(stream, count))
     assert pictures(streamed).keys() == found.keys()
-    if args.dataset_weights is None:
+    if args.dataset_probabilities is None:
         assert pictures(streamed) == found and {row["epoch"] for row in streamed} == {0}
 
 
@@ -93,7 +93,14 @@ def test_the_page_names_every_key():
     text = DOCS.read_text()
     assert all(
         f"{key}:" in text or f"`{key}" in text
-        for key in ("dataset_weights", "image_root", "shuffle_buffer", "on_error", "max_skipped", "streaming")
+        for key in (
+            "dataset_probabilities",
+            "image_dir",
+            "shuffle_buffer_size",
+            "on_error",
+            "max_skipped_fraction",
+            "streaming",
+        )
     )
 
 
@@ -101,13 +108,13 @@ def test_the_page_names_every_key():
 
 
 def test_metadata_csv(tmp_path):
-    args = data_args(dataset=str(write_images(tmp_path / "csv", "csv")))
+    args = data_args(dataset_name=str(write_images(tmp_path / "csv", "csv")))
     (source,) = load_sources(args, "train", streaming=False)
     assert source["caption"][:] == CAPTIONS
 
 
 def test_columns_are_renamed_and_others_left_out(folder):
-    args = data_args(dataset=[str(folder / "my_images"), str(folder / "my_tars")])
+    args = data_args(dataset_name=[str(folder / "my_images"), str(folder / "my_tars")])
     args.image_column, args.caption_column = ["image", "jpg"], ["caption", "txt"]
     for streaming in (False, True):
         assert [source.column_names for source in load_sources(args, "train", streaming)] == [["image", "caption"]] * 2
@@ -116,7 +123,7 @@ def test_columns_are_renamed_and_others_left_out(folder):
 def test_images_are_not_decoded_before_they_are_read(folder):
     """Decoding is left to whoever takes the row: a worker."""
     for name, columns in {"my_images": ("image", "caption"), "my_tars": ("jpg", "txt")}.items():
-        args = data_args(dataset=str(folder / name), image_column=columns[0], caption_column=columns[1])
+        args = data_args(dataset_name=str(folder / name), image_column=columns[0], caption_column=columns[1])
         (source,) = load_sources(args, "train", streaming=False)
         assert set(source[0][columns[0]]) == {"bytes", "path"}
 
@@ -154,8 +161,8 @@ def test_other_json_is_refused(tmp_path, content, message):
 
 
 def test_text_and_lists_of_texts_are_joined(folder, tmp_path):
-    args = data_args(dataset=[str(folder / "my_images"), str(folder / "my_coco" / "captions_{split}.json")])
-    args.image_root = str(folder / "my_coco" / "{split}")
+    args = data_args(dataset_name=[str(folder / "my_images"), str(folder / "my_coco" / "captions_{split}.json")])
+    args.image_dir = str(folder / "my_coco" / "{split}")
     joined = join_sources(load_sources(args, "train", streaming=False), "caption")
     assert joined[3]["caption"] == [CAPTIONS[3]] and joined[13]["caption"] == [CAPTIONS[3]] * 2
 
@@ -175,7 +182,7 @@ def test_weights_of_rows_by_number():
 
 
 def test_a_stream_on_disk_is_the_same(folder):
-    args = data_args(dataset=str(folder / "my_tars"), image_column="jpg", caption_column="txt")
+    args = data_args(dataset_name=str(folder / "my_tars"), image_column="jpg", caption_column="txt")
     (stream,) = load_sources(args, "train", streaming=True)
     assert to_disk(stream)[:] == load_sources(args, "train", streaming=False)[0][:]
 
@@ -184,7 +191,7 @@ def test_saved_folders_and_functions_can_be_streamed(tmp_path, monkeypatch):
     as_dataset().save_to_disk(tmp_path / "saved")
     monkeypatch.chdir(Path(__file__).parents[2] / "support")
     for spec in (str(tmp_path / "saved"), "caption_data:load"):
-        (stream,) = load_sources(data_args(dataset=spec), "train", streaming=True)
+        (stream,) = load_sources(data_args(dataset_name=spec), "train", streaming=True)
         assert stream.num_shards == min(64, len(load()) if ":" in spec else 10)
 
 
@@ -197,9 +204,9 @@ def test_rows_without_a_part_end_no_shard(tmp_path):
         for member, data in members:
             if member.name not in ("000000006.txt", "000000008.jpg"):
                 less.addfile(member, io.BytesIO(data))
-    args = data_args(dataset=str(tmp_path / "tars"), image_column="jpg", caption_column="txt")
-    skipped = SkippedRows(tmp_path, "train", None, max_share=0.5)
-    stream = StreamingDataset(load_sources(args, "train", streaming=True), RowReader("jpg", "txt", skipped), buffer=0)
+    args = data_args(dataset_name=str(tmp_path / "tars"), image_column="jpg", caption_column="txt")
+    skipped = SkipLog(tmp_path, "train", None, max_share=0.5)
+    stream = StreamingDataset(load_sources(args, "train", streaming=True), RowDecoder("jpg", "txt", skipped), buffer=0)
     expected = [[text] for number, text in enumerate(CAPTIONS) if number not in (6, 8)]
     assert [row["caption"] for row in islice(stream, 8)] == expected
     assert count_skipped(tmp_path / FILE) == {"no caption": 1, "no image": 1}
@@ -209,7 +216,7 @@ def test_rows_without_a_part_end_no_shard(tmp_path):
 def test_a_shard_cut_off_is_an_error(tmp_path, size):
     first, second = sorted(write_tars(tmp_path / "tars", shards=2).iterdir())
     second.write_bytes(second.read_bytes()[:size])
-    args = data_args(dataset=str(tmp_path / "tars"), image_column="jpg", caption_column="txt")
+    args = data_args(dataset_name=str(tmp_path / "tars"), image_column="jpg", caption_column="txt")
     stream = StreamingDataset(load_sources(args, "train", streaming=True), reader(args, tmp_path), buffer=0)
     with pytest.raises(ValueError, match="shard 2 of 2 cannot be read from row 0 on: ReadError"):
         list(islice(stream, 10))
@@ -221,13 +228,13 @@ def test_a_shard_cut_off_is_an_error(tmp_path, size):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dataset": []}, "dataset is not set"),
-        ({"dataset": ["a", "b"], "image_column": ["a", "b", "c"]}, "image_column names 3 columns for 2 datasets"),
-        ({"dataset": ["a", "b"], "dataset_weights": [1]}, "give a number above 0 for each of the 2"),
-        ({"dataset": ["a", "b"], "dataset_weights": [1, 0]}, "above 0"),
-        ({"dataset": "a", "shuffle_buffer": -1}, "shuffle_buffer is -1"),
-        ({"dataset": "a", "max_skipped": 2}, "max_skipped is 2"),
-        ({"dataset": "a", "streaming": True, "image_features": "all"}, "image_features is all"),
+        ({"dataset_name": []}, "dataset_name is not set"),
+        ({"dataset_name": ["a", "b"], "image_column": ["a", "b", "c"]}, "image_column names 3 columns for 2 datasets"),
+        ({"dataset_name": ["a", "b"], "dataset_probabilities": [1]}, "give a number above 0 for each of the 2"),
+        ({"dataset_name": ["a", "b"], "dataset_probabilities": [1, 0]}, "above 0"),
+        ({"dataset_name": "a", "shuffle_buffer_size": -1}, "shuffle_buffer_size is -1"),
+        ({"dataset_name": "a", "max_skipped_fraction": 2}, "max_skipped_fraction is 2"),
+        ({"dataset_name": "a", "streaming": True, "cache_image_features": "all"}, "cache_image_features is all"),
     ],
 )
 def test_options_that_make_no_sense(options, message):
@@ -240,7 +247,7 @@ def test_missing_column_is_named(folder):
         with pytest.raises(
             ValueError, match=r"image_column: dataset '.*my_tars' has no column 'image'; it has jpg, json, txt"
         ):
-            load_sources(data_args(dataset=str(folder / "my_tars")), "train", streaming)
+            load_sources(data_args(dataset_name=str(folder / "my_tars")), "train", streaming)
 
 
 def test_broken_files_are_named(tmp_path):
@@ -250,13 +257,17 @@ def test_broken_files_are_named(tmp_path):
     for name in (tmp_path, tmp_path / "tars"):
         for streaming in (False, True):
             with pytest.raises(ValueError, match="cannot be loaded") as error:
-                load_sources(data_args(dataset=str(name)), "train", streaming)
+                load_sources(data_args(dataset_name=str(name)), "train", streaming)
             assert "\n" not in str(error.value)
 
 
 def test_sources_by_their_keys(folder):
-    args = data_args(dataset=["a", "b"], caption_column="text", dataset_weights=[1, 1])
+    args = data_args(dataset_name=["a", "b"], caption_column="text", dataset_probabilities=[1, 1])
     values = args.sources()
-    assert (values["dataset"], values["caption_column"], values["dataset_weights"]) == (["a", "b"], "text", [1, 1])
-    assert data_args(dataset="a", dataset_weights=[1.0]).sources()["dataset_weights"] == [1.0]
+    assert (values["dataset_name"], values["caption_column"], values["dataset_probabilities"]) == (
+        ["a", "b"],
+        "text",
+        [1, 1],
+    )
+    assert data_args(dataset_name="a", dataset_probabilities=[1.0]).sources()["dataset_probabilities"] == [1.0]
     assert json.dumps(values)

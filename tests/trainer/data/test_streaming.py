@@ -18,7 +18,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from training_runs import build, free_port, make_parts
 
 from trainer.data.epoch_dataset import EpochDataset
-from trainer.data.skipped import RowReader, SkippedRows
+from trainer.data.skipped import RowDecoder, SkipLog
 from trainer.data.streaming import PLACES, StreamingDataset, shares
 
 SIZES = (7, 3, 12, 1, 5)  # rows of five shards: they divide evenly by nothing
@@ -142,15 +142,6 @@ def test_flawed_rows_are_passed_over():
     assert len(set(rows)) == ROWS - 3 and not flawed & set(rows)
 
 
-def test_rows_carry_documents():
-    dataset = readers(texts=[f"document {number}" for number in range(50)])[0]
-    rows = list(islice(dataset, 2 * ROWS))
-    again = list(islice(readers(texts=dataset.texts, buffer=0)[0], 2 * ROWS))
-    by_place = {(row["index"], row["epoch"]): row["document"] for row in rows}
-    assert by_place == {(row["index"], row["epoch"]): row["document"] for row in again}
-    assert len(set(by_place.values())) > 20
-
-
 def test_too_few_rows_for_the_readers_is_an_error():
     with pytest.raises(ValueError, match=r"4 readers .* share 1 shard.* number 3 there was no row"):
         next(iter(readers([stream((3,))], ranks=4)[3]))
@@ -243,7 +234,7 @@ def captioned_rows(shards: list[tuple[int, int]]):
 
 def captioned_stream(sizes: tuple[int, ...], rank: int, folder: str) -> StreamingDataset:
     source = IterableDataset.from_generator(captioned_rows, gen_kwargs={"shards": list(enumerate(sizes))})
-    read = RowReader("image", "caption", SkippedRows(folder, "train", rows=None))
+    read = RowDecoder("image", "caption", SkipLog(folder, "train", rows=None))
     return StreamingDataset([source], read, buffer=4, rank=rank, world_size=2)
 
 

@@ -19,7 +19,7 @@ from microworld.exam.exam import Exam, draw_exam
 from trainer.cli import main
 from trainer.evaluation import metrics_file as report
 from trainer.evaluation.intervals import Proportion
-from trainer.evaluation.metrics_file import Figures, load_metrics, markdown_table, terminal_table, write_metrics
+from trainer.evaluation.metrics_file import MetricTable, load_metrics, markdown_table, terminal_table, write_metrics
 from trainer.evaluation.plots import plot_training
 from trainer.hub.model_card import eval_results, evaluation_section
 
@@ -28,8 +28,8 @@ RED = (0xCF, 0x22, 0x2E)
 
 
 @pytest.fixture
-def figures() -> Figures:
-    figures = Figures()
+def figures() -> MetricTable:
+    figures = MetricTable()
     figures.add("VQA", "VLKD", {"all": Proportion(0.75, 400, 0.705, 0.79), "color": Proportion(1.0, 8, 0.6756, 1.0)})
     figures.add("VQA", "blind", {"all": Proportion(0.25, 400, 0.21, 0.295)})
     figures.add("VQA", "majority", {"all": Proportion(0.5, 400, 0.451, 0.549), "count": Proportion(0.0, 9, 0.0, 0.3)})
@@ -203,7 +203,7 @@ def test_report_is_printed(metrics, tmp_path, capsys):
     assert printed.startswith(f"{MARKDOWN}\n{BENEATH}") and f"torch {torch.__version__}" in printed
 
 
-DOCUMENT = """# Figures
+DOCUMENT = """# MetricTable
 
 <!-- figures: paper -->
 | old |
@@ -222,7 +222,7 @@ def test_report_into_a_document(metrics, tmp_path, capsys):
     for _ in range(2):  # a second time changes nothing
         assert main(["report", str(tmp_path / "metrics.json"), "--into", str(document)]) == 0
         text = document.read_text()
-        assert text.startswith(f"# Figures\n\n<!-- figures: paper -->\n\n{MARKDOWN}\n{BENEATH}")
+        assert text.startswith(f"# MetricTable\n\n<!-- figures: paper -->\n\n{MARKDOWN}\n{BENEATH}")
         assert text.endswith(f"\n\n<!-- /figures -->{DOCUMENT.partition('<!-- /figures -->')[2]}")
         assert "old" not in text and text.count("<!-- /figures -->") == 2
     assert main(["report", str(tmp_path / "metrics.json"), "--into", str(document), "--name", "plus"]) == 0
@@ -295,7 +295,7 @@ def said(exam) -> tuple[list[str], list[str]]:
 
 @pytest.fixture
 def drawn(monkeypatch) -> list[Figure]:
-    """Figures, as they are saved."""
+    """MetricTable, as they are saved."""
     saved, save = [], Figure.savefig
 
     def savefig(self, *args, **kwargs):

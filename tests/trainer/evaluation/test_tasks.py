@@ -18,7 +18,7 @@ from microworld.exam.exam import TEXT_QA_PROMPT
 from microworld.exam.tasks import score_answers, score_captions
 from modeling_vlkd.processing_vlkd import VQA_PROMPT
 from trainer.evaluation.datasets import Where, load_examples
-from trainer.evaluation.runner import Log, answer_all, embed_all, normalise
+from trainer.evaluation.runner import Log, answer_all, embed_all, normalize
 from trainer.evaluation.tasks.task import FOLDER, Step, load_task, task_names
 
 
@@ -106,7 +106,7 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path, change, message):
     ],
 )
 def test_normalisation(text, normalisation, expected):
-    assert normalise(text, Step("<mask>", normalisation=normalisation)) == expected
+    assert normalize(text, Step("<mask>", normalisation=normalisation)) == expected
 
 
 # ------------------------------------------------------------------------------------------------------- the Hub's
@@ -249,7 +249,7 @@ def test_options_that_contradict_the_task(vqa_dir, tmp_path):
     assert "has no split 'test'; it has validation" in complaint("vqav2", Where(vqa_dir, "test"))
     assert "--questions belongs to tasks that ask" in complaint("nocaps", Where(questions="q.json"))
     assert "needs --images" in complaint("vqav2", Where(questions="q.json"))
-    assert "either --dataset or official" in complaint("vqav2", Where(vqa_dir, questions="q.json", images="x"))
+    assert "either --dataset_name or official" in complaint("vqav2", Where(vqa_dir, questions="q.json", images="x"))
     assert "needs --questions and --images" in complaint("vqav2", Where(annotations="a.json"))
 
 
@@ -354,7 +354,7 @@ def test_answers_are_the_models(model, processor, images, vqa_dir, tmp_path):
     task = task_of("vqav2")
     examples = load_examples(task, Where(vqa_dir))
     texts = answer_all(model, processor, task, examples, ["direct", "blind"], tmp_path, batch_size=1)
-    prompts = [processor.question(row["question"]) for row in examples.rows]
+    prompts = [processor.build_vqa_prompt(row["question"]) for row in examples.rows]
     step = task.steps["answer"]
     alone = [
         written_alone(model, processor, images[number % 4], prompt, step) for number, prompt in enumerate(prompts)
@@ -386,7 +386,7 @@ def test_caption_then_answer_reads_the_caption_as_plain_text(model, processor, i
         inputs = processor.tokenizer(f"{before}<mask>", return_tensors="pt")
         ids = bart.generate(**inputs, decoder_input_ids=start, max_new_tokens=10, **plain)
         answer = processor.tokenizer.decode(ids[0, start.shape[1] :], skip_special_tokens=True)
-        assert texts[number] == normalise(answer, steps["answer_from_caption"])
+        assert texts[number] == normalize(answer, steps["answer_from_caption"])
 
 
 class Counted:

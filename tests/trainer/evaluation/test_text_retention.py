@@ -38,7 +38,7 @@ TEXTS = ["a photo of a red circle and a blue square", "two dogs", "the green tri
 def test_the_loss_of_each_text_is_what_it_is_alone(model, processor):
     bart, tokenizer = model.to_bart().eval(), processor.tokenizer
     sums, counts = denoising_losses(bart, tokenizer, TEXTS, batch_size=2)
-    infilling = TextInfilling(tokenizer.mask_token_id, mask_ratio=0.3, mask_all_probability=0.0)
+    infilling = TextInfilling(tokenizer.mask_token_id, mask_ratio=0.3, full_mask_probability=0.0)
     for number, text in enumerate(TEXTS):
         ids = tokenizer(text).input_ids
         corrupted = infilling(ids, seeded_rng(0, CORRUPTION, 0, number))
@@ -87,7 +87,7 @@ def test_a_model_that_was_shaken_forgot(model, processor, vlkd_dir, bart_dir, tm
     processor.save_pretrained(tmp_path / "after")
     text = tmp_path / "text"
     Dataset.from_dict({"story": TEXTS * 4}).save_to_disk(text)
-    options = ("--dataset", str(text), "--split", "train", "--columns", "{text: story}")
+    options = ("--dataset_name", str(text), "--split", "train", "--columns", "{text: story}")
     figures = run(tmp_path, "--before", bart_dir, "--after", str(tmp_path / "after"), *options)
     change = figures["denoising loss", "change", "after"]
     assert set(metric for metric, _, _ in figures) == {"denoising loss"}  # no questions about a user's own text
@@ -110,11 +110,11 @@ def test_a_model_that_was_shaken_forgot(model, processor, vlkd_dir, bart_dir, tm
             "has no predictions to be scored elsewhere",
         ),
         (
-            ["--before", "{bart}", "--after", "{vlkd}", "--dataset", "{text}"],
+            ["--before", "{bart}", "--after", "{vlkd}", "--dataset_name", "{text}"],
             "has no column 'text' (text); it has story",
         ),
         (
-            ["--before", "{bart}", "--after", "{vlkd}", "--dataset", "{text}", "--columns", "{text: story}"],
+            ["--before", "{bart}", "--after", "{vlkd}", "--dataset_name", "{text}", "--columns", "{text: story}"],
             "row 1: column 'story' holds ''. Filter such rows out",
         ),
     ],

@@ -18,7 +18,7 @@ from modeling_vlkd.card_vlkd import MARK, NO_FIGURES, NO_RECIPE
 from modeling_vlkd.configuration_vlkd import AUTO_MAP, CUSTOM_PIPELINES
 from trainer.cli import main
 from trainer.evaluation.intervals import Proportion
-from trainer.evaluation.metrics_file import SCHEMA, Figures, load_metrics
+from trainer.evaluation.metrics_file import SCHEMA, MetricTable, load_metrics
 from trainer.hub.model_card import make_card
 from trainer.hub.repository import repository_files, weights_digest
 from trainer.hub.train_config import load_recipe, published
@@ -39,7 +39,7 @@ STRATEGIES = ("end", "every_save", "checkpoint", "all_checkpoints")
 
 def metrics() -> dict:
     """A metrics.json as `make demo` writes it."""
-    figures = Figures()
+    figures = MetricTable()
     figures.add("VQA", "VLKD", {"all": Proportion(0.75, 400, 0.705, 0.79), "color": Proportion(1.0, 8, 0.6756, 1.0)})
     figures.add("VQA", "blind", {"all": Proportion(0.25, 400, 0.21, 0.295)})
     figures.add("captions", "VLKD", {"all objects": Proportion(0.5, 10, 0.2366, 0.7634)})
@@ -210,7 +210,7 @@ def test_trainer_pushes(hub, pushed, strategy):
 
 def test_recipe_beside_the_weights(hub, pushed):
     recipe = yaml.safe_load(hub.files("user/end")["train.yaml"])
-    assert (recipe["clip"], recipe["dataset"], recipe["text_dataset"]) == ("tiny/clip", "tiny/captions", "texts")
+    assert (recipe["clip"], recipe["dataset_name"], recipe["image_dir"]) == ("tiny/clip", "tiny/captions", "texts")
     assert (recipe["max_steps"], recipe["per_device_train_batch_size"], recipe["mask_ratio"]) == (2, 4, 0.3)
     assert not recipe.keys() & {"output_dir", "hub_token", "cache_dir"}
 
@@ -241,7 +241,7 @@ def test_examples_of_the_card(loaded, model, processor, image):
     inputs = processor(images=image)
     written = processor.post_process_generation(model.generate(**inputs, max_new_tokens=40), inputs["input_ids"])
     assert [caption] == written
-    inputs = processor(images=image, text=processor.question("what color is the circle?"))
+    inputs = processor(images=image, text=processor.build_vqa_prompt("what color is the circle?"))
     ids = model.generate(**inputs, max_new_tokens=10)
     assert [answer] == processor.post_process_generation(ids, inputs["input_ids"], first_sentence=True)
     assert len(similarity) == 1 and len(similarity[0]) == 2 and sum(similarity[0]) == pytest.approx(1)
@@ -349,11 +349,13 @@ def test_only_the_files_of_a_model_are_pushed(complete, tmp_path):
 def test_local_paths_are_not_published(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out" / "model").mkdir(parents=True)
-    command = "vlkd evaluate --task vqav2 --model out/model --dataset '/home/me/my photos' --images ../secret/images"
+    command = (
+        "vlkd evaluate --task vqav2 --model out/model --dataset_name '/home/me/my photos' --images ../secret/images"
+    )
     found = published(
         {
             "command": f"{command} --clip openai/clip-vit-base-patch16 --questions C:\\\\me\\\\q.json --limit 10 "
-            "--image_root='/home/me/my photos' --columns '{image: /home/me/x}'",
+            "--image_dir='/home/me/my photos' --columns '{image: /home/me/x}'",
             "dataset": "/home/me/my photos",
             "model": "~/runs/a/model/",
             "settings": {"metric": "own.module:score", "steps": {"answer": {"prompt": "Is it </s> a/b or c? <mask>"}}},
@@ -363,8 +365,8 @@ def test_local_paths_are_not_published(tmp_path, monkeypatch):
         }
     )
     assert found == {
-        "command": "vlkd evaluate --task vqav2 --model model --dataset 'my photos' --images images "
-        "--clip openai/clip-vit-base-patch16 --questions q.json --limit 10 '--image_root=my photos' "
+        "command": "vlkd evaluate --task vqav2 --model model --dataset_name 'my photos' --images images "
+        "--clip openai/clip-vit-base-patch16 --questions q.json --limit 10 '--image_dir=my photos' "
         "--columns '{image: x}'",
         "dataset": "my photos",
         "model": "model",

@@ -13,7 +13,7 @@ from trainer.cli.train import ARGUMENTS
 from trainer.hub.train_config import CORE, published_recipe, save_recipe
 from trainer.precision import is_bf16_fast
 
-BASE = {"clip": "a/clip", "bart": "a/bart", "dataset": "a/captions"}
+BASE = {"clip": "a/clip", "bart": "a/bart", "dataset_name": "a/captions"}
 ON_THIS_MACHINE = {  # paths, devices, repositories, and what only shows progress
     *("output_dir", "cache_dir", "resume_from_checkpoint", "use_cpu", "dataloader_pin_memory", "local_rank"),
     *("push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push"),
@@ -28,20 +28,20 @@ CANNOT_BE_SET_HERE = {"tf32", "fp16", "fsdp", "fsdp_config"}  # they need a GPU,
 VALUES = {  # where no value can be derived from the default
     "clip": "other/clip",
     "bart": "other/bart",
-    "model": "other/vlkd",
+    "model_name_or_path": "other/vlkd",
     "attn_implementation": "eager",
     "lora_rank": 8,
-    "dataset": "other/captions",
-    "dataset_weights": [2.0],
+    "dataset_name": "other/captions",
+    "dataset_probabilities": [2.0],
     "dataset_kwargs": {"size": 3},
     "text_dataset_kwargs": {"size": 4},
-    "image_root": "photos",
-    "eval_split": "validation",
+    "image_dir": "photos",
+    "dataset_test_split": "validation",
     "image_column": ["jpg"],
     "caption_column": ["txt"],
     "text_dataset": "other/texts",
-    "max_skipped": 0.5,
-    "projection_learning_rate": 1e-3,
+    "max_skipped_fraction": 0.5,
+    "projector_learning_rate": 1e-3,
     "contrastive_chunk_size": 16,
     "bf16": not is_bf16_fast("cpu"),
     "lr_scheduler_type": "cosine",
@@ -73,7 +73,7 @@ BESIDE = {  # what an option needs beside it
     "dataloader_multiprocessing_context": {"dataloader_num_workers": 1},
     "load_best_model_at_end": {"eval_strategy": "steps", "eval_steps": 500},
     "torch_compile_mode": {"torch_compile_backend": "eager"},
-    "model": {"bart": None},
+    "model_name_or_path": {"bart": None},
 }
 
 
@@ -159,5 +159,5 @@ def test_nothing_of_this_machine_is_written(tmp_path):
 def test_defaults_are_written_for_the_core_options_alone(tmp_path):
     written = save(BASE, tmp_path)
     own = set(names_of(VLKDTrainingArguments)) & written.keys()
-    unset = {"projection_learning_rate"}  # None
+    unset = {"projector_learning_rate"}  # None
     assert own == set(CORE) - unset
