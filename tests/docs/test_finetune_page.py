@@ -117,7 +117,7 @@ def test_page(workplace, monkeypatch, capsys):
     after = json.loads(Path("after/metrics.json").read_text())["figures"]
     assert {"direct", "blind"} == {figure["condition"] for figure in after} and after[0]["n"] == 6
     card = caption_repo["README.md"].decode()
-    assert "CIDEr" in card and "| lora_rank | `4` |" in card and "| model | `my_vlkd` |" in card
+    assert "CIDEr" in card and "| lora_rank | `4` |" in card and "| model_name_or_path | `my_vlkd` |" in card
     assert {"model.safetensors", "train.yaml", "modeling_vlkd.py", "metrics.json"} <= caption_repo.keys()
     assert not any(name.endswith((".bin", ".jsonl", ".csv", ".png")) or "adapter" in name for name in caption_repo)
     assert {"model.safetensors", "modeling_vlkd.py", "processor_config.json"} <= vqa_repo.keys()
