@@ -34,7 +34,7 @@ def original(tmp_path_factory) -> tuple[Path, PreTrainedModel, BatchFeature]:
 def quantized(original) -> PreTrainedModel:
     """What the documented block loads; it also writes `my_8bit`."""
     names: dict = {}
-    (code,) = blocks("Quantised loading", "python")
+    (code,) = blocks("Quantized loading", "python")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(original[0])
         exec(code, names)
