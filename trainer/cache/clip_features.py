@@ -1,12 +1,12 @@
-"""CLIP never changes, so what it says of an image or a caption is computed once and kept on disk.
+"""The outputs of frozen CLIP for images and captions, computed once and stored on disk as float16.
 
-The cache is two columns (see `column_cache`), float16, each row's embeddings stored flat (a row of `teacher_embeds`
-holds as many as the row has captions): `datasets` reads flat rows five times as fast. Each is named by a fingerprint
-of the data, the weights and the settings of what prepares them: change any of them and it is computed anew.
+There are two columns, `image_features` and `teacher_embeds`. Each row is flat, which `datasets` reads five times as
+fast as nested lists. A column's key covers the data, the weights and the settings of processor and tokenizer.
 """
 
 import copy
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -24,13 +24,57 @@ from transformers import (
 )
 
 from modeling_vlkd import VLKDConfig
-from trainer.cache.columns import CachedColumn, fill, fingerprint, in_workers
-from trainer.cost.flops import num_patches
-from trainer.data.rows import draft_side, load_image, read_captions
-from trainer.data.sources import check_columns
+from trainer.cache.columns import CachedColumn, compute_missing, fingerprint, in_workers
+from trainer.data.rows import check_column, load_image, min_jpeg_side, read_captions
 from trainer.models import teacher_embeds
 
-ImageTokens = Literal["pooled", "patch", "all"]
+ImageTokens = Literal["pooled", "all"]
+
+
+@dataclass
+class FeatureCache:
+    """What is cached of a dataset, and all that is needed to compute it.
+
+    Args:
+        model: its vision tower computes image features.
+        processor: prepares images.
+        teacher: CLIP's text tower.
+        tokenizer: CLIP's.
+        image_tokens: the image features to cache, or "none".
+        image_column: name of the column.
+        caption_column: name of the column.
+        cache_dir: see `cache_folder`.
+        workers: processes that decode images.
+    """
+
+    model: PreTrainedModel
+    processor: ProcessorMixin
+    teacher: CLIPTextModelWithProjection
+    tokenizer: PreTrainedTokenizerBase
+    image_tokens: Literal["none", "pooled", "all"]
+    image_column: str
+    caption_column: str
+    cache_dir: str | None = None
+    workers: int = 0
+
+    def columns(self, dataset: Dataset) -> list[CachedColumn]:
+        columns = [teacher_column(dataset, self.teacher, self.tokenizer, self.caption_column, self.cache_dir)]
+        if self.image_tokens != "none":
+            options = (self.image_tokens, self.image_column, self.cache_dir, self.workers)
+            columns.append(features_column(dataset, self.model, self.processor, *options))
+        return columns
+
+    def add_to(self, datasets: list[Dataset]) -> list[Dataset]:
+        """The datasets with the cached columns, in place of their images if the image features are cached.
+
+        Raises:
+            ValueError: there is not enough disk space.
+        """
+        columns = [self.columns(dataset) for dataset in datasets]
+        compute_missing(sum(columns, []))
+        if self.image_tokens != "none":
+            datasets = [dataset.remove_columns(self.image_column) for dataset in datasets]
+        return [with_cached_columns(dataset, own) for dataset, own in zip(datasets, columns, strict=True)]
 
 
 def add_teacher_embeds(
@@ -43,12 +87,12 @@ def add_teacher_embeds(
     """Add the column `teacher_embeds`: for each row the embeddings of all its captions, one after the other.
 
     Raises:
-        ValueError: a caption is missing; it names the row's place and the column. Or see `column_cache.fill`.
+        ValueError: a caption is missing, or there is not enough disk space.
     """
-    check_columns(dataset.column_names, "", caption_column=caption_column)
+    check_column(caption_column, dataset.column_names, option="caption_column")
     columns = [teacher_column(dataset, teacher, tokenizer, caption_column, cache_dir)]
-    fill(columns)
-    return beside(dataset, columns)
+    compute_missing(columns)
+    return with_cached_columns(dataset, columns)
 
 
 def add_image_features(
@@ -60,21 +104,21 @@ def add_image_features(
     cache_dir: str | None = None,
     workers: int = 0,
 ) -> Dataset:
-    """Replace the image column by `image_features`: see `features_column`.
+    """Replace the image column by `image_features`; see `features_column`.
 
     Raises:
-        ValueError: an image cannot be read. Or see `column_cache.fill`.
+        ValueError: an image cannot be read, or there is not enough disk space.
     """
-    check_columns(dataset.column_names, "", image_column=image_column)
+    check_column(image_column, dataset.column_names, option="image_column")
     columns = [features_column(dataset, model, processor, tokens, image_column, cache_dir, workers)]
-    fill(columns)
-    return beside(dataset.remove_columns(image_column), columns)
+    compute_missing(columns)
+    return with_cached_columns(dataset.remove_columns(image_column), columns)
 
 
-def beside(dataset: Dataset, columns: list[CachedColumn]) -> Dataset:
+def with_cached_columns(dataset: Dataset, columns: list[CachedColumn]) -> Dataset:
     """The dataset with columns of the cache, which are read as arrays."""
     dataset = dataset.with_format(None)
-    if dataset._indices is not None:  # else joining would copy the columns of the cache too
+    if dataset._indices is not None:  # otherwise `concatenate_datasets` would copy the cached columns too
         dataset = dataset.flatten_indices()
     joined = concatenate_datasets([dataset, *(column.open() for column in columns)], axis=1)
     cached = [column for column in ("image_features", "teacher_embeds") if column in joined.column_names]
@@ -88,12 +132,12 @@ def teacher_column(
     caption_column: str,
     cache_dir: str | None,
 ) -> CachedColumn:
-    """t of every caption: row_captions × projection_dim, flat."""
-    captions_of = dataset.with_format(None).select_columns([caption_column])
+    """t of every caption; a row is (captions × projection_dim,)."""
+    all_captions = dataset.with_format(None).select_columns([caption_column])
 
     def embed(batches: list[range]) -> Iterator[dict[str, list[np.ndarray]]]:
         for numbers in batches:
-            rows = zip(captions_of[numbers][caption_column], numbers, strict=True)
+            rows = zip(all_captions[numbers][caption_column], numbers, strict=True)
             rows = [read_captions(captions, f"row {number}", caption_column) for captions, number in rows]
             tokens = tokenizer(sum(rows, []), padding=True, truncation=True, return_tensors="pt").to(teacher.device)
             embeds = to_float16(teacher_embeds(teacher, tokens["input_ids"], tokens["attention_mask"]), numbers)
@@ -101,13 +145,13 @@ def teacher_column(
             yield {"teacher_embeds": [row.reshape(-1) for row in np.split(embeds, ends)]}
 
     settings = (tower_settings(teacher.config), tokenizer_settings(tokenizer), caption_column)
-    count = _count_captions(captions_of, caption_column)
+    captions_per_row = _count_captions(all_captions, caption_column) / max(1, len(dataset))
     return CachedColumn(
         name="teacher_embeds",
         key=fingerprint(dataset, teacher.named_parameters(), *settings),
         features=Features({"teacher_embeds": List(Value("float16"))}),
         rows=len(dataset),
-        row_bytes=2 * teacher.config.projection_dim * count / max(1, len(dataset)),
+        row_bytes=2 * teacher.config.projection_dim * captions_per_row,
         compute=embed,
         cache_dir=cache_dir,
     )
@@ -122,30 +166,34 @@ def features_column(
     cache_dir: str | None,
     workers: int,
 ) -> CachedColumn:
-    """V of every token ("all"; "patch" is the same, since ITCL needs the class token beside the patches), or of the
-    class token alone ("pooled"): image_tokens × projection_dim, flat.
+    """V of every token ("all") or of the class token ("pooled"); a row is (image_tokens × projection_dim,).
 
-    The key covers the model's frozen parameters, which are CLIP's as long as nothing of BART is frozen yet. A GPU
-    computes under float16 autocast: about twice as far from float32 as float16's own rounding (seen with a CPU's
-    autocast; bfloat16 is 13 times as far). That is no part of the key.
+    The key covers the model's frozen parameters, which are CLIP's as long as BART is not frozen yet. A GPU computes
+    under float16 autocast, whose error is about twice float16's own rounding (bfloat16: 13 times); that is not part
+    of the key.
 
     Args:
-        workers: processes that decode images ahead of the model.
+        dataset: with the image column.
+        model: its vision tower computes the features.
+        processor: prepares the images.
+        tokens: "pooled" or "all".
+        image_column: name of the column.
+        cache_dir: see `cache_folder`.
+        workers: processes that decode images.
     """
-    min_side, device = draft_side(processor), model.device
+    min_side, device = min_jpeg_side(processor), model.device
     pixels = _PixelValues(dataset.with_format(None).select_columns([image_column]), processor, image_column, min_side)
 
-    def encode(batches: list[range]) -> Iterator[dict[str, np.ndarray]]:
+    def encode(batches: list[range]) -> Iterator[dict[str, list[np.ndarray]]]:
         for numbers, pixel_values in zip(batches, in_workers(pixels, batches, workers), strict=True):
             with torch.no_grad(), torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
                 output = model.get_image_features(pixel_values.to(device))
             features = output.last_hidden_state  # (batch, image_tokens, projection_dim), class token first
             features = features[:, :1] if tokens == "pooled" else features
-            yield {"image_features": to_float16(features, numbers).reshape(len(numbers), -1)}
+            yield {"image_features": list(to_float16(features, numbers).reshape(len(numbers), -1))}
 
     frozen = ((name, parameter) for name, parameter in model.named_parameters() if not parameter.requires_grad)
-    kind = "pooled" if tokens == "pooled" else "all"
-    settings = (tower_settings(model.config.vision_config), model.config.patch_attention, kind)
+    settings = (tower_settings(model.config.vision_config), model.config.patch_attention, tokens)
     settings += (processor.image_processor.to_json_string(), str(min_side), image_column)
     width = features_width(model.config, tokens)
     return CachedColumn(
@@ -156,13 +204,11 @@ def features_column(
         row_bytes=2 * width,
         compute=encode,
         cache_dir=cache_dir,
-        unit="images",
-        remedy="cache_image_features to pooled or none" if kind == "all" else "cache_image_features to none",
     )
 
 
 class _PixelValues(torch.utils.data.Dataset):
-    """Decodes images and prepares them for CLIP: (rows, 3, height, width). Runs in workers."""
+    """Decodes images and prepares them for CLIP, (rows, 3, height, width), in workers."""
 
     def __init__(self, dataset: Dataset, processor: ProcessorMixin, image_column: str, min_side: int):
         self.dataset = dataset
@@ -177,33 +223,32 @@ class _PixelValues(torch.utils.data.Dataset):
 
 
 def features_width(config: VLKDConfig, tokens: ImageTokens) -> int:
-    """How many numbers the cache holds of an image."""
-    return config.projection_dim * (1 if tokens == "pooled" else num_patches(config) + 1)
+    """How many numbers are cached of an image."""
+    return config.projection_dim * (1 if tokens == "pooled" else config.num_patches + 1)
 
 
 def to_float16(values: Tensor, rows: range) -> np.ndarray:
-    """As the cache holds them.
-
+    """
     Raises:
-        ValueError: they are not finite, or too large.
+        ValueError: a value is not finite, or too large for float16.
     """
     values = values.half()
     if not values.isfinite().all():
         raise ValueError(
             f"clip: its outputs for rows {rows.start} to {rows.stop - 1} are not finite in float16; the checkpoint "
-            "may be damaged. Download it again, or name another."
+            "may be damaged. Download it again, or use another."
         )
     return values.cpu().numpy()
 
 
 def tower_settings(config: PreTrainedConfig) -> str:
-    """What decides, beside the weights, what a tower of CLIP computes."""
+    """What decides the outputs of a tower of CLIP besides its weights."""
     names = ("num_attention_heads", "hidden_act", "layer_norm_eps", "eos_token_id")
     return " ".join(f"{name}={getattr(config, name, None)}" for name in names)
 
 
 def tokenizer_settings(tokenizer: PreTrainedTokenizerBase) -> str:
-    """All that decides what a text is cut into; without padding and truncation, which each call sets anew."""
+    """What decides the tokens of a text; without padding and truncation, which each call sets."""
     backend = copy.deepcopy(tokenizer.backend_tokenizer)
     backend.no_padding()
     backend.no_truncation()

@@ -117,8 +117,8 @@ def test_long_texts_are_cut_and_still_end(collator, rows):
 
 
 def test_a_cut_corruption_keeps_its_end(collator):
-    assert collator._cut([0, *[7] * 60, 2]) == [0, *[7] * 38, 2]
-    assert collator._cut([0, 7, 2]) == [0, 7, 2]
+    assert collator._truncate([0, *[7] * 60, 2]) == [0, *[7] * 38, 2]
+    assert collator._truncate([0, 7, 2]) == [0, 7, 2]
 
 
 def test_cached_columns_are_read_back(collator, rows):
@@ -141,7 +141,7 @@ def test_missing_caption_names_row_and_column(collator, rows, caption):
 
 
 def test_missing_image_names_row_and_column(collator, rows):
-    with pytest.raises(ValueError, match=r"row 2: column 'image' holds no image"):
+    with pytest.raises(ValueError, match=r"row 2: the image in column 'image' cannot be read"):
         collator([{**rows[2], "image": None}])
 
 

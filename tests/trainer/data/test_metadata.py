@@ -13,7 +13,7 @@ from source_data import jpegs
 from trainer.arguments import DataArguments
 from trainer.data.metadata import as_text
 from trainer.data.rows import InvalidRowError, as_rows, read_captions
-from trainer.data.sources import join_sources, load_sources, load_split
+from trainer.data.sources import load_sources, load_split, mix_sources
 
 # What a CSV file holds and what a JSON file holds, with the captions expected of both.
 CSV = ["1984", "1.50", "true", "None", "N/A", "null", "nan", "007", "1e5", "a dog"]
@@ -115,7 +115,7 @@ def test_numbers_and_texts_are_joined(tmp_path):
     write_jsonl(folders[0] / "metadata.jsonl", [1, 2])
     write_jsonl(folders[1] / "metadata.jsonl", ["a", "b"])
     sources = load_sources(DataArguments(dataset_name=list(map(str, folders))), "train", False)
-    assert join_sources(sources, "caption")["caption"][:] == ["1", "2", "a", "b"]
+    assert mix_sources(sources, "caption")["caption"][:] == ["1", "2", "a", "b"]
 
 
 # ---------------------------------------------------------------------------------------------------- image folders
