@@ -9,7 +9,7 @@ from transformers.trainer_utils import HubStrategy
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 from trainer.arguments import CONFIG_OPTIONS, DataArguments, ModelArguments, VLKDTrainingArguments
 from trainer.cache.bad_rows import drop_invalid_rows, invalid_rows_column
-from trainer.cache.clip_features import FeatureCache
+from trainer.cache.clip_features import ImageFeatures, TeacherEmbeds, add_cached_columns
 from trainer.cache.columns import check_disk_space
 from trainer.callbacks import ReportSkipped
 from trainer.data.epoch_dataset import EpochDataset
@@ -40,14 +40,14 @@ def build_trainer(model_args: ModelArguments, data_args: DataArguments, args: VL
     if args.resume_from_checkpoint is None and args.process_index == 0:
         Path(args.output_dir, SKIPPED).unlink(missing_ok=True)  # an earlier run's
     if data_args.streaming:
-        cache = None  # the trainer embeds captions as they come
+        kinds = []  # the trainer computes CLIP's outputs as rows come
         train_dataset = load_stream(data_args, args, processor)
     else:
-        cache = build_feature_cache(data_args, args, model, processor)
-        train_dataset = load_rows(data_args, args, data_args.dataset_train_split, processor, cache)
+        kinds = cached_kinds(data_args, args, model, processor)
+        train_dataset = load_rows(data_args, args, data_args.dataset_train_split, processor, kinds)
     eval_dataset = None
     if data_args.dataset_test_split:
-        eval_dataset = load_rows(data_args, args, data_args.dataset_test_split, processor, cache)
+        eval_dataset = load_rows(data_args, args, data_args.dataset_test_split, processor, kinds)
     if model_args.use_peft:  # after the cache, whose key covers everything that is frozen
         set_seed(args.seed)
         model = add_lora(model, **model_args.lora_options())
@@ -81,18 +81,19 @@ def load_model(
     return model, processor
 
 
-def build_feature_cache(
+def cached_kinds(
     data_args: DataArguments,
     args: VLKDTrainingArguments,
     model: VLKDForConditionalGeneration,
     processor: VLKDProcessor,
-) -> FeatureCache:
-    """The feature cache of a run, with the model and the teacher on the training device.
+) -> list[TeacherEmbeds | ImageFeatures]:
+    """What the feature cache holds in this run, with the model and the teacher on the training device.
 
     Raises:
         ValueError: the teacher does not fit the model, or the cache would hold too few image tokens.
     """
-    if data_args.cache_image_features == "pooled" and model.config.image_tokens != "pooled":
+    tokens, cache_dir = data_args.cache_image_features, data_args.cache_dir
+    if tokens == "pooled" and model.config.image_tokens != "pooled":
         raise ValueError(
             f"cache_image_features is pooled, but the decoder sees image_tokens={model.config.image_tokens}; set "
             "cache_image_features to all or none, or image_tokens to pooled."
@@ -100,17 +101,11 @@ def build_feature_cache(
     clip = teacher_name(args.clip, model.config)
     teacher, tokenizer = load_teacher(clip)
     check_teacher(teacher, model, clip)
-    return FeatureCache(
-        model.to(args.device),
-        processor,
-        teacher.to(args.device),
-        tokenizer,
-        image_tokens=data_args.cache_image_features,
-        image_column=data_args.image_column[0],
-        caption_column=data_args.caption_column[0],
-        cache_dir=data_args.cache_dir,
-        workers=args.dataloader_num_workers,
-    )
+    kinds = [TeacherEmbeds(teacher.to(args.device), tokenizer, data_args.caption_column[0], cache_dir)]
+    if tokens != "none":
+        options = (tokens, data_args.image_column[0], cache_dir, args.dataloader_num_workers)
+        kinds.append(ImageFeatures(model.to(args.device), processor, *options))
+    return kinds
 
 
 def load_rows(
@@ -118,12 +113,11 @@ def load_rows(
     args: VLKDTrainingArguments,
     split: str,
     processor: VLKDProcessor,
-    cache: FeatureCache | None = None,
+    kinds: list[TeacherEmbeds | ImageFeatures],
 ) -> EpochDataset:
-    """A split by number, without rows that have invalid captions, with CLIP's outputs from the cache.
+    """A split by number, without invalid rows, and with CLIP's outputs of these `kinds` from the cache.
 
-    With `cache_image_features`, rows with invalid images are dropped too; otherwise they are replaced when they are
-    read.
+    Images whose features are not cached are not checked here: `EpochDataset` replaces invalid ones when it reads them.
 
     Raises:
         ValueError: a dataset, split or column is missing, the split is empty, or too many rows are invalid.
@@ -131,9 +125,8 @@ def load_rows(
     with args.main_process_first(desc="feature cache"):  # the other processes read what the first one wrote
         sources = load_numbered_sources(data_args, split)
         decoder = build_decoder(data_args, args, split, processor, rows=sum(map(len, sources)))
-        sources = drop_invalid(sources, decoder, cache, data_args.cache_dir, args.dataloader_num_workers)
-        if cache is not None:
-            sources = cache.add_to(sources)
+        sources = drop_invalid(sources, decoder, kinds, data_args.cache_dir, args.dataloader_num_workers)
+        sources = add_cached_columns(sources, kinds)
         dataset = mix_sources(sources, decoder.caption_column, data_args.dataset_probabilities, args.seed)
     return EpochDataset(dataset, args.seed, decoder)
 
@@ -155,16 +148,19 @@ def load_numbered_sources(data_args: DataArguments, split: str) -> list[Dataset]
 
 
 def drop_invalid(
-    sources: list[Dataset], decoder: RowDecoder, cache: FeatureCache | None, cache_dir: str | None, workers: int
+    sources: list[Dataset],
+    decoder: RowDecoder,
+    kinds: list[TeacherEmbeds | ImageFeatures],
+    cache_dir: str | None,
+    workers: int,
 ) -> list[Dataset]:
     """The sources without rows of invalid captions and, if image features are cached, of invalid images."""
-    columns = [decoder.caption_column]
-    if cache is not None and cache.image_tokens != "none":
-        columns.append(decoder.image_column)
-    options = (decoder, columns, cache_dir, workers)
-    if cache is not None and any(invalid_rows_column(source, *options).missing() for source in sources):
-        # Decoding all images may take hours: check first that the cache will fit.
-        check_disk_space([column for source in sources for column in cache.columns(source)])
+    checked = [decoder.caption_column]
+    checked += [kind.image_column for kind in kinds if isinstance(kind, ImageFeatures)]
+    options = (decoder, checked, cache_dir, workers)
+    if any(invalid_rows_column(source, *options).missing() for source in sources):
+        # Decoding all images may take hours: first check that the cache will fit on the disk.
+        check_disk_space([kind.column(source) for source in sources for kind in kinds])
     return [drop_invalid_rows(source, *options) for source in sources]
 
 

@@ -15,7 +15,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import ModelOutput
 
 from trainer.arguments import VLKDTrainingArguments
-from trainer.cache.clip_features import add_teacher_embeds
+from trainer.cache.clip_features import TeacherEmbeds, add_cached_columns
 from trainer.callbacks import FiniteCheck
 from trainer.checkpoints import AtomicCheckpointMixin
 from trainer.data.collator import VLKDDataCollator, check_collator
@@ -170,7 +170,7 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
                 if "image_features" not in dataset.column_names:
                     check_column("image", dataset.column_names)
                 with self.args.main_process_first(desc="caption embeddings"):
-                    dataset = add_teacher_embeds(dataset, self.teacher, self.teacher_tokenizer)
+                    (dataset,) = add_cached_columns([dataset], [TeacherEmbeds(self.teacher, self.teacher_tokenizer)])
         return dataset if isinstance(dataset, EpochDataset | StreamingDataset) else EpochDataset(dataset)
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:

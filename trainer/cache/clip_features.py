@@ -5,8 +5,8 @@ fast as nested lists. A column's key covers the data, the weights and the settin
 """
 
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -32,179 +32,128 @@ ImageTokens = Literal["pooled", "all"]
 
 
 @dataclass
-class FeatureCache:
-    """What is cached of a dataset, and all that is needed to compute it.
+class TeacherEmbeds:
+    """The column `teacher_embeds`: t of every caption of a row, (captions × projection_dim,).
 
     Args:
-        model: its vision tower computes image features.
-        processor: prepares images.
         teacher: CLIP's text tower.
         tokenizer: CLIP's.
-        image_tokens: the image features to cache, or "none".
-        image_column: name of the column.
-        caption_column: name of the column.
+        caption_column: name of the column of captions.
         cache_dir: see `cache_folder`.
-        workers: processes that decode images.
     """
 
-    model: PreTrainedModel
-    processor: ProcessorMixin
     teacher: CLIPTextModelWithProjection
     tokenizer: PreTrainedTokenizerBase
-    image_tokens: Literal["none", "pooled", "all"]
-    image_column: str
-    caption_column: str
+    caption_column: str = "caption"
     cache_dir: str | None = None
-    workers: int = 0
 
-    def columns(self, dataset: Dataset) -> list[CachedColumn]:
-        columns = [teacher_column(dataset, self.teacher, self.tokenizer, self.caption_column, self.cache_dir)]
-        if self.image_tokens != "none":
-            options = (self.image_tokens, self.image_column, self.cache_dir, self.workers)
-            columns.append(features_column(dataset, self.model, self.processor, *options))
-        return columns
-
-    def add_to(self, datasets: list[Dataset]) -> list[Dataset]:
-        """The datasets with the cached columns, in place of their images if the image features are cached.
-
-        Raises:
-            ValueError: there is not enough disk space.
+    def column(self, dataset: Dataset) -> CachedColumn:
         """
-        columns = [self.columns(dataset) for dataset in datasets]
-        compute_missing(sum(columns, []))
-        if self.image_tokens != "none":
-            datasets = [dataset.remove_columns(self.image_column) for dataset in datasets]
-        return [with_cached_columns(dataset, own) for dataset, own in zip(datasets, columns, strict=True)]
+        Raises:
+            ValueError: there is no such column; when it is computed: a caption is missing.
+        """
+        check_column(self.caption_column, dataset.column_names, option="caption_column")
+        captions = dataset.with_format(None).select_columns([self.caption_column])
+        captions_per_row = _count_captions(captions, self.caption_column) / max(1, len(dataset))
+        settings = (tower_settings(self.teacher.config), tokenizer_settings(self.tokenizer), self.caption_column)
+        return CachedColumn(
+            name="teacher_embeds",
+            key=fingerprint(dataset, self.teacher.named_parameters(), *settings),
+            features=Features({"teacher_embeds": List(Value("float16"))}),
+            rows=len(dataset),
+            row_bytes=2 * self.teacher.config.projection_dim * captions_per_row,
+            compute=lambda batches: map(partial(self._embed, captions), batches),
+            cache_dir=self.cache_dir,
+        )
+
+    def _embed(self, dataset: Dataset, numbers: range) -> dict[str, list[np.ndarray]]:
+        rows = zip(dataset[numbers][self.caption_column], numbers, strict=True)
+        rows = [read_captions(captions, f"row {number}", self.caption_column) for captions, number in rows]
+        tokens = self.tokenizer(sum(rows, []), padding=True, truncation=True, return_tensors="pt")
+        tokens = tokens.to(self.teacher.device)
+        embeds = to_float16(teacher_embeds(self.teacher, tokens["input_ids"], tokens["attention_mask"]), numbers)
+        ends = np.cumsum([len(captions) for captions in rows])[:-1]
+        return {"teacher_embeds": [row.reshape(-1) for row in np.split(embeds, ends)]}
 
 
-def add_teacher_embeds(
-    dataset: Dataset,
-    teacher: CLIPTextModelWithProjection,
-    tokenizer: PreTrainedTokenizerBase,
-    caption_column: str = "caption",
-    cache_dir: str | None = None,
-) -> Dataset:
-    """Add the column `teacher_embeds`: for each row the embeddings of all its captions, one after the other.
-
-    Raises:
-        ValueError: a caption is missing, or there is not enough disk space.
-    """
-    check_column(caption_column, dataset.column_names, option="caption_column")
-    columns = [teacher_column(dataset, teacher, tokenizer, caption_column, cache_dir)]
-    compute_missing(columns)
-    return with_cached_columns(dataset, columns)
-
-
-def add_image_features(
-    dataset: Dataset,
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    tokens: ImageTokens = "all",
-    image_column: str = "image",
-    cache_dir: str | None = None,
-    workers: int = 0,
-) -> Dataset:
-    """Replace the image column by `image_features`; see `features_column`.
-
-    Raises:
-        ValueError: an image cannot be read, or there is not enough disk space.
-    """
-    check_column(image_column, dataset.column_names, option="image_column")
-    columns = [features_column(dataset, model, processor, tokens, image_column, cache_dir, workers)]
-    compute_missing(columns)
-    return with_cached_columns(dataset.remove_columns(image_column), columns)
-
-
-def with_cached_columns(dataset: Dataset, columns: list[CachedColumn]) -> Dataset:
-    """The dataset with columns of the cache, which are read as arrays."""
-    dataset = dataset.with_format(None)
-    if dataset._indices is not None:  # otherwise `concatenate_datasets` would copy the cached columns too
-        dataset = dataset.flatten_indices()
-    joined = concatenate_datasets([dataset, *(column.open() for column in columns)], axis=1)
-    cached = [column for column in ("image_features", "teacher_embeds") if column in joined.column_names]
-    return joined.with_format("numpy", columns=cached, output_all_columns=True)
-
-
-def teacher_column(
-    dataset: Dataset,
-    teacher: CLIPTextModelWithProjection,
-    tokenizer: PreTrainedTokenizerBase,
-    caption_column: str,
-    cache_dir: str | None,
-) -> CachedColumn:
-    """t of every caption; a row is (captions × projection_dim,)."""
-    all_captions = dataset.with_format(None).select_columns([caption_column])
-
-    def embed(batches: list[range]) -> Iterator[dict[str, list[np.ndarray]]]:
-        for numbers in batches:
-            rows = zip(all_captions[numbers][caption_column], numbers, strict=True)
-            rows = [read_captions(captions, f"row {number}", caption_column) for captions, number in rows]
-            tokens = tokenizer(sum(rows, []), padding=True, truncation=True, return_tensors="pt").to(teacher.device)
-            embeds = to_float16(teacher_embeds(teacher, tokens["input_ids"], tokens["attention_mask"]), numbers)
-            ends = np.cumsum([len(captions) for captions in rows])[:-1]
-            yield {"teacher_embeds": [row.reshape(-1) for row in np.split(embeds, ends)]}
-
-    settings = (tower_settings(teacher.config), tokenizer_settings(tokenizer), caption_column)
-    captions_per_row = _count_captions(all_captions, caption_column) / max(1, len(dataset))
-    return CachedColumn(
-        name="teacher_embeds",
-        key=fingerprint(dataset, teacher.named_parameters(), *settings),
-        features=Features({"teacher_embeds": List(Value("float16"))}),
-        rows=len(dataset),
-        row_bytes=2 * teacher.config.projection_dim * captions_per_row,
-        compute=embed,
-        cache_dir=cache_dir,
-    )
-
-
-def features_column(
-    dataset: Dataset,
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    tokens: ImageTokens,
-    image_column: str,
-    cache_dir: str | None,
-    workers: int,
-) -> CachedColumn:
-    """V of every token ("all") or of the class token ("pooled"); a row is (image_tokens × projection_dim,).
+@dataclass
+class ImageFeatures:
+    """The column `image_features`: V of every token ("all") or of the class token ("pooled") of an image,
+    (image_tokens × projection_dim,).
 
     The key covers the model's frozen parameters, which are CLIP's as long as BART is not frozen yet. A GPU computes
     under float16 autocast, whose error is about twice float16's own rounding (bfloat16: 13 times); that is not part
     of the key.
 
     Args:
-        dataset: with the image column.
         model: its vision tower computes the features.
         processor: prepares the images.
         tokens: "pooled" or "all".
-        image_column: name of the column.
+        image_column: name of the column of images.
         cache_dir: see `cache_folder`.
         workers: processes that decode images.
     """
-    min_side, device = min_jpeg_side(processor), model.device
-    pixels = _PixelValues(dataset.with_format(None).select_columns([image_column]), processor, image_column, min_side)
 
-    def encode(batches: list[range]) -> Iterator[dict[str, list[np.ndarray]]]:
-        for numbers, pixel_values in zip(batches, in_workers(pixels, batches, workers), strict=True):
-            with torch.no_grad(), torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
-                output = model.get_image_features(pixel_values.to(device))
-            features = output.last_hidden_state  # (batch, image_tokens, projection_dim), class token first
-            features = features[:, :1] if tokens == "pooled" else features
-            yield {"image_features": list(to_float16(features, numbers).reshape(len(numbers), -1))}
+    model: PreTrainedModel
+    processor: ProcessorMixin
+    tokens: ImageTokens = "all"
+    image_column: str = "image"
+    cache_dir: str | None = None
+    workers: int = 0
 
-    frozen = ((name, parameter) for name, parameter in model.named_parameters() if not parameter.requires_grad)
-    settings = (tower_settings(model.config.vision_config), model.config.patch_attention, tokens)
-    settings += (processor.image_processor.to_json_string(), str(min_side), image_column)
-    width = features_width(model.config, tokens)
-    return CachedColumn(
-        name="image_features",
-        key=fingerprint(dataset, frozen, *settings),
-        features=Features({"image_features": List(Value("float16"), length=width)}),
-        rows=len(dataset),
-        row_bytes=2 * width,
-        compute=encode,
-        cache_dir=cache_dir,
-    )
+    def column(self, dataset: Dataset) -> CachedColumn:
+        """
+        Raises:
+            ValueError: there is no such column; when it is computed: an image cannot be read.
+        """
+        check_column(self.image_column, dataset.column_names, option="image_column")
+        images = dataset.with_format(None).select_columns([self.image_column])
+        min_side, config = min_jpeg_side(self.processor), self.model.config
+        pixels = _PixelValues(images, self.processor, self.image_column, min_side)
+        frozen = ((name, weight) for name, weight in self.model.named_parameters() if not weight.requires_grad)
+        settings = (tower_settings(config.vision_config), config.patch_attention, self.tokens)
+        settings += (self.processor.image_processor.to_json_string(), str(min_side), self.image_column)
+        width = features_width(config, self.tokens)
+        return CachedColumn(
+            name="image_features",
+            key=fingerprint(dataset, frozen, *settings),
+            features=Features({"image_features": List(Value("float16"), length=width)}),
+            rows=len(dataset),
+            row_bytes=2 * width,
+            compute=lambda batches: map(self._encode, in_workers(pixels, batches, self.workers), batches),
+            cache_dir=self.cache_dir,
+        )
+
+    @torch.no_grad()
+    def _encode(self, pixel_values: Tensor, numbers: range) -> dict[str, list[np.ndarray]]:
+        device = self.model.device
+        with torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
+            output = self.model.get_image_features(pixel_values.to(device))
+        features = output.last_hidden_state  # (batch, image_tokens, projection_dim), class token first
+        features = features[:, :1] if self.tokens == "pooled" else features
+        return {"image_features": list(to_float16(features, numbers).reshape(len(numbers), -1))}
+
+
+def add_cached_columns(datasets: list[Dataset], kinds: list[TeacherEmbeds | ImageFeatures]) -> list[Dataset]:
+    """Add a column of each kind to each dataset; `image_features` replace the images. They are read as arrays.
+
+    Raises:
+        ValueError: a caption or an image cannot be read, or there is not enough disk space.
+    """
+    columns = [[kind.column(dataset) for kind in kinds] for dataset in datasets]
+    compute_missing(sum(columns, []))
+    replaced = [kind.image_column for kind in kinds if isinstance(kind, ImageFeatures)]
+    pairs = zip(datasets, columns, strict=True)
+    return [_with_cached_columns(dataset.remove_columns(replaced), own) for dataset, own in pairs]
+
+
+def _with_cached_columns(dataset: Dataset, columns: list[CachedColumn]) -> Dataset:
+    dataset = dataset.with_format(None)
+    if dataset._indices is not None:  # otherwise `concatenate_datasets` would copy the cached columns too
+        dataset = dataset.flatten_indices()
+    joined = concatenate_datasets([dataset, *(column.open() for column in columns)], axis=1)
+    cached = [column for column in ("image_features", "teacher_embeds") if column in joined.column_names]
+    return joined.with_format("numpy", columns=cached, output_all_columns=True)
 
 
 class _PixelValues(torch.utils.data.Dataset):

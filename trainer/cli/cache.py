@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from trainer.build import build_feature_cache, load_model, load_rows
+from trainer.build import cached_kinds, load_model, load_rows
 from trainer.cache.columns import cache_folder
 from trainer.cli.train import ARGUMENTS, read_arguments
 
@@ -23,9 +23,10 @@ def run(args: argparse.Namespace) -> int:
     if data_args.streaming:
         raise ValueError("streaming has no feature cache; set streaming to false, or run `vlkd train` directly.")
     model, processor = load_model(model_args, training_args.clip, training_args.seed)
-    cache = build_feature_cache(data_args, training_args, model, processor)
-    kept = "captions" if cache.image_tokens == "none" else f"captions and images ({cache.image_tokens})"
+    kinds = cached_kinds(data_args, training_args, model, processor)
+    tokens = data_args.cache_image_features
+    kept = "captions" if tokens == "none" else f"captions and images ({tokens})"
     for split in filter(None, (data_args.dataset_train_split, data_args.dataset_test_split)):
-        rows = load_rows(data_args, training_args, split, processor, cache)
+        rows = load_rows(data_args, training_args, split, processor, kinds)
         print(f"{split}: {kept} of {len(rows):,} rows are in {cache_folder(data_args.cache_dir)}")
     return 0

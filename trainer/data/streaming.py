@@ -81,11 +81,6 @@ class StreamingDataset(IterableDataset):
         if info:
             fsspec.asyn.reset_lock()  # a forked worker must not wait for the event loop of its parent
         reader = [self.rank * workers + worker, self.world_size * workers]
-        if self._loaded and self._loaded["reader"] != reader:
-            raise DataError(
-                f"the state of reader {self._loaded['reader']} (number, count) cannot be loaded by reader {reader}; "
-                "resume with as many processes and dataloader_num_workers as the checkpoint was saved with."
-            )
         start = {"epoch": 0, "shard": 0, "row": 0, "yielded": 0}
         self._state = self._loaded or {"reader": reader, "draws": 0, "groups": [dict(start) for _ in self.groups]}
         self._loaded = None

@@ -7,11 +7,12 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import torch
+from cached_data import add_image_features, add_teacher_embeds
 from caption_data import load
 from transformers import CLIPModel, CLIPTokenizer
 
 from trainer.cache import columns as column_cache
-from trainer.cache.clip_features import add_image_features, add_teacher_embeds, features_column, teacher_column
+from trainer.cache.clip_features import ImageFeatures, TeacherEmbeds
 from trainer.models import load_teacher, teacher_embeds
 
 
@@ -152,7 +153,7 @@ def small_shards(monkeypatch):
 
 
 def features_of(model, processor, tmp_path, dataset, workers: int = 0) -> column_cache.CachedColumn:
-    return features_column(dataset, model, processor, "all", "image", str(tmp_path), workers)
+    return ImageFeatures(model, processor, cache_dir=str(tmp_path), workers=workers).column(dataset)
 
 
 def values(column: column_cache.CachedColumn) -> np.ndarray:
@@ -258,7 +259,7 @@ def test_features_that_float16_cannot_hold(model, processor, tmp_path):
 
 def test_size_is_that_of_the_files(model, processor, teacher_and_tokenizer, tmp_path):
     dataset = load(rows=200)
-    text = teacher_column(dataset, *teacher_and_tokenizer, "caption", str(tmp_path))
+    text = TeacherEmbeds(*teacher_and_tokenizer, cache_dir=str(tmp_path)).column(dataset)
     assert text.missing_bytes() == 200 * 2 * 24 * 2  # two captions of 24 numbers of two bytes
     for column in (text, features_of(model, processor, tmp_path, dataset)):
         announced = column.missing_bytes()

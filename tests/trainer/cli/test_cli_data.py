@@ -11,6 +11,7 @@ from source_data import CAPTIONS, jpegs, write_images, write_parquet, write_tars
 from modeling_vlkd import VLKDForConditionalGeneration
 from trainer.cli import main
 from trainer.data.skipped import FILE
+from trainer.models import load_teacher
 
 CAPTIONS = [caption.encode() for caption in CAPTIONS]
 
@@ -68,7 +69,10 @@ def test_a_folder_with_flaws(train, tmp_path, caplog):
     assert yaml.safe_load((tmp_path / "out" / "train.yaml").read_text())["dataset_name"] == str(folder)
 
 
-def test_a_stream_with_flaws_and_its_evaluation(train, tmp_path):
+def test_a_stream_with_flaws_and_its_evaluation(train, tmp_path, monkeypatch):
+    loaded = []
+    for module in ("trainer.build", "trainer.vlkd_trainer"):
+        monkeypatch.setattr(f"{module}.load_teacher", lambda name: loaded.append(name) or load_teacher(name))
     folder = write_tars(tmp_path / "tars", captions=[*CAPTIONS[:6], b"caf\xe9", b"  ", *CAPTIONS[8:]])
     write_tars(folder, shards=1, split="validation", captions=[b"caf\xe9", *CAPTIONS[1:]])
     options = {"dataset_name": str(folder), "image_column": "jpg", "caption_column": "txt", "streaming": True}
@@ -83,6 +87,7 @@ def test_a_stream_with_flaws_and_its_evaluation(train, tmp_path):
     assert {split for split, _, _ in skipped(tmp_path)} == {"train", "validation"} and len(skipped(tmp_path)) == 3
     metrics = json.loads((tmp_path / "out" / "all_results.json").read_text())
     assert metrics["eval_icti"] > 0 and metrics["train_loss"] > 0
+    assert len(loaded) == 1
 
 
 def test_a_mixture_with_flaws_and_the_cache(train, tmp_path):

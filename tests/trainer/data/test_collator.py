@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from cached_data import add_image_features, add_teacher_embeds
 from caption_data import load
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
 from trainer import EpochDataset, TextInfilling, VLKDDataCollator
-from trainer.cache.clip_features import add_image_features, add_teacher_embeds
 
 
 @pytest.fixture(scope="module")

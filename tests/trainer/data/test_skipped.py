@@ -13,12 +13,12 @@ from types import SimpleNamespace
 import datasets
 import numpy as np
 import pytest
+from cached_data import add_image_features, add_teacher_embeds
 from PIL import Image
 from source_data import jpegs
 from torch.utils.data import DataLoader
 
 from trainer.cache.bad_rows import drop_invalid_rows
-from trainer.cache.clip_features import add_image_features, add_teacher_embeds
 from trainer.callbacks import ReportSkipped
 from trainer.data.epoch_dataset import EpochDataset
 from trainer.data.rows import InvalidRowError, as_rows, load_image, read_captions
