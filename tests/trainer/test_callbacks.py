@@ -111,7 +111,7 @@ def test_row_of_filtered_data_is_named_by_its_own_number(parts, tmp_path):
 def test_row_of_a_stream_is_named_by_shard_and_row(parts):
     """Three shards of 7 rows, in the files' order: the fourth batch of two begins with row 6 of the first shard."""
     source = load(rows=21).cast_column("image", datasets.Image(decode=False)).to_iterable_dataset(num_shards=3)
-    stream = StreamingDataset([source], partial(read_row, reads=[]), buffer=0)
+    stream = StreamingDataset([source], partial(read_row, reads=[]), buffer_size=0)
     trainer = build(parts, stream, max_steps=6, per_device_train_batch_size=4)
     collate = trainer.data_collator
 

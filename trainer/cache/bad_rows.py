@@ -14,15 +14,17 @@ from trainer.data.skipped import RowDecoder
 def drop_invalid_rows(
     dataset: Dataset, decoder: RowDecoder, columns: list[str], cache_dir: str | None = None, workers: int = 0
 ) -> Dataset:
-    """The dataset without its invalid rows, which `decoder.skipped` records.
+    """The dataset without its invalid rows, which `decoder.skipped` records. `row_number` counts them too.
 
     Args:
-        dataset: its column `row_number`, if any, gives the number of each row.
+        dataset: may have its own `row_number`.
         decoder: decodes a row, or raises.
         columns: what to decode: captions, images or both.
         cache_dir: of the feature cache, where the result is kept.
         workers: processes that decode.
     """
+    if "row_number" not in dataset.column_names:
+        dataset = dataset.add_column("row_number", range(len(dataset)))
     column = invalid_rows_column(dataset, decoder, columns, cache_dir, workers)
     column.compute_missing()
     found, undecoded = column.open(), dataset.with_format("arrow")
@@ -40,8 +42,8 @@ def invalid_rows_column(
     dataset: Dataset, decoder: RowDecoder, columns: list[str], cache_dir: str | None, workers: int
 ) -> CachedColumn:
     """The `reason` and `message` of each invalid row, empty for valid rows; arguments as in `drop_invalid_rows`."""
-    wanted = [name for name in (*columns, "row_number") if name in dataset.column_names]
-    finder = _InvalidRowFinder(dataset.with_format("arrow").select_columns(wanted), decoder)
+    undecoded = dataset.with_format("arrow").select_columns([*columns, "row_number"])
+    finder = _InvalidRowFinder(undecoded, decoder)
     return CachedColumn(
         name="invalid_rows",
         key=fingerprint(dataset, (), *columns, str(decoder.min_side)),

@@ -129,7 +129,7 @@ def _read_jsonl(file: str) -> Iterator[dict[str, Any]]:
                 try:
                     row = json.loads(line)
                 except ValueError as error:
-                    raise ValueError(f"{file}, line {number} is not JSON: {error}") from error
+                    raise ValueError(f"{file}, line {number} is not JSON: {error}") from None
                 if not isinstance(row, dict):
                     raise ValueError(f"{file}, line {number} is not a JSON object.")
                 yield row

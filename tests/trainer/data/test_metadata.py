@@ -33,9 +33,9 @@ MIXED_TEXTS = [
 ]
 
 
-def write_images(folder: Path, number: int = 11) -> Path:
+def write_images(folder: Path, number: int = 10) -> Path:
     folder.mkdir(parents=True)
-    for index, jpeg in enumerate(jpegs(11)[:number]):
+    for index, jpeg in enumerate(jpegs()[:number]):
         (folder / f"{index}.jpg").write_bytes(jpeg)
     return folder
 
@@ -101,6 +101,8 @@ def test_texts_of_json_files(tmp_path, captions, expected, folder_of_images, str
     write_images(tmp_path / "d") if folder_of_images else (tmp_path / "d").mkdir()
     write_jsonl(tmp_path / "d" / ("metadata.jsonl" if folder_of_images else "train.jsonl"), captions)
     column = "image" if folder_of_images else "file_name"
+    if streaming and not folder_of_images:  # `datasets` makes a missing value of "null" in a column of several types
+        expected = [None if texts == ["null"] else texts for texts in expected]
     assert captions_of(tmp_path / "d", streaming, column) == expected
 
 
