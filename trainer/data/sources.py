@@ -90,7 +90,10 @@ def load_split(
     if is_folder and (Path(spec, "dataset_dict.json").exists() or Path(spec, "state.json").exists()):
         return _split_of_saved(spec, split)
     if "://" in spec:
-        raise ValueError(f"dataset '{spec}' is a URL: {_instead_of_url(spec)}.")
+        raise ValueError(
+            f"dataset '{spec}' is a URL: give a name on the Hub (user/name), or the files' format and URL, such as "
+            f"dataset_name: parquet, dataset_kwargs: {{data_files: '{spec}'}}."
+        )
     if is_missing_path(spec):
         raise ValueError(f"dataset '{spec}' does not exist: give a folder, or a name on the Hub.")
     if is_folder and "data_files" not in kwargs:  # a bare `text` or `csv` is a builder of `load_dataset`
@@ -101,14 +104,6 @@ def load_split(
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         where = "from disk" if Path(spec).exists() else "from the Hub, and there is no such local folder"
         raise ValueError(f"dataset '{spec}', split '{split}', cannot be loaded {where}: {reason}") from error
-
-
-def _instead_of_url(spec: str) -> str:
-    repository = re.fullmatch(r"hf://datasets/([\w.-]+/[\w.-]+)/?", spec)
-    if repository:
-        return f"write dataset_name: {repository[1]}"
-    options = f"dataset_name: parquet, dataset_kwargs: {{data_files: '{spec}'}}"
-    return f"name the files' format and their URL, such as {options}"
 
 
 def _split_of_saved(folder: str, split: str) -> Dataset:

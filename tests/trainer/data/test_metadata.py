@@ -263,8 +263,7 @@ def test_home_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("hf://datasets/user/name", "is a URL: write dataset_name: user/name"),
-        ("hf://datasets/user/name/data/a.parquet", "data_files: 'hf://datasets/user/name/data/a.parquet'"),
+        ("hf://datasets/user/name", r"is a URL: give a name on the Hub \(user/name\)"),
         (
             "s3://bucket/data.parquet",
             r"dataset_name: parquet, dataset_kwargs: \{data_files: 's3://bucket/data.parquet'\}",
