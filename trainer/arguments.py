@@ -102,6 +102,8 @@ class ModelArguments:
                 raise ValueError(f"{name} is {getattr(self, name)}, which requires use_peft: true.")
         if self.lora_r < 1:
             raise ValueError(f"lora_r is {self.lora_r}; it must be 1 or more.")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"lora_dropout is {self.lora_dropout}; it must be at least 0 and less than 1.")
 
     def lora_options(self) -> dict[str, Any]:
         """Arguments of `trainer.lora.add_lora`."""

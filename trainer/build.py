@@ -8,7 +8,7 @@ from transformers.trainer_utils import HubStrategy
 
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 from trainer.arguments import CONFIG_OPTIONS, DataArguments, ModelArguments, VLKDTrainingArguments
-from trainer.cache.bad_rows import drop_invalid_rows, invalid_rows_column
+from trainer.cache.bad_rows import InvalidRows
 from trainer.cache.clip_features import ImageFeatures, TeacherEmbeds, add_cached_columns
 from trainer.cache.columns import check_disk_space
 from trainer.callbacks import ReportSkipped
@@ -125,7 +125,11 @@ def load_rows(
     with args.main_process_first(desc="feature cache"):  # the other processes read what the first one wrote
         sources = load_numbered_sources(data_args, split)
         decoder = build_decoder(data_args, args, split, processor, rows=sum(map(len, sources)))
-        sources = drop_invalid(sources, decoder, kinds, data_args.cache_dir, args.dataloader_num_workers)
+        checked = [decoder.caption_column, *(kind.image_column for kind in kinds if isinstance(kind, ImageFeatures))]
+        invalid_rows = InvalidRows(decoder, checked, data_args.cache_dir, args.dataloader_num_workers)
+        if any(invalid_rows.column(source).missing() for source in sources):  # decoding all images may take hours
+            check_disk_space([kind.column(source) for source in sources for kind in kinds])
+        sources = [invalid_rows.drop_from(source) for source in sources]
         sources = add_cached_columns(sources, kinds)
         dataset = mix_sources(sources, decoder.caption_column, data_args.dataset_probabilities, args.seed)
     return EpochDataset(dataset, args.seed, decoder)
@@ -145,23 +149,6 @@ def load_numbered_sources(data_args: DataArguments, split: str) -> list[Dataset]
     if not first:
         raise ValueError(f"dataset_name: split '{split}' of {' and '.join(data_args.dataset_name)} has no rows.")
     return numbered
-
-
-def drop_invalid(
-    sources: list[Dataset],
-    decoder: RowDecoder,
-    kinds: list[TeacherEmbeds | ImageFeatures],
-    cache_dir: str | None,
-    workers: int,
-) -> list[Dataset]:
-    """The sources without rows of invalid captions and, if image features are cached, of invalid images."""
-    checked = [decoder.caption_column]
-    checked += [kind.image_column for kind in kinds if isinstance(kind, ImageFeatures)]
-    options = (decoder, checked, cache_dir, workers)
-    if any(invalid_rows_column(source, *options).missing() for source in sources):
-        # Decoding all images may take hours: first check that the cache will fit on the disk.
-        check_disk_space([kind.column(source) for source in sources for kind in kinds])
-    return [drop_invalid_rows(source, *options) for source in sources]
 
 
 def load_stream(data_args: DataArguments, args: VLKDTrainingArguments, processor: VLKDProcessor) -> StreamingDataset:

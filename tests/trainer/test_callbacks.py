@@ -10,7 +10,7 @@ from caption_data import load
 from training_runs import build, make_parts, parameters, read_row
 
 from trainer import EpochDataset, VLKDTrainer
-from trainer.cache.bad_rows import drop_invalid_rows
+from trainer.cache.bad_rows import InvalidRows
 from trainer.checkpoints import complete_checkpoints
 from trainer.data.skipped import RowDecoder, SkipLog
 from trainer.data.streaming import StreamingDataset
@@ -102,7 +102,7 @@ def test_row_of_filtered_data_is_named_by_its_own_number(parts, tmp_path):
     data = data.map(lambda row, number: {"caption": [""] if number < 2 else row["caption"]}, with_indices=True)
     read = RowDecoder("image", "caption", SkipLog(tmp_path, "train", 40, max_fraction=0.5))
     data = data.cast_column("image", datasets.Image(decode=False))
-    rows = EpochDataset(drop_invalid_rows(data, read, ["caption"], str(tmp_path)), decode=read)
+    rows = EpochDataset(InvalidRows(read, ["caption"], str(tmp_path)).drop_from(data), decode=read)
     trainer = build(parts, rows, max_steps=1, train_sampling_strategy="sequential")
     nan_in_every_batch(trainer)
     assert message(trainer).startswith("step 1: because of row 2 of epoch 0: ")

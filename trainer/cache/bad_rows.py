@@ -1,5 +1,6 @@
 """Find the rows that cannot be used for training before anything is computed of them."""
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -11,51 +12,56 @@ from trainer.data.rows import InvalidRowError, as_rows
 from trainer.data.skipped import RowDecoder
 
 
-def drop_invalid_rows(
-    dataset: Dataset, decoder: RowDecoder, columns: list[str], cache_dir: str | None = None, workers: int = 0
-) -> Dataset:
-    """The dataset without its invalid rows, which `decoder.skipped` records. `row_number` counts them too.
+@dataclass
+class InvalidRows:
+    """Columns `reason` and `message`: why a row cannot be used for training, empty for valid rows.
 
     Args:
-        dataset: may have its own `row_number`.
         decoder: decodes a row, or raises.
         columns: what to decode: captions, images or both.
-        cache_dir: of the feature cache, where the result is kept.
+        cache_dir: see `cache_folder`.
         workers: processes that decode.
     """
-    if "row_number" not in dataset.column_names:
-        dataset = dataset.add_column("row_number", range(len(dataset)))
-    column = invalid_rows_column(dataset, decoder, columns, cache_dir, workers)
-    column.compute_missing()
-    found, undecoded = column.open(), dataset.with_format("arrow")
-    invalid = [index for index, reason in enumerate(found["reason"]) if reason]
-    for index in invalid:
-        (row,) = as_rows(undecoded[index : index + 1])
-        error = InvalidRowError(found[index]["message"], found[index]["reason"])
-        decoder.skipped.add(*decoder.identify(row, index), error)
-    # Join the stretches between invalid rows: a list of row numbers would make every later column copy the dataset.
-    stretches = [range(before + 1, after) for before, after in pairwise([-1, *invalid, len(dataset)])]
-    return concatenate_datasets([dataset.select(rows) for rows in stretches if rows] or [dataset.select([])])
+
+    decoder: RowDecoder
+    columns: list[str]
+    cache_dir: str | None = None
+    workers: int = 0
+
+    def column(self, dataset: Dataset) -> CachedColumn:
+        finder = _ErrorFinder(dataset.with_format("arrow").select_columns([*self.columns, "row_number"]), self.decoder)
+        return CachedColumn(
+            name="invalid_rows",
+            key=fingerprint(dataset, (), *self.columns, str(self.decoder.min_side)),
+            features=Features({"reason": Value("string"), "message": Value("string")}),
+            rows=len(dataset),
+            row_bytes=0,
+            compute=lambda batches: in_workers(finder, batches, self.workers),
+            cache_dir=self.cache_dir,
+        )
+
+    def drop_from(self, dataset: Dataset) -> Dataset:
+        """The dataset without its invalid rows, which `decoder.skipped` records; `row_number` counts them too.
+
+        Raises:
+            InvalidRowError: too many rows are invalid.
+        """
+        if "row_number" not in dataset.column_names:
+            dataset = dataset.add_column("row_number", range(len(dataset)))
+        column = self.column(dataset)
+        column.compute_missing()
+        found, undecoded = column.open(), dataset.with_format("arrow")
+        invalid = [index for index, reason in enumerate(found["reason"]) if reason]
+        for index in invalid:
+            (row,) = as_rows(undecoded[index : index + 1])
+            error = InvalidRowError(found[index]["message"], found[index]["reason"])
+            self.decoder.skipped.add(*self.decoder.identify(row, index), error)
+        # Join the stretches between invalid rows: a list of row numbers would make every later column copy the rows.
+        stretches = [range(before + 1, after) for before, after in pairwise([-1, *invalid, len(dataset)])]
+        return concatenate_datasets([dataset.select(rows) for rows in stretches if rows] or [dataset.select([])])
 
 
-def invalid_rows_column(
-    dataset: Dataset, decoder: RowDecoder, columns: list[str], cache_dir: str | None, workers: int
-) -> CachedColumn:
-    """The `reason` and `message` of each invalid row, empty for valid rows; arguments as in `drop_invalid_rows`."""
-    undecoded = dataset.with_format("arrow").select_columns([*columns, "row_number"])
-    finder = _InvalidRowFinder(undecoded, decoder)
-    return CachedColumn(
-        name="invalid_rows",
-        key=fingerprint(dataset, (), *columns, str(decoder.min_side)),
-        features=Features({"reason": Value("string"), "message": Value("string")}),
-        rows=len(dataset),
-        row_bytes=0,
-        compute=lambda batches: in_workers(finder, batches, workers),
-        cache_dir=cache_dir,
-    )
-
-
-class _InvalidRowFinder(torch.utils.data.Dataset):
+class _ErrorFinder(torch.utils.data.Dataset):
     """Decodes rows, in workers."""
 
     def __init__(self, dataset: Dataset, decoder: RowDecoder):

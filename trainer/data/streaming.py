@@ -213,18 +213,14 @@ def load_stream_state(loader: StatefulDataLoader, checkpoint: str, args: Trainin
     state = torch.load(file, weights_only=True)
     if state["layout"] != _layout(args):
         raise ValueError(
-            f"resume_from_checkpoint: '{checkpoint}' is of a stream split over {_describe(state['layout'])}; this run "
-            f"has {_describe(_layout(args))}. Resume with as many as it was saved with."
+            f"resume_from_checkpoint: '{checkpoint}' is of a stream split over {state['layout']}; this run has "
+            f"{_layout(args)}. Resume with as many as it was saved with."
         )
     loader.load_state_dict(state["loader"])
 
 
-def _layout(args: TrainingArguments) -> list[int]:
-    return [args.world_size, args.dataloader_num_workers]
-
-
-def _describe(layout: list[int]) -> str:
-    return "{} process(es) with dataloader_num_workers={} each".format(*layout)
+def _layout(args: TrainingArguments) -> str:
+    return f"{args.world_size} process(es) with dataloader_num_workers={args.dataloader_num_workers} each"
 
 
 def _state_file(checkpoint: Path, args: TrainingArguments) -> Path:

@@ -18,7 +18,7 @@ from PIL import Image
 from source_data import jpegs
 from torch.utils.data import DataLoader
 
-from trainer.cache.bad_rows import drop_invalid_rows
+from trainer.cache.bad_rows import InvalidRows
 from trainer.callbacks import ReportSkipped
 from trainer.data.epoch_dataset import EpochDataset
 from trainer.data.rows import InvalidRowError, as_rows, load_image, read_captions
@@ -309,7 +309,7 @@ def test_flawed_rows_are_dropped_before_the_cache(tmp_path, images):
         read = reader(tmp_path / run, 20, max_fraction=0.2)
         columns = ["caption", "image"] if images else ["caption"]
         numbered = table(20, BAD).add_column("row_number", range(100, 120))
-        kept = drop_invalid_rows(numbered, read, columns, str(tmp_path / "cache"))
+        kept = InvalidRows(read, columns, str(tmp_path / "cache")).drop_from(numbered)
         bad = set(BAD) if images else {12}
         assert kept["row_number"][:] == [100 + index for index in range(20) if index not in bad]
         assert kept["caption"][:] == [f"a photo of number {index}" for index in range(20) if index not in bad]
@@ -318,7 +318,7 @@ def test_flawed_rows_are_dropped_before_the_cache(tmp_path, images):
 
 
 def test_rows_keep_their_number_after_others_were_dropped(tmp_path):
-    kept = drop_invalid_rows(table(20, BAD), reader(tmp_path, 20, max_fraction=0.2), ["caption"], str(tmp_path))
+    kept = InvalidRows(reader(tmp_path, 20, max_fraction=0.2), ["caption"], str(tmp_path)).drop_from(table(20, BAD))
     data = EpochDataset(kept, decode=reader(tmp_path, 20, max_fraction=0.2))
     [data[index] for index in range(len(data))]
     assert sorted(line["row"] for line in lines(tmp_path)) == sorted(BAD)
@@ -331,14 +331,14 @@ def test_captions_in_another_encoding_are_dropped(tmp_path):
     texts = pa.Array.from_buffers(pa.string(), 3, texts.buffers())
     arrow = pa.table({"image": pa.array(jpegs(3)), "caption": texts})
     dataset = datasets.Dataset(datasets.table.InMemoryTable(arrow)).cast_column("image", datasets.Image(decode=False))
-    kept = drop_invalid_rows(dataset, reader(tmp_path, 3, max_fraction=0.5), ["caption"], str(tmp_path))
+    kept = InvalidRows(reader(tmp_path, 3, max_fraction=0.5), ["caption"], str(tmp_path)).drop_from(dataset)
     assert kept["caption"][:] == ["a dog", "a cat"] and lines(tmp_path)[0]["reason"] == "not UTF-8"
     assert as_rows(arrow)[1]["caption"] == b"caf\xe9"
 
 
 def test_the_cache_is_made_of_what_is_left(tmp_path, model, processor, clip_dir):
     read = reader(tmp_path, 12, max_fraction=0.4)
-    kept = drop_invalid_rows(table(12, BAD), read, ["caption", "image"], str(tmp_path))
+    kept = InvalidRows(read, ["caption", "image"], str(tmp_path)).drop_from(table(12, BAD))
     cached = add_image_features(kept, model, processor, cache_dir=str(tmp_path))
     cached = add_teacher_embeds(cached, *load_teacher(clip_dir), cache_dir=str(tmp_path))
     data = EpochDataset(cached, decode=read)
