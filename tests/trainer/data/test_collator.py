@@ -158,8 +158,3 @@ def test_a_column_of_another_name_is_an_error_with_the_remedy(collator, rows, ol
             add_teacher_embeds(dataset, None, None)
         else:
             add_image_features(dataset, None, None)
-
-
-def test_streaming_dataset_is_refused():
-    with pytest.raises(ValueError, match="streaming"):
-        EpochDataset(load().to_iterable_dataset())

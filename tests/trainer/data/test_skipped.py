@@ -1,10 +1,9 @@
-"""Flawed rows: each right or skipped for its reason, counted once, and an error when there are too many."""
+"""Invalid rows: each is skipped for a reason and counted once; too many are an error."""
 
 import io
 import json
 import logging
 import multiprocessing
-import time
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -145,14 +144,9 @@ def test_flawed_caption_has_a_reason(captions, reason):
     assert flaw.value.reason == reason and len(str(flaw.value)) < 300
 
 
-def test_emoji_and_long_captions_are_no_flaws(processor):
+def test_emoji_and_long_captions_are_valid():
     long = "word " * 10_000
     assert read_captions([EMOJI.encode(), long], "row 7", "text") == [EMOJI, long]
-    tokens = processor.tokenizer(EMOJI)["input_ids"]
-    assert processor.tokenizer.decode(tokens, skip_special_tokens=True) == EMOJI
-    start = time.perf_counter()
-    assert len(processor.tokenizer(long, truncation=True, max_length=40)["input_ids"]) == 40
-    assert time.perf_counter() - start < 1
 
 
 # ---- rows

@@ -6,6 +6,7 @@ from collections import Counter
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +20,13 @@ from training_runs import build, free_port, make_parts
 
 from trainer.data.epoch_dataset import EpochDataset
 from trainer.data.skipped import FILE, RowDecoder, SkipLog, count_skipped
-from trainer.data.streaming import MAX_SHARD_ROWS, StreamingDataset, reader_shares
+from trainer.data.streaming import (
+    MAX_SHARD_ROWS,
+    StreamingDataset,
+    load_stream_state,
+    reader_shares,
+    save_stream_state,
+)
 
 SIZES = (7, 3, 12, 1, 5)  # rows of five shards: they divide evenly by nothing
 ROWS = sum(SIZES)
@@ -220,6 +227,16 @@ def test_a_new_iteration_begins_anew():
     dataset.load_state_dict(dataset.state_dict())
     state = dataset.state_dict()
     assert texts(dataset, 3) != texts(dataset, 3) and state != dataset.state_dict()
+
+
+def test_state_of_another_layout_is_refused(tmp_path):
+    loader = batches(readers()[0], 0, StatefulDataLoader)
+    next(iter(loader))
+    one, two = (SimpleNamespace(world_size=size, dataloader_num_workers=0, process_index=0) for size in (1, 2))
+    save_stream_state(loader, tmp_path, one)
+    load_stream_state(loader, str(tmp_path), one)
+    with pytest.raises(ValueError, match="split over 1 process.*has 2 process.*Resume with as many"):
+        load_stream_state(loader, str(tmp_path), two)
 
 
 def test_it_is_not_for_rows_by_number():
