@@ -39,12 +39,7 @@ class DataError(ValueError):
 
 
 class InvalidRowError(DataError):
-    """A row that cannot be used for training.
-
-    Args:
-        message: what is wrong with which row.
-        reason: the kind of error, for the summary of skipped rows.
-    """
+    """A row that cannot be used for training; `reason` is the kind of error, for the summary of skipped rows."""
 
     def __init__(self, message: str, reason: str = ""):
         super().__init__(message)
@@ -63,19 +58,8 @@ def check_column(column: str, columns: Iterable[str], owner: str = "the dataset"
         raise DataError(f"{prefix}{owner} has no column '{column}'; it has {', '.join(columns)}. {remedy}")
 
 
-def row_name(image: Any, default: str) -> str:
-    """The name of a row in messages: its image's file if known, else `default`."""
-    path = image.get("path") if isinstance(image, dict) else image if isinstance(image, str) else None
-    return path or default
-
-
 def read_captions(captions: Any, name: str, column: str) -> list[str]:
-    """The captions of one row as a list of texts.
-
-    Args:
-        captions: a text (str or bytes), number or truth value, or a list of them.
-        name: of the row, for messages.
-        column: of the captions, for messages.
+    """The captions of one row: a text (str or bytes), number or truth value, or a list of them, as a list of texts.
 
     Raises:
         InvalidRowError: there is no caption, or one is empty, not a text, or not UTF-8.
@@ -99,8 +83,7 @@ def load_image(image: Any, name: str, column: str, min_side: int | None = None) 
 
     Args:
         image: a PIL image, a path, a URL, the bytes of a file, or a `{"path", "bytes"}` dictionary of `datasets`.
-        name: of the row, for messages.
-        column: of the image, for messages.
+        name, column: of the row and its image, for messages.
         min_side: a JPEG may be decoded at reduced size, down to this many pixels on its shorter side.
 
     Raises:
@@ -173,15 +156,13 @@ def as_rows(table: pa.Table) -> list[dict[str, Any]]:
 
 def _as_values(column: pa.ChunkedArray) -> list[Any]:
     kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return column.cast(pa.large_binary()).to_pylist()
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        if pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type):
-            return column.cast(pa.large_list(pa.large_binary())).to_pylist()
-        if isinstance(kind.value_type, JSON):
-            return [values and [_from_json(value) for value in values] for values in column.to_pylist()]
-    if isinstance(kind, JSON):  # a column of a JSON file with values of several types
-        return [_from_json(value) for value in column.to_pylist()]
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    item = kind.value_type if is_list else kind
+    if pa.types.is_string(item) or pa.types.is_large_string(item):
+        return column.cast(pa.large_list(pa.large_binary()) if is_list else pa.large_binary()).to_pylist()
+    if isinstance(item, JSON):  # a column of a JSON file with values of several types
+        values = column.to_pylist()
+        return [value and list(map(_from_json, value)) if is_list else _from_json(value) for value in values]
     return column.to_pylist()
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
-from trainer.data.rows import InvalidRowError, load_image, read_captions, row_name
+from trainer.data.rows import InvalidRowError, load_image, read_captions
 
 FILE = "skipped.jsonl"
 
@@ -19,8 +19,7 @@ class RowDecoder:
     adding it to `skipped`. Runs in the data loader's workers.
 
     Args:
-        image_column: its name. Rows without it, whose image features are cached, keep what they have.
-        caption_column: its name.
+        image_column, caption_column: their names. Rows whose image features are cached have no image.
         skipped: records the invalid rows.
         min_side: see `load_image`.
     """
@@ -42,9 +41,10 @@ class RowDecoder:
         return row
 
     def identify(self, row: dict[str, Any], index: int) -> tuple[int, str]:
-        """The row's number and its name in messages."""
-        number = int(row.get("row_number", index))
-        return number, row_name(row.get(self.image_column), row.get("row_name", f"row {number}"))
+        """The row's number, and its name in messages: the image's file if known."""
+        number, image = int(row.get("row_number", index)), row.get(self.image_column)
+        path = image.get("path") if isinstance(image, dict) else image if isinstance(image, str) else None
+        return number, path or row.get("row_name", f"row {number}")
 
     def decode(self, row: dict[str, Any], name: str) -> dict[str, Any]:
         """The row with its captions as `caption` and its image as `image`; columns that it lacks are not decoded.

@@ -143,8 +143,7 @@ def load_coco(file: str, image_dir: str, image_column: str = "image", caption_co
     Args:
         file: JSON of `images` (`id`, `file_name`) and `annotations` (`image_id`, `caption`).
         image_dir: the folder of the images; that of the file if empty.
-        image_column: name of the column of images.
-        caption_column: name of the column of captions.
+        image_column, caption_column: names of the new columns.
 
     Raises:
         ValueError: the file cannot be read, or is not a COCO caption file.
@@ -200,10 +199,10 @@ def _with_caption_lists(source: Dataset, column: str) -> Dataset:
 
 def to_disk(source: IterableDataset) -> Dataset:
     """The rows of a stream as a dataset in the cache folder of `datasets`."""
-    return Dataset.from_generator(_rows_of, gen_kwargs={"source": source}, features=source.features)
+    return Dataset.from_generator(_decoded_rows, gen_kwargs={"source": source}, features=source.features)
 
 
-def _rows_of(source: IterableDataset) -> Iterator[dict[str, Any]]:
+def _decoded_rows(source: IterableDataset) -> Iterator[dict[str, Any]]:
     for row in iterate_rows(source):
         yield {name: _decoded(value) for name, value in row.items()}
 

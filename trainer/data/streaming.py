@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import fsspec.asyn
@@ -18,13 +18,6 @@ from trainer.data.infilling import BUFFER, SHARDS, SOURCES, seeded_rng
 from trainer.data.rows import DataError, iterate_rows
 
 MAX_SHARD_ROWS = 1 << 32  # a row's index is MAX_SHARD_ROWS * shard + row
-
-
-class Position(NamedTuple):
-    """The position of a row: index of the shard among this reader's shards, and row number inside the shard."""
-
-    shard: int
-    row: int
 
 
 class StreamingDataset(IterableDataset):
@@ -108,23 +101,23 @@ class StreamingDataset(IterableDataset):
     def _group_rows(self, group: int, state: dict[str, int], reader: int, readers: int) -> Iterator[dict[str, Any]]:
         """This reader's rows of one group, epoch after epoch; keeps `state` at the row after the one yielded."""
         while True:
-            epoch, position = state["epoch"], Position(state["shard"], state["row"])
+            epoch, position = state["epoch"], (state["shard"], state["row"])
             rows = self._share_of_epoch(group, epoch, reader, readers, position)
-            is_empty = position == Position(0, 0)
+            is_empty = position == (0, 0)
             while block := list(islice(rows, self.buffer_size)):
                 is_empty = False
-                (position, first_index, _), (last, _, _) = block[0], block[-1]
+                (position, first_index, _), ((last_shard, last_row), _, _) = block[0], block[-1]
                 order = np.arange(len(block))
                 if self.buffer_size > 1:
                     order = seeded_rng(self.seed, BUFFER, epoch, first_index).permutation(len(block))
-                state.update(position._asdict())
+                state["shard"], state["row"] = position
                 for number in range(state["yielded"], len(block)):
                     _, index, row = block[order[number]]
                     row = self.decode({"row_name": self._row_name(index), **row}, index)
                     state["yielded"] = number + 1
                     if row is not None:
                         yield {**row, "index": index, "epoch": epoch}
-                state.update(shard=last.shard, row=last.row + 1, yielded=0)
+                state.update(shard=last_shard, row=last_row + 1, yielded=0)
             if is_empty:
                 start, end = self.groups[group]
                 raise DataError(
@@ -134,19 +127,22 @@ class StreamingDataset(IterableDataset):
             state.update(epoch=epoch + 1, shard=0, row=0, yielded=0)
 
     def _share_of_epoch(
-        self, group: int, epoch: int, reader: int, readers: int, start: Position
-    ) -> Iterator[tuple[Position, int, dict[str, Any]]]:
-        """The rows of this reader's share of an epoch from `start` on, with their positions and indices."""
+        self, group: int, epoch: int, reader: int, readers: int, start: tuple[int, int]
+    ) -> Iterator[tuple[tuple[int, int], int, dict[str, Any]]]:
+        """The rows of this reader's share of an epoch from `start` on, with their positions and indices.
+
+        A position is the number of the shard among this reader's shards, and the row's number inside it.
+        """
         shards = np.arange(*self.groups[group])
         if self.buffer_size > 1:
             seeded_rng(self.seed, SHARDS, epoch, group).shuffle(shards)
         for number, (place, own_rows) in enumerate(reader_shares(len(shards), reader, readers)):
-            if number < start.shard:
+            if number < start[0]:
                 continue
-            shard, first = int(shards[place]), start.row if number == start.shard else 0
+            shard, first = int(shards[place]), start[1] if number == start[0] else 0
             for row, values in enumerate(self._read_shard(shard, first), start=first):
                 if row % readers in own_rows:
-                    yield Position(number, row), shard * MAX_SHARD_ROWS + row, values
+                    yield (number, row), shard * MAX_SHARD_ROWS + row, values
 
     def _read_shard(self, shard: int, first: int) -> Iterator[dict[str, Any]]:
         source, number = self.shards[shard]
