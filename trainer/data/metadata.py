@@ -155,10 +155,12 @@ def _as_dataset(rows: list[dict[str, Any]], texts: Sequence[str], state: str) ->
 def _image_path(name: Any, root: str) -> str | None:
     """
     Raises:
-        ValueError: the file is outside the folder of the metadata file, `root`.
+        ValueError: the name is not a text, or outside the folder of the metadata file, `root`.
     """
     if name is None:
         return None
+    if not isinstance(name, str):
+        raise ValueError(f"file_name {name!r} in {root} is not a text; put it in quotes.")
     path = os.path.normpath(name).replace("\\", "/")
     if "://" in name or os.path.isabs(path) or path.split("/")[0] == "..":
         raise ValueError(f"file_name '{name}' is not inside the folder of its metadata file, {root}.")

@@ -177,6 +177,7 @@ def test_columns_of_other_images(tmp_path, streaming):
         ("metadata.jsonl", '{"file_name": "0.jpg"\n', "line 1 is not JSON"),
         ("metadata.jsonl", '["0.jpg"]\n', "line 1 is not a JSON object"),
         ("metadata.jsonl", '{"image": "0.jpg"}\n', "has no column 'file_name'"),
+        ("metadata.jsonl", '{"file_name": 7}\n', "file_name 7 in .* is not a text"),
     ],
 )
 def test_invalid_metadata_is_named(tmp_path, name, text, message):
