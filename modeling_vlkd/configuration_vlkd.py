@@ -163,6 +163,11 @@ class VLKDConfig(PreTrainedConfig):
             kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
 
+    @property
+    def num_patches(self) -> int:
+        """Number of CLIP's patches: (image_size / patch_size)²."""
+        return (self.vision_config.image_size // self.vision_config.patch_size) ** 2
+
     def _check(self) -> None:
         """Raises a ValueError for a size, a choice or an id that the model could not follow."""
         for part, limits in LIMITS.items():

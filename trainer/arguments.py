@@ -12,6 +12,7 @@ from trainer.precision import find_device, log_training_precision, training_bf16
 
 # Options of ModelArguments that are fields of VLKDConfig, by the same names.
 CONFIG_OPTIONS = ("image_tokens", "image_projector", "image_token_expansion", "patch_attention", "prompt_in_encoder")
+LORA_OPTIONS = ("lora_r", "lora_alpha", "lora_dropout")
 WEIGHTS = ("ttdm_weight", "itcl_weight", "icti_weight", "itdd_weight")
 # Options of `TrainingArguments` that would have no effect, or a wrong one: the values allowed, and the reason.
 RESTRICTED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -46,51 +47,49 @@ ConfigLoader.add_implicit_resolver(
 
 @dataclass
 class ModelArguments:
-    """The checkpoints a run starts from: hub names or local folders."""
+    """The checkpoints a run starts from: Hub names or local folders."""
 
     _argument_group_name = "model"
 
     bart: str | None = field(
-        default=None, metadata={"help": "BART checkpoint to start from, joined with clip; or give model_name_or_path."}
+        default=None, metadata={"help": "BART checkpoint to join with clip; alternative to model_name_or_path."}
     )
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "VLKD checkpoint to train further, in place of bart."}
+        default=None, metadata={"help": "VLKD checkpoint to train further; alternative to bart."}
     )
     image_projector: Literal["linear", "mlp"] = field(
         default="linear",
-        metadata={"help": "W_d, from the joint space to BART's width: the paper's linear map, or our MLP."},
+        metadata={"help": "Kind of W_d, the map from the joint space to BART: the paper's linear map, or an MLP."},
     )
     image_tokens: Literal["all", "patch", "pooled"] = field(
-        default="all", metadata={"help": "Which of CLIP's image tokens the decoder sees."}
+        default="all", metadata={"help": "CLIP's image tokens that the decoder sees."}
     )
     image_token_expansion: int = field(
-        default=1, metadata={"help": "Vectors that the decoder sees of each image token; 1 is the paper's."}
+        default=1, metadata={"help": "Number of vectors that W_d makes of each image token (the paper: 1)."}
     )
     patch_attention: Literal["global", "self"] = field(
         default="global",
-        metadata={"help": "What a patch attends to in CLIP's last layer: all, or itself alone."},
+        metadata={"help": "What each patch attends to in CLIP's last layer: all tokens, or itself alone."},
     )
     prompt_in_encoder: bool = field(
         default=True,
         metadata={
-            "help": "Whether the encoder reads the prompt's words before <mask> too; the decoder starts from them."
+            "help": "Whether the encoder reads the prompt's words before <mask>; the decoder starts from them anyway."
         },
     )
     projector_init: Literal["pinv", "random"] = field(
-        default="pinv", metadata={"help": "Start of W_d: the pseudo-inverse of W_e, or random."}
+        default="pinv", metadata={"help": "Initialization of W_d: the pseudo-inverse of W_e, or random."}
     )
-    lora_rank: int | None = field(
-        default=None,
-        metadata={
-            "help": "Train a LoRA adapter of this rank in the place of BART's weights, and merge it into them at the "
-            "end. Off if unset."
-        },
+    use_peft: bool = field(
+        default=False,
+        metadata={"help": "Train a LoRA adapter instead of BART's weights and merge it into them at the end."},
     )
+    lora_r: int = field(default=16, metadata={"help": "LoRA rank; requires use_peft."})
+    lora_alpha: int = field(default=32, metadata={"help": "LoRA alpha; requires use_peft."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "LoRA dropout; requires use_peft."})
     attn_implementation: str | None = field(
         default=None,
-        metadata={
-            "help": "sdpa, eager, flash_attention_2, ...; transformers' choice if unset. eager suits tiny models."
-        },
+        metadata={"help": "sdpa, eager, flash_attention_2, ...; transformers' choice by default."},
     )
 
     def __post_init__(self):
@@ -98,69 +97,80 @@ class ModelArguments:
             raise ValueError(
                 "set either bart (start from CLIP and BART) or model_name_or_path (train a VLKD checkpoint further)."
             )
+        for name in LORA_OPTIONS:
+            if not self.use_peft and getattr(self, name) != getattr(type(self), name):  # the class holds the default
+                raise ValueError(f"{name} is {getattr(self, name)}, which requires use_peft: true.")
+        if self.lora_r < 1:
+            raise ValueError(f"lora_r is {self.lora_r}; it must be 1 or more.")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"lora_dropout is {self.lora_dropout}; it must be at least 0 and less than 1.")
+
+    def lora_options(self) -> dict[str, Any]:
+        """Arguments of `trainer.lora.add_lora`."""
+        return {"r": self.lora_r, "lora_alpha": self.lora_alpha, "lora_dropout": self.lora_dropout}
+
+    def sources(self) -> dict[str, Any]:
+        """The options by their keys in train.yaml, without those of LoRA if it is off."""
+        values = asdict(self)
+        return values if self.use_peft else values | dict.fromkeys(("use_peft", *LORA_OPTIONS))
 
 
 @dataclass
 class DataArguments:
-    """The images and captions. docs/data.md has an example of each.
+    """The images and captions. docs/data.md has an example of each option.
 
-    A dataset is named by a local folder, a hub name, a COCO caption file, or `module:function`, which is called as
-    `function(split=..., **kwargs)` and returns a `datasets.Dataset`; the working directory is importable.
+    A dataset is named by a local folder, a Hub name, a COCO caption file, or `module:function`, which is called as
+    `function(split=..., **dataset_kwargs)` and returns a `datasets.Dataset`; the working directory is importable.
     """
 
     _argument_group_name = "data"
 
     dataset_name: list[str] | None = field(
         default=None,
-        metadata={"help": "Images and captions: folder, hub name, COCO file or module:function; or several of them."},
+        metadata={
+            "help": "Datasets of images and captions, one or more: folder, Hub name, COCO file or module:function."
+        },
     )
     dataset_probabilities: list[float] | None = field(
         default=None,
-        metadata={
-            "help": "How often rows of each dataset are drawn; if unset, each row of all is seen once an epoch."
-        },
+        metadata={"help": "How often rows of each dataset are drawn; by default an epoch is each row of all of them."},
     )
     dataset_kwargs: dict | str | None = field(
-        default=None, metadata={"help": "Further arguments of load_dataset or the function, as {name: value}."}
+        default=None, metadata={"help": "Further arguments of load_dataset or of the function, as {name: value}."}
     )
     image_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the images that a COCO file or a column of file names names."}
+        default=None, metadata={"help": "Folder of the images of a COCO file or of a column of file names."}
     )
     streaming: bool = field(
-        default=False,
-        metadata={"help": "Read shards one after the other, as for tar files and data larger than the disk."},
+        default=False, metadata={"help": "Read shards one after the other, for tar files and very large datasets."}
     )
     shuffle_buffer_size: int = field(
         default=1000, metadata={"help": "Rows that each worker shuffles together when streaming; 0 keeps the order."}
     )
     on_error: Literal["skip", "raise"] = field(
-        default="skip",
-        metadata={"help": "Pass flawed rows over and list them in skipped.jsonl, or stop at the first."},
+        default="skip", metadata={"help": "Skip invalid rows and list them in skipped.jsonl, or stop at the first."}
     )
     max_skipped_fraction: float = field(
-        default=0.01, metadata={"help": "The share of flawed rows above which training stops."}
+        default=0.01, metadata={"help": "Stop when more than this share of the rows is invalid."}
     )
     dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    dataset_test_split: str | None = field(default=None, metadata={"help": "Split to evaluate on; none if unset."})
+    dataset_test_split: str | None = field(default=None, metadata={"help": "Split to evaluate on; none by default."})
     image_column: list[str] = field(
-        default_factory=lambda: ["image"], metadata={"help": "Column of images; or one for each dataset."}
+        default_factory=lambda: ["image"], metadata={"help": "Column of images; one name, or one for each dataset."}
     )
     caption_column: list[str] = field(
         default_factory=lambda: ["caption"],
-        metadata={
-            "help": "Column of captions, a text, or a list of texts of which one is drawn an epoch; or one for each "
-            "dataset."
-        },
+        metadata={"help": "Column of captions (texts, or lists of texts); one name, or one for each dataset."},
     )
-    cache_image_features: Literal["none", "pooled", "patch", "all"] = field(
+    cache_image_features: Literal["none", "pooled", "all"] = field(
         default="none",
         metadata={
-            "help": "Compute CLIP's image features once and train from disk: all tokens (395 kB an image at L/14), "
-            "patch (the same, since itcl needs the class token too), or pooled (1.5 kB; for image_tokens: pooled)."
+            "help": "Compute CLIP's image features once and train from disk: all tokens (395 kB an image at L/14), or "
+            "pooled (1.5 kB; requires image_tokens: pooled)."
         },
     )
     cache_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the feature cache; in datasets' cache folder if unset."}
+        default=None, metadata={"help": "Folder of the feature cache; by default in the cache folder of datasets."}
     )
 
     def __post_init__(self):
@@ -170,22 +180,23 @@ class DataArguments:
         self.image_column = _one_for_each("image_column", self.image_column, self.dataset_name)
         self.caption_column = _one_for_each("caption_column", self.caption_column, self.dataset_name)
         self.dataset_kwargs = _as_dict("dataset_kwargs", self.dataset_kwargs)
-        if self.dataset_probabilities is not None:
-            _check_weights(self.dataset_probabilities, self.dataset_name)
-        if self.shuffle_buffer_size < 0:
+        weights, count = self.dataset_probabilities, len(self.dataset_name)
+        if weights is not None and (len(weights) != count or not all(weight > 0 for weight in weights)):
             raise ValueError(
-                f"shuffle_buffer_size is {self.shuffle_buffer_size}; it is a number of rows, or 0 for none."
+                f"dataset_probabilities is {weights}; give a number above 0 for each of the {count} datasets."
             )
+        if self.shuffle_buffer_size < 0:
+            raise ValueError(f"shuffle_buffer_size is {self.shuffle_buffer_size}; it must be 0 or more.")
         if not 0 <= self.max_skipped_fraction <= 1:
-            raise ValueError(f"max_skipped_fraction is {self.max_skipped_fraction}; it is a share from 0 to 1.")
+            raise ValueError(f"max_skipped_fraction is {self.max_skipped_fraction}; it must be between 0 and 1.")
         if self.streaming and self.cache_image_features != "none":
             raise ValueError(
-                f"cache_image_features is {self.cache_image_features}, which needs rows by number; set it to none, or "
-                "streaming to false."
+                f"cache_image_features is {self.cache_image_features}, which streaming does not support; set it to "
+                "none, or streaming to false."
             )
 
     def sources(self) -> dict[str, Any]:
-        """The options by their keys in train.yaml; a single dataset or column as itself, no list."""
+        """The options by their keys in train.yaml; a single dataset or column is not a list there."""
         values = {**asdict(self), "cache_dir": None}
         if len(self.dataset_name) == 1:
             values["dataset_name"] = self.dataset_name[0]
@@ -200,15 +211,8 @@ def _one_for_each(name: str, columns: list[str] | str, specs: list[str]) -> list
     return columns * (len(specs) if len(columns) == 1 else 1)
 
 
-def _check_weights(weights: list[float], specs: list[str]) -> None:
-    if len(weights) != len(specs) or not all(weight > 0 for weight in weights):
-        raise ValueError(
-            f"dataset_probabilities is {weights}; give a number above 0 for each of the {len(specs)} datasets."
-        )
-
-
 def _as_dict(name: str, value: dict[str, Any] | str | None) -> dict[str, Any]:
-    """Command-line values are texts: `'{size: 3}'`."""
+    """A mapping; on the command line a text such as `'{size: 3}'`."""
     try:
         parsed = yaml.load(value, Loader=ConfigLoader) if isinstance(value, str) else value
     except yaml.YAMLError:

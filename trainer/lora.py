@@ -10,24 +10,24 @@ CLIP = r"(vision_model|visual_projection)(\..*)?"  # frozen
 MAPS = ["text_projection", "image_projection"]  # W_e and W_d are small, and learn whole
 
 
-def lora_config(rank: int = 16, **options: Any) -> LoraConfig:
-    """PEFT's, of an adapter on the queries and values of BART; `options` are those of `LoraConfig`.
+def lora_config(**options: Any) -> LoraConfig:
+    """A `LoraConfig` for BART's queries and values, with rank 16 and alpha 32.
 
-    CLIP, which is frozen, is excluded from other `target_modules`, `"all-linear"` for one.
+    CLIP, which is frozen, is excluded from other `target_modules` such as `"all-linear"`.
+
+    Args:
+        **options: arguments of `LoraConfig`.
     """
     if "target_modules" in options:
         options = {"exclude_modules": CLIP, **options}
-    return LoraConfig(
-        **{"r": rank, "lora_alpha": 2 * rank, "target_modules": TARGETS, "modules_to_save": MAPS, **options}
-    )
+    return LoraConfig(**{"r": 16, "lora_alpha": 32, "target_modules": TARGETS, "modules_to_save": MAPS, **options})
 
 
-def add_lora(model: PreTrainedModel, rank: int = 16) -> PeftModel:
-    """The model with an adapter, of which nothing learns but the adapter, W_e and W_d.
+def add_lora(model: PreTrainedModel, **options: Any) -> PeftModel:
+    """The model with a LoRA adapter. Only the adapter, W_e and W_d are trainable.
 
-    Raises:
-        ValueError: the rank is below 1.
+    Args:
+        model: the model to adapt.
+        **options: arguments of `LoraConfig`.
     """
-    if rank < 1:
-        raise ValueError(f"lora_rank is {rank}; it is 1 or more, or unset for no adapter.")
-    return get_peft_model(model, lora_config(rank))
+    return get_peft_model(model, lora_config(**options))

@@ -15,12 +15,13 @@ from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import ModelOutput
 
 from trainer.arguments import VLKDTrainingArguments
-from trainer.cache.clip_features import add_teacher_embeds
+from trainer.cache.clip_features import TeacherEmbeds, add_cached_columns
 from trainer.callbacks import FiniteCheck
 from trainer.checkpoints import AtomicCheckpointMixin
 from trainer.data.collator import VLKDDataCollator, check_collator
 from trainer.data.epoch_dataset import EpochDataset
-from trainer.data.streaming import StreamingDataset, load_place, save_place, stream_loader
+from trainer.data.rows import check_column
+from trainer.data.streaming import StreamingDataset, load_stream_state, save_stream_state, stream_loader
 from trainer.grad_cache import draw_seeds, embed, seeded, split
 from trainer.hub.train_config import save_recipe
 from trainer.hub.trainer_mixin import HubUploadMixin
@@ -165,9 +166,11 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
         if self.builds_collator and "teacher_embeds" not in column_names(dataset):
             self.load_teacher()
             if isinstance(dataset, Dataset):
-                check_columns(dataset)
+                check_column("caption", dataset.column_names)
+                if "image_features" not in dataset.column_names:
+                    check_column("image", dataset.column_names)
                 with self.args.main_process_first(desc="caption embeddings"):
-                    dataset = add_teacher_embeds(dataset, self.teacher, self.teacher_tokenizer)
+                    (dataset,) = add_cached_columns([dataset], [TeacherEmbeds(self.teacher, self.teacher_tokenizer)])
         return dataset if isinstance(dataset, EpochDataset | StreamingDataset) else EpochDataset(dataset)
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
@@ -176,13 +179,13 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
             return super().get_train_dataloader()
         self.stream = stream_loader(self.train_dataset, self.data_collator, self.args, self._train_batch_size)
         if self.resumed_from is not None:
-            load_place(self.stream, self.resumed_from, self.args)
+            load_stream_state(self.stream, self.resumed_from, self.args)
         return self.stream
 
     def save_extra_state(self, checkpoint: Path) -> None:
         """The place in the stream, which map-style data does not have: there the number of steps tells it."""
         if isinstance(self.train_dataset, StreamingDataset):
-            save_place(self.stream, checkpoint, self.args)
+            save_stream_state(self.stream, checkpoint, self.args)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
         named = eval_dataset is None or isinstance(eval_dataset, str)
@@ -474,16 +477,3 @@ def column_names(dataset: Any) -> list[str]:
     """The columns of a dataset, or of the one in an `EpochDataset`; none where they are not known before reading."""
     dataset = dataset.dataset if isinstance(dataset, EpochDataset) else dataset
     return list(getattr(dataset, "column_names", None) or ())
-
-
-def check_columns(dataset: Dataset) -> None:
-    """
-    Raises:
-        ValueError: there is no caption, or no image.
-    """
-    for column, others in (("caption", ()), ("image", ("image_features",))):
-        if not {column, *others} & set(dataset.column_names):
-            raise ValueError(
-                f"the dataset has no column '{column}'; it has {', '.join(dataset.column_names)}. Rename the one that "
-                f"holds it: dataset.rename_column(..., '{column}')."
-            )

@@ -24,7 +24,7 @@ from trainer.cli import main
 PAGE = (ROOT / "docs" / "finetune.md").read_text(encoding="utf-8")
 BLOCKS = [block.partition("\n")[::2] for block in PAGE.split("```")[1::2]]  # (language, text)
 CLIP = "openai/clip-vit-base-patch16"
-SMALL = {"clip": str(TEACHERS / "clip"), "lora_rank": 4, "per_device_train_batch_size": 8, "num_train_epochs": 4}
+SMALL = {"clip": str(TEACHERS / "clip"), "lora_r": 4, "per_device_train_batch_size": 8, "num_train_epochs": 4}
 SMALL |= {"use_cpu": True, "bf16": False, "max_skipped_fraction": 0.1}
 SMALL |= {"learning_rate": 3e-3, "logging_steps": 1, "disable_tqdm": True}
 
@@ -117,7 +117,7 @@ def test_page(workplace, monkeypatch, capsys):
     after = json.loads(Path("after/metrics.json").read_text())["figures"]
     assert {"direct", "blind"} == {figure["condition"] for figure in after} and after[0]["n"] == 6
     card = caption_repo["README.md"].decode()
-    assert "CIDEr" in card and "| lora_rank | `4` |" in card and "| model_name_or_path | `my_vlkd` |" in card
+    assert "CIDEr" in card and "| lora_r | `4` |" in card and "| model_name_or_path | `my_vlkd` |" in card
     assert {"model.safetensors", "train.yaml", "modeling_vlkd.py", "metrics.json"} <= caption_repo.keys()
     assert not any(name.endswith((".bin", ".jsonl", ".csv", ".png")) or "adapter" in name for name in caption_repo)
     assert {"model.safetensors", "modeling_vlkd.py", "processor_config.json"} <= vqa_repo.keys()

@@ -30,7 +30,8 @@ class Cases:
 
     def __init__(self):
         recipe = (ROOT / "hub_configs" / "microworld" / "train.yaml").read_text(encoding="utf-8")
-        self.recipe = {**yaml.safe_load(recipe), "dataset_probabilities": [1.0], "lora_rank": 4, "seed": 3, "fsdp": ""}
+        self.recipe = {**yaml.safe_load(recipe), "dataset_probabilities": [1.0], "seed": 3, "fsdp": ""}
+        self.recipe |= {"use_peft": True, "lora_r": 4}
         self.model: Path | None = None
         self.commands = CommandParser().add_subparsers(parser_class=CommandParser)
         add_command(self.commands)

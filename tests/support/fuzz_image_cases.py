@@ -16,7 +16,7 @@ from modeling_vlkd.image_loading_vlkd import read_image
 from trainer.cli.caption import read_all
 from trainer.data.collator import VLKDDataCollator
 from trainer.data.infilling import TextInfilling
-from trainer.data.rows import draft_side
+from trainer.data.rows import min_jpeg_side
 from trainer.data.skipped import FILE, RowDecoder, SkipLog
 from trainer.models import load_teacher
 
@@ -78,8 +78,8 @@ class Cases:
 
     def as_trained(self, path: Path, file: File) -> str:
         """Right through row and collator, or the reason under which the row is listed."""
-        skipped = SkipLog(path.parent, "train", 2, max_share=1.0)
-        read = RowDecoder("image", "caption", skipped, draft_side(self.processor))
+        skipped = SkipLog(path.parent, "train", 2, max_fraction=1.0)
+        read = RowDecoder("image", "caption", skipped, min_jpeg_side(self.processor))
         row = {"image": {"path": str(path), "bytes": None}, "caption": "a red circle"}
         found, _ = refusal(lambda: [read(row, 0)])
         listed = path.with_name(FILE)

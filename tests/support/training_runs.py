@@ -34,7 +34,9 @@ def counted_stream(rank: int = 0, world_size: int = 1) -> StreamingDataset:
     parts = [load(rows=rows).cast_column("image", datasets.Image(decode=False)) for rows in (6, 7, 8)]
     source = datasets.concatenate_datasets(parts).to_iterable_dataset(num_shards=3)
     reads = []
-    dataset = StreamingDataset([source], partial(read_row, reads=reads), buffer=4, rank=rank, world_size=world_size)
+    dataset = StreamingDataset(
+        [source], partial(read_row, reads=reads), buffer_size=4, rank=rank, world_size=world_size
+    )
     dataset.reads = reads
     return dataset
 

@@ -10,7 +10,7 @@ from caption_data import load
 from training_runs import build, make_parts, parameters, read_row
 
 from trainer import EpochDataset, VLKDTrainer
-from trainer.cache.bad_rows import drop_invalid_rows
+from trainer.cache.bad_rows import InvalidRows
 from trainer.checkpoints import complete_checkpoints
 from trainer.data.skipped import RowDecoder, SkipLog
 from trainer.data.streaming import StreamingDataset
@@ -81,7 +81,7 @@ def test_replaced_row_is_named_by_its_own_number(parts, tmp_path):
     """Row 0 is flawed; the row that takes its place is to blame."""
     data = load(rows=40)
     data = data.map(lambda row, number: {"caption": [""] if number == 0 else row["caption"]}, with_indices=True)
-    rows = EpochDataset(data, read=RowDecoder("image", "caption", SkipLog(tmp_path, "train", 40, max_share=0.5)))
+    rows = EpochDataset(data, decode=RowDecoder("image", "caption", SkipLog(tmp_path, "train", 40, max_fraction=0.5)))
     other = next(
         number
         for number in range(40)
@@ -100,9 +100,9 @@ def test_row_of_filtered_data_is_named_by_its_own_number(parts, tmp_path):
     """Rows 0 and 1 were dropped before training; what is row 0 now was row 2, as in skipped.jsonl."""
     data = load(rows=40)
     data = data.map(lambda row, number: {"caption": [""] if number < 2 else row["caption"]}, with_indices=True)
-    read = RowDecoder("image", "caption", SkipLog(tmp_path, "train", 40, max_share=0.5))
+    read = RowDecoder("image", "caption", SkipLog(tmp_path, "train", 40, max_fraction=0.5))
     data = data.cast_column("image", datasets.Image(decode=False))
-    rows = EpochDataset(drop_invalid_rows(data, read, ["caption"], str(tmp_path)), read=read)
+    rows = EpochDataset(InvalidRows(read, ["caption"], str(tmp_path)).drop_from(data), decode=read)
     trainer = build(parts, rows, max_steps=1, train_sampling_strategy="sequential")
     nan_in_every_batch(trainer)
     assert message(trainer).startswith("step 1: because of row 2 of epoch 0: ")
@@ -111,7 +111,7 @@ def test_row_of_filtered_data_is_named_by_its_own_number(parts, tmp_path):
 def test_row_of_a_stream_is_named_by_shard_and_row(parts):
     """Three shards of 7 rows, in the files' order: the fourth batch of two begins with row 6 of the first shard."""
     source = load(rows=21).cast_column("image", datasets.Image(decode=False)).to_iterable_dataset(num_shards=3)
-    stream = StreamingDataset([source], partial(read_row, reads=[]), buffer=0)
+    stream = StreamingDataset([source], partial(read_row, reads=[]), buffer_size=0)
     trainer = build(parts, stream, max_steps=6, per_device_train_batch_size=4)
     collate = trainer.data_collator
 
@@ -129,7 +129,7 @@ def test_row_of_a_stream_is_named_by_shard_and_row(parts):
 def test_image_file_names_the_row(parts, tmp_path, images):
     images[0].save(tmp_path / "dog.png")
     data = datasets.Dataset.from_dict({"image": [str(tmp_path / "dog.png")] * 4, "caption": ["a dog"] * 4})
-    rows = EpochDataset(data, read=RowDecoder("image", "caption", SkipLog(tmp_path, "train", 4)))
+    rows = EpochDataset(data, decode=RowDecoder("image", "caption", SkipLog(tmp_path, "train", 4)))
     trainer = build(parts, rows, max_steps=1)
     nan_in_every_batch(trainer)
     assert message(trainer).startswith(f"step 1: because of {tmp_path}/dog.png of epoch 0: ")

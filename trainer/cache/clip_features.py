@@ -1,12 +1,12 @@
-"""CLIP never changes, so what it says of an image or a caption is computed once and kept on disk.
+"""The outputs of frozen CLIP for images and captions, computed once and stored on disk as float16.
 
-The cache is two columns (see `column_cache`), float16, each row's embeddings stored flat (a row of `teacher_embeds`
-holds as many as the row has captions): `datasets` reads flat rows five times as fast. Each is named by a fingerprint
-of the data, the weights and the settings of what prepares them: change any of them and it is computed anew.
+There are two columns, `image_features` and `teacher_embeds`. Each row is flat, which `datasets` reads five times as
+fast as nested lists. A column's key covers the data, the weights and the settings of processor and tokenizer.
 """
 
 import copy
-from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -24,145 +24,140 @@ from transformers import (
 )
 
 from modeling_vlkd import VLKDConfig
-from trainer.cache.columns import CachedColumn, fill, fingerprint, in_workers
-from trainer.cost.flops import num_patches
-from trainer.data.rows import draft_side, load_image, read_captions
-from trainer.data.sources import check_columns
+from trainer.cache.columns import CachedColumn, compute_missing, fingerprint, in_workers
+from trainer.data.rows import check_column, load_image, min_jpeg_side, read_captions
 from trainer.models import teacher_embeds
 
-ImageTokens = Literal["pooled", "patch", "all"]
+ImageTokens = Literal["pooled", "all"]
 
 
-def add_teacher_embeds(
-    dataset: Dataset,
-    teacher: CLIPTextModelWithProjection,
-    tokenizer: PreTrainedTokenizerBase,
-    caption_column: str = "caption",
-    cache_dir: str | None = None,
-) -> Dataset:
-    """Add the column `teacher_embeds`: for each row the embeddings of all its captions, one after the other.
+@dataclass
+class TeacherEmbeds:
+    """The column `teacher_embeds`: t of every caption of a row, (captions × projection_dim,).
+
+    Args:
+        teacher: CLIP's text tower.
+        tokenizer: CLIP's.
+        caption_column: name of the column of captions.
+        cache_dir: see `cache_folder`.
+    """
+
+    teacher: CLIPTextModelWithProjection
+    tokenizer: PreTrainedTokenizerBase
+    caption_column: str = "caption"
+    cache_dir: str | None = None
+
+    def column(self, dataset: Dataset) -> CachedColumn:
+        """
+        Raises:
+            ValueError: there is no such column; when it is computed: a caption is missing.
+        """
+        check_column(self.caption_column, dataset.column_names, option="caption_column")
+        captions = dataset.with_format(None).select_columns([self.caption_column])
+        captions_per_row = _count_captions(captions, self.caption_column) / max(1, len(dataset))
+        settings = (tower_settings(self.teacher.config), tokenizer_settings(self.tokenizer), self.caption_column)
+        return CachedColumn(
+            name="teacher_embeds",
+            key=fingerprint(dataset, self.teacher.named_parameters(), *settings),
+            features=Features({"teacher_embeds": List(Value("float16"))}),
+            rows=len(dataset),
+            row_bytes=2 * self.teacher.config.projection_dim * captions_per_row,
+            compute=lambda batches: map(partial(self._embed, captions), batches),
+            cache_dir=self.cache_dir,
+        )
+
+    def _embed(self, dataset: Dataset, numbers: range) -> dict[str, list[np.ndarray]]:
+        rows = zip(dataset[numbers][self.caption_column], numbers, strict=True)
+        rows = [read_captions(captions, f"row {number}", self.caption_column) for captions, number in rows]
+        tokens = self.tokenizer(sum(rows, []), padding=True, truncation=True, return_tensors="pt")
+        tokens = tokens.to(self.teacher.device)
+        embeds = to_float16(teacher_embeds(self.teacher, tokens["input_ids"], tokens["attention_mask"]), numbers)
+        ends = np.cumsum([len(captions) for captions in rows])[:-1]
+        return {"teacher_embeds": [row.reshape(-1) for row in np.split(embeds, ends)]}
+
+
+@dataclass
+class ImageFeatures:
+    """The column `image_features`: V of every token ("all") or of the class token ("pooled") of an image,
+    (image_tokens × projection_dim,).
+
+    The key covers the model's frozen parameters, which are CLIP's as long as BART is not frozen yet. A GPU computes
+    under float16 autocast, whose error is about twice float16's own rounding (bfloat16: 13 times); that is not part
+    of the key.
+
+    Args:
+        model: its vision tower computes the features.
+        processor: prepares the images.
+        tokens: "pooled" or "all".
+        image_column: name of the column of images.
+        cache_dir: see `cache_folder`.
+        workers: processes that decode images.
+    """
+
+    model: PreTrainedModel
+    processor: ProcessorMixin
+    tokens: ImageTokens = "all"
+    image_column: str = "image"
+    cache_dir: str | None = None
+    workers: int = 0
+
+    def column(self, dataset: Dataset) -> CachedColumn:
+        """
+        Raises:
+            ValueError: there is no such column; when it is computed: an image cannot be read.
+        """
+        check_column(self.image_column, dataset.column_names, option="image_column")
+        images = dataset.with_format(None).select_columns([self.image_column])
+        min_side, config = min_jpeg_side(self.processor), self.model.config
+        pixels = _PixelValues(images, self.processor, self.image_column, min_side)
+        frozen = ((name, weight) for name, weight in self.model.named_parameters() if not weight.requires_grad)
+        settings = (tower_settings(config.vision_config), config.patch_attention, self.tokens)
+        settings += (self.processor.image_processor.to_json_string(), str(min_side), self.image_column)
+        width = features_width(config, self.tokens)
+        return CachedColumn(
+            name="image_features",
+            key=fingerprint(dataset, frozen, *settings),
+            features=Features({"image_features": List(Value("float16"), length=width)}),
+            rows=len(dataset),
+            row_bytes=2 * width,
+            compute=lambda batches: map(self._encode, in_workers(pixels, batches, self.workers), batches),
+            cache_dir=self.cache_dir,
+        )
+
+    @torch.no_grad()
+    def _encode(self, pixel_values: Tensor, numbers: range) -> dict[str, list[np.ndarray]]:
+        device = self.model.device
+        with torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
+            output = self.model.get_image_features(pixel_values.to(device))
+        features = output.last_hidden_state  # (batch, image_tokens, projection_dim), class token first
+        features = features[:, :1] if self.tokens == "pooled" else features
+        return {"image_features": list(to_float16(features, numbers).reshape(len(numbers), -1))}
+
+
+def add_cached_columns(datasets: list[Dataset], kinds: list[TeacherEmbeds | ImageFeatures]) -> list[Dataset]:
+    """Add a column of each kind to each dataset; `image_features` replace the images. They are read as arrays.
 
     Raises:
-        ValueError: a caption is missing; it names the row's place and the column. Or see `column_cache.fill`.
+        ValueError: a caption or an image cannot be read, or there is not enough disk space.
     """
-    check_columns(dataset.column_names, "", caption_column=caption_column)
-    columns = [teacher_column(dataset, teacher, tokenizer, caption_column, cache_dir)]
-    fill(columns)
-    return beside(dataset, columns)
+    columns = [[kind.column(dataset) for kind in kinds] for dataset in datasets]
+    compute_missing(sum(columns, []))
+    replaced = [kind.image_column for kind in kinds if isinstance(kind, ImageFeatures)]
+    pairs = zip(datasets, columns, strict=True)
+    return [_with_cached_columns(dataset.remove_columns(replaced), own) for dataset, own in pairs]
 
 
-def add_image_features(
-    dataset: Dataset,
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    tokens: ImageTokens = "all",
-    image_column: str = "image",
-    cache_dir: str | None = None,
-    workers: int = 0,
-) -> Dataset:
-    """Replace the image column by `image_features`: see `features_column`.
-
-    Raises:
-        ValueError: an image cannot be read. Or see `column_cache.fill`.
-    """
-    check_columns(dataset.column_names, "", image_column=image_column)
-    columns = [features_column(dataset, model, processor, tokens, image_column, cache_dir, workers)]
-    fill(columns)
-    return beside(dataset.remove_columns(image_column), columns)
-
-
-def beside(dataset: Dataset, columns: list[CachedColumn]) -> Dataset:
-    """The dataset with columns of the cache, which are read as arrays."""
+def _with_cached_columns(dataset: Dataset, columns: list[CachedColumn]) -> Dataset:
     dataset = dataset.with_format(None)
-    if dataset._indices is not None:  # else joining would copy the columns of the cache too
+    if dataset._indices is not None:  # otherwise `concatenate_datasets` would copy the cached columns too
         dataset = dataset.flatten_indices()
     joined = concatenate_datasets([dataset, *(column.open() for column in columns)], axis=1)
     cached = [column for column in ("image_features", "teacher_embeds") if column in joined.column_names]
     return joined.with_format("numpy", columns=cached, output_all_columns=True)
 
 
-def teacher_column(
-    dataset: Dataset,
-    teacher: CLIPTextModelWithProjection,
-    tokenizer: PreTrainedTokenizerBase,
-    caption_column: str,
-    cache_dir: str | None,
-) -> CachedColumn:
-    """t of every caption: row_captions × projection_dim, flat."""
-    captions_of = dataset.with_format(None).select_columns([caption_column])
-
-    def embed(batches: list[range]) -> Iterator[dict[str, list[np.ndarray]]]:
-        for numbers in batches:
-            rows = zip(captions_of[numbers][caption_column], numbers, strict=True)
-            rows = [read_captions(captions, f"row {number}", caption_column) for captions, number in rows]
-            tokens = tokenizer(sum(rows, []), padding=True, truncation=True, return_tensors="pt").to(teacher.device)
-            embeds = to_float16(teacher_embeds(teacher, tokens["input_ids"], tokens["attention_mask"]), numbers)
-            ends = np.cumsum([len(captions) for captions in rows])[:-1]
-            yield {"teacher_embeds": [row.reshape(-1) for row in np.split(embeds, ends)]}
-
-    settings = (tower_settings(teacher.config), tokenizer_settings(tokenizer), caption_column)
-    count = _count_captions(captions_of, caption_column)
-    return CachedColumn(
-        name="teacher_embeds",
-        key=fingerprint(dataset, teacher.named_parameters(), *settings),
-        features=Features({"teacher_embeds": List(Value("float16"))}),
-        rows=len(dataset),
-        row_bytes=2 * teacher.config.projection_dim * count / max(1, len(dataset)),
-        compute=embed,
-        cache_dir=cache_dir,
-    )
-
-
-def features_column(
-    dataset: Dataset,
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    tokens: ImageTokens,
-    image_column: str,
-    cache_dir: str | None,
-    workers: int,
-) -> CachedColumn:
-    """V of every token ("all"; "patch" is the same, since ITCL needs the class token beside the patches), or of the
-    class token alone ("pooled"): image_tokens × projection_dim, flat.
-
-    The key covers the model's frozen parameters, which are CLIP's as long as nothing of BART is frozen yet. A GPU
-    computes under float16 autocast: about twice as far from float32 as float16's own rounding (seen with a CPU's
-    autocast; bfloat16 is 13 times as far). That is no part of the key.
-
-    Args:
-        workers: processes that decode images ahead of the model.
-    """
-    min_side, device = draft_side(processor), model.device
-    pixels = _PixelValues(dataset.with_format(None).select_columns([image_column]), processor, image_column, min_side)
-
-    def encode(batches: list[range]) -> Iterator[dict[str, np.ndarray]]:
-        for numbers, pixel_values in zip(batches, in_workers(pixels, batches, workers), strict=True):
-            with torch.no_grad(), torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
-                output = model.get_image_features(pixel_values.to(device))
-            features = output.last_hidden_state  # (batch, image_tokens, projection_dim), class token first
-            features = features[:, :1] if tokens == "pooled" else features
-            yield {"image_features": to_float16(features, numbers).reshape(len(numbers), -1)}
-
-    frozen = ((name, parameter) for name, parameter in model.named_parameters() if not parameter.requires_grad)
-    kind = "pooled" if tokens == "pooled" else "all"
-    settings = (tower_settings(model.config.vision_config), model.config.patch_attention, kind)
-    settings += (processor.image_processor.to_json_string(), str(min_side), image_column)
-    width = features_width(model.config, tokens)
-    return CachedColumn(
-        name="image_features",
-        key=fingerprint(dataset, frozen, *settings),
-        features=Features({"image_features": List(Value("float16"), length=width)}),
-        rows=len(dataset),
-        row_bytes=2 * width,
-        compute=encode,
-        cache_dir=cache_dir,
-        unit="images",
-        remedy="cache_image_features to pooled or none" if kind == "all" else "cache_image_features to none",
-    )
-
-
 class _PixelValues(torch.utils.data.Dataset):
-    """Decodes images and prepares them for CLIP: (rows, 3, height, width). Runs in workers."""
+    """Decodes images and prepares them for CLIP, (rows, 3, height, width), in workers."""
 
     def __init__(self, dataset: Dataset, processor: ProcessorMixin, image_column: str, min_side: int):
         self.dataset = dataset
@@ -177,33 +172,32 @@ class _PixelValues(torch.utils.data.Dataset):
 
 
 def features_width(config: VLKDConfig, tokens: ImageTokens) -> int:
-    """How many numbers the cache holds of an image."""
-    return config.projection_dim * (1 if tokens == "pooled" else num_patches(config) + 1)
+    """How many numbers are cached of an image."""
+    return config.projection_dim * (1 if tokens == "pooled" else config.num_patches + 1)
 
 
 def to_float16(values: Tensor, rows: range) -> np.ndarray:
-    """As the cache holds them.
-
+    """
     Raises:
-        ValueError: they are not finite, or too large.
+        ValueError: a value is not finite, or too large for float16.
     """
     values = values.half()
     if not values.isfinite().all():
         raise ValueError(
             f"clip: its outputs for rows {rows.start} to {rows.stop - 1} are not finite in float16; the checkpoint "
-            "may be damaged. Download it again, or name another."
+            "may be damaged. Download it again, or use another."
         )
     return values.cpu().numpy()
 
 
 def tower_settings(config: PreTrainedConfig) -> str:
-    """What decides, beside the weights, what a tower of CLIP computes."""
+    """What decides the outputs of a tower of CLIP besides its weights."""
     names = ("num_attention_heads", "hidden_act", "layer_norm_eps", "eos_token_id")
     return " ".join(f"{name}={getattr(config, name, None)}" for name in names)
 
 
 def tokenizer_settings(tokenizer: PreTrainedTokenizerBase) -> str:
-    """All that decides what a text is cut into; without padding and truncation, which each call sets anew."""
+    """What decides the tokens of a text; without padding and truncation, which each call sets."""
     backend = copy.deepcopy(tokenizer.backend_tokenizer)
     backend.no_padding()
     backend.no_truncation()

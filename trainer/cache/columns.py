@@ -1,14 +1,13 @@
-"""A column that is costly to compute, kept on disk: as shards, memory-mapped, each written whole or not at all.
+"""A column that is costly to compute, stored on disk in memory-mapped shards, each written whole or not at all.
 
-A column's folder is named by a key of all that decides its values, a shard's file by its rows. What is missing is
-computed, what is there is read: killed in the middle, the next run goes on with the next shard.
+The name of a column's folder is a key of everything that decides its values. Only missing shards are computed, so an
+interrupted run continues with the next shard.
 """
 
 import hashlib
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-SHARD_ROWS = 2048  # at most so much is computed twice; at ViT-L/14, all tokens: 0.8 GB
+SHARD_ROWS = 2048  # at most this many rows are computed twice; 0.8 GB of all image tokens at ViT-L/14
 BATCH_SIZE = 64  # rows that are computed at once
 logger = logging.getLogger(__name__)
 
@@ -32,15 +31,13 @@ class CachedColumn:
     """One column, or several that are computed together.
 
     Args:
-        name: what it is called on disk and in messages.
-        key: of the data, and of all else that decides what is computed: see `fingerprint`.
+        name: used on disk and in messages.
+        key: of the data and of everything else that decides the values; see `fingerprint`.
         features: the columns' types.
-        rows: how many rows there are.
-        row_bytes: how much a row takes on disk, on average; 0 is not worth an announcement.
-        compute: given ranges of rows, yields the columns' values of each range in turn.
-        cache_dir: the folder of the cache; see `cache_folder`.
-        unit: what a row is, for the progress bar.
-        remedy: what to do when the disk is too small, beside another `cache_dir`.
+        rows: number of rows.
+        row_bytes: mean size of a row on disk; a column of size 0 is not announced.
+        compute: given ranges of rows, yields the columns' values for each range in turn.
+        cache_dir: see `cache_folder`.
     """
 
     name: str
@@ -50,8 +47,6 @@ class CachedColumn:
     row_bytes: float
     compute: Callable[[list[range]], Iterable[dict[str, Any]]]
     cache_dir: str | None = None
-    unit: str = "rows"
-    remedy: str = ""
 
     @property
     def folder(self) -> Path:
@@ -59,49 +54,34 @@ class CachedColumn:
 
     def shards(self) -> dict[range, Path]:
         """The file of each range of rows."""
-        rows = [range(start, min(start + SHARD_ROWS, self.rows)) for start in range(0, self.rows, SHARD_ROWS)]
-        return {shard: self.folder / f"{shard.start:010d}-{shard.stop:010d}.arrow" for shard in rows}
+        return {rows: self.folder / f"{rows.start:010d}-{rows.stop:010d}.arrow" for rows in _split(range(self.rows))}
 
     def missing(self) -> dict[range, Path]:
-        return {shard: file for shard, file in self.shards().items() if not file.is_file()}
+        return {rows: file for rows, file in self.shards().items() if not file.is_file()}
 
     def missing_bytes(self) -> int:
         return round(self.row_bytes * sum(map(len, self.missing())))
 
-    def fill(self) -> None:
-        """Compute what is missing; a second process that wants the same waits, and then finds it."""
+    def compute_missing(self) -> None:
+        """Compute and write the missing shards. A second process that needs the same column waits for the first."""
         if not self.missing():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".lock"):
-            for leftover in self.folder.glob("tmp*"):  # of a run that was killed while it wrote a shard
-                leftover.unlink()
-            self._fill(self.missing())
+            missing = self.missing()
+            values = iter(self.compute([batch for rows in missing for batch in _split(rows, BATCH_SIZE)]))
+            done = self.rows - sum(map(len, missing))
+            with tqdm(desc=self.name, total=self.rows, initial=done, unit=" rows") as bar:
+                for rows, file in missing.items():
+                    self._write(rows, file, values, bar)
 
-    def _fill(self, missing: dict[range, Path]) -> None:
-        done = self.rows - sum(map(len, missing))
-        values = iter(self.compute([rows for shard in missing for rows in _batches(shard)]))
-        with (
-            tqdm(desc=self.name, total=self.rows, initial=done, unit=f" {self.unit}") as bar,
-            without_bars_of_datasets(),
-        ):
-
-            def take_next(rows: dict[str, list[int]]) -> dict[str, Any]:
-                computed = next(values)
-                bar.update(len(rows["row"]))
-                return computed
-
-            for shard, file in missing.items():
-                Dataset.from_dict({"row": shard}).map(
-                    take_next,
-                    batched=True,
-                    batch_size=BATCH_SIZE,
-                    writer_batch_size=BATCH_SIZE,
-                    remove_columns=["row"],
-                    features=self.features,
-                    cache_file_name=str(file),  # moved there when it is complete
-                    new_fingerprint=f"{self.key}-{shard.start}",
-                )
+    def _write(self, rows: range, file: Path, values: Iterator[dict[str, Any]], bar: tqdm) -> None:
+        unfinished, schema = file.with_suffix(".tmp"), self.features.arrow_schema
+        with pa.ipc.new_stream(unfinished, schema) as writer:
+            for batch in _split(rows, BATCH_SIZE):
+                writer.write_table(pa.table(next(values), schema=schema))
+                bar.update(len(batch))
+        unfinished.replace(file)
 
     def open(self) -> Dataset:
         """The whole column, memory-mapped.
@@ -111,49 +91,47 @@ class CachedColumn:
         """
         if not self.rows:
             return Dataset.from_dict({name: [] for name in self.features}, features=self.features)
-        return concatenate_datasets([_open(file, len(shard)) for shard, file in self.shards().items()])
+        return concatenate_datasets([_open(file, len(rows)) for rows, file in self.shards().items()])
 
 
-def fill(columns: list[CachedColumn]) -> None:
-    """Compute what is missing of the columns, after saying how much that is and where it goes.
+def compute_missing(columns: list[CachedColumn]) -> None:
+    """Compute what is missing of the columns, after a message on its size and folder.
 
     Raises:
-        ValueError: the disk is too small for what is missing; nothing was computed then.
+        ValueError: there is not enough disk space; nothing is computed then.
     """
-    if said := check_room(columns):
-        logger.warning(said)
+    if message := check_disk_space(columns):
+        logger.warning(message)
     for column in columns:
-        column.fill()
+        column.compute_missing()
 
 
-def check_room(columns: list[CachedColumn]) -> str:
-    """One line on what is missing of the columns, all of one `cache_dir`; empty if nothing is.
+def check_disk_space(columns: list[CachedColumn]) -> str:
+    """One line on what is missing of the columns, which share a `cache_dir`; empty if nothing is.
 
     Raises:
-        ValueError: the disk is too small for it.
+        ValueError: there is not enough disk space.
     """
-    columns = [column for column in columns if column.missing_bytes()]
-    if not columns:
+    missing = [(column, size) for column in columns if (size := column.missing_bytes())]
+    if not missing:
         return ""
-    folder, needed = cache_folder(columns[0].cache_dir), sum(column.missing_bytes() for column in columns)
+    folder, needed = cache_folder(columns[0].cache_dir), sum(size for _, size in missing)
     free = shutil.disk_usage(folder).free
-    parts = "; ".join(map(_describe, columns))
+    parts = "; ".join(
+        f"{column.name}, {sum(map(len, column.missing())):,} rows × {as_size(column.row_bytes)} = {as_size(size)}"
+        for column, size in missing
+    )
     if needed > free:
-        remedies = dict.fromkeys(["set cache_dir to a larger disk", *(c.remedy for c in columns if c.remedy)])
         raise ValueError(
-            f"cache_dir: the feature cache needs {as_size(needed)} ({needed:,} bytes) in {folder}, where "
-            f"{as_size(free)} ({free:,} bytes) are free: {parts}. Free some, {', or '.join(remedies)}."
+            f"cache_dir: the feature cache needs {as_size(needed)} ({needed:,} bytes) in {folder}, which has "
+            f"{as_size(free)} ({free:,} bytes) free: {parts}. Free some space, set cache_dir to a larger disk, or set "
+            "cache_image_features to pooled or none."
         )
-    return f"Feature cache: {parts}. {as_size(needed)} go to {folder}, where {as_size(free)} are free."
-
-
-def _describe(column: CachedColumn) -> str:
-    rows, size = sum(map(len, column.missing())), as_size(column.row_bytes)
-    return f"{column.name}, {rows:,} {column.unit} × {size} = {as_size(column.missing_bytes())}"
+    return f"Feature cache: {parts}. It needs {as_size(needed)} in {folder}, which has {as_size(free)} free."
 
 
 def as_size(count: float) -> str:
-    """Bytes, for a person: 1.5 kB."""
+    """A number of bytes for people: 1.5 kB."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.{0 if unit == 'bytes' else 1}f} {unit}"
@@ -162,14 +140,18 @@ def as_size(count: float) -> str:
 
 
 def in_workers(dataset: torch.utils.data.Dataset, batches: list[range], workers: int) -> Iterator[Any]:
-    """What `dataset.__getitems__` makes of each batch of rows, in order, made ahead of time by worker processes."""
-    return iter(DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=_as_it_is))
+    """The results of `dataset.__getitems__` for each batch of rows, in order, prefetched by worker processes."""
+    return iter(DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=_identity))
+
+
+def _identity(batch: Any) -> Any:
+    return batch
 
 
 def fingerprint(dataset: Dataset, parameters: Iterable[tuple[str, Tensor]], *settings: str) -> str:
     """A key of the data, of the weights' names and values, and of the settings."""
     digest = hashlib.blake2b(digest_size=16)
-    for part in (dataset._fingerprint, *settings):  # the only name under which `datasets` offers its fingerprint
+    for part in (dataset._fingerprint, *settings):  # `datasets` has no public name for it
         digest.update(part.encode() + b"\0")
     for name, parameter in parameters:
         digest.update(name.encode() + str(parameter.dtype).encode())
@@ -178,37 +160,22 @@ def fingerprint(dataset: Dataset, parameters: Iterable[tuple[str, Tensor]], *set
 
 
 def cache_folder(cache_dir: str | None) -> Path:
-    """`cache_dir`, or a place in the cache of `datasets`; it is made."""
+    """`cache_dir`, by default a folder in the cache of `datasets`; it is created."""
     folder = Path(cache_dir) if cache_dir else Path(datasets.config.HF_DATASETS_CACHE) / "vlkd"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _batches(rows: range) -> list[range]:
-    return [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
+def _split(rows: range, size: int | None = None) -> list[range]:
+    size = size or SHARD_ROWS
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def _open(file: Path, rows: int) -> Dataset:
     try:
         shard = Dataset.from_file(str(file))
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"cache_dir: {file} is damaged ({error}); delete it, and it is computed again.") from error
+        raise ValueError(f"cache_dir: {file} is damaged ({error}); delete it to compute it again.") from error
     if len(shard) != rows:
-        raise ValueError(f"cache_dir: {file} has {len(shard)} rows, not {rows}; delete it, and it is computed again.")
+        raise ValueError(f"cache_dir: {file} has {len(shard)} rows, not {rows}; delete it to compute it again.")
     return shard
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-@contextmanager
-def without_bars_of_datasets() -> Iterator[None]:
-    """One bar for all shards is enough."""
-    were_shown = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if were_shown:
-            datasets.enable_progress_bars()

@@ -1,12 +1,11 @@
-"""`vlkd cache`: what CLIP says of all images and captions, computed before training."""
+"""`vlkd cache`: compute CLIP's outputs for all images and captions before training."""
 
 import argparse
 from typing import Any
 
-from trainer.build import check_image_features, load_model, load_rows
+from trainer.build import cached_kinds, load_model, load_rows
 from trainer.cache.columns import cache_folder
 from trainer.cli.train import ARGUMENTS, read_arguments
-from trainer.models import check_teacher, load_teacher, teacher_name
 
 
 def add_command(commands: Any) -> None:
@@ -15,29 +14,19 @@ def add_command(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compute what `vlkd train` with the same options would; it then only reads. What is there stays as it is.
+    """Compute what `vlkd train` with the same options would compute, so that it only reads. Existing files are kept.
 
     Raises:
-        ValueError: as `vlkd train`; or the data is a stream, or the disk is too small.
+        ValueError: as in `vlkd train`, or the data is a stream, or there is not enough disk space.
     """
     model_args, data_args, training_args = read_arguments(args)
     if data_args.streaming:
-        raise ValueError(
-            "streaming is on: of a stream nothing is cached, CLIP embeds its captions as they come. Set streaming to "
-            "false, or train without a cache."
-        )
+        raise ValueError("streaming has no feature cache; set streaming to false, or run `vlkd train` directly.")
     model, processor = load_model(model_args, training_args.clip, training_args.seed)
-    clip = teacher_name(training_args.clip, model.config)
-    teacher, tokenizer = load_teacher(clip)
-    check_teacher(teacher, model, clip)
-    check_image_features(data_args, model)
-    model, teacher = model.to(training_args.device), teacher.to(training_args.device)
-    kept = (
-        "captions"
-        if data_args.cache_image_features == "none"
-        else f"captions and images ({data_args.cache_image_features})"
-    )
+    kinds = cached_kinds(data_args, training_args, model, processor)
+    tokens = data_args.cache_image_features
+    kept = "captions" if tokens == "none" else f"captions and images ({tokens})"
     for split in filter(None, (data_args.dataset_train_split, data_args.dataset_test_split)):
-        rows = load_rows(data_args, training_args, split, model, processor, teacher, tokenizer)
+        rows = load_rows(data_args, training_args, split, processor, kinds)
         print(f"{split}: {kept} of {len(rows):,} rows are in {cache_folder(data_args.cache_dir)}")
     return 0

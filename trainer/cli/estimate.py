@@ -52,7 +52,7 @@ def as_text(found: dict[str, Any]) -> str:
     s = found["settings"]
     lines = [
         f"{s['clip']} and {s['language_model']}: freeze {s['freeze']}, image_tokens {s['image_tokens']}, "
-        f"image_projector {s['image_projector']}" + (f", lora_rank {s['lora_rank']}" if s["lora_rank"] else "")
+        f"image_projector {s['image_projector']}" + (f", lora_r {s['lora_r']}" if s["lora_r"] else "")
     ]
     lines += ["", f"{'Parameters':32}{'all':>15}{'learning':>15}"]
     lines += [f"  {name:30}{n['all']:15,}{n['learning']:15,}" for name, n in found["parameters"].items()]

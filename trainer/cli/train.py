@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         torch.set_flush_denormal(True)  # denormal numbers slow small models down manyfold
     trainer = build_trainer(model_args, data_args, training_args)
     metrics = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint).metrics
-    if model_args.lora_rank is not None:
+    if model_args.use_peft:
         trainer.model = trainer.model.merge_and_unload()
     trainer.save_model()
     if trainer.eval_dataset is not None:

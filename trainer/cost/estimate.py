@@ -41,7 +41,7 @@ def estimate(args: argparse.Namespace) -> dict[str, Any]:
             "clip": clip,
             "language_model": args.model_name_or_path or args.bart,
             "freeze": args.freeze,
-            "lora_rank": args.lora_rank,
+            "lora_r": args.lora_r if args.use_peft else None,
             "image_tokens": config.image_tokens,
             "image_projector": config.image_projector,
             "cache_image_features": args.cache_image_features,
@@ -151,8 +151,8 @@ def count_parameters(
         "BART": [model.language_model],
         "W_e and W_d": maps,
     }
-    if args.lora_rank is not None:
-        add_lora(model, args.lora_rank)
+    if args.use_peft:
+        add_lora(model, r=args.lora_r)
         maps = [model.text_projection.modules_to_save, model.image_projection.modules_to_save]
         parts["W_e and W_d"] = maps
     found = {}
@@ -182,11 +182,11 @@ def sample_flops(config: VLKDConfig, teacher: CLIPTextConfig, args: argparse.Nam
         "teacher": flops.teacher_forward(teacher, min(args.caption_tokens, teacher.max_position_embeddings)),
         "student forward": flops.student_forward(config, tokens, tokens),
     }
-    if args.lora_rank is None:
-        found["student backward"] = flops.student_backward(config, tokens, tokens, args.freeze, **on)
+    if args.use_peft:
+        found["adapters forward"] = lora_forward(config, tokens, tokens, args.lora_r)
+        found["student backward"] = lora_backward(config, tokens, tokens, args.lora_r, **on)
     else:
-        found["adapters forward"] = lora_forward(config, tokens, tokens, args.lora_rank)
-        found["student backward"] = lora_backward(config, tokens, tokens, args.lora_rank, **on)
+        found["student backward"] = flops.student_backward(config, tokens, tokens, args.freeze, **on)
     if args.gradient_checkpointing:
         found["gradient checkpointing"] = flops.checkpointing_forward(config, tokens, tokens)
     if args.contrastive_chunk_size:
@@ -203,7 +203,7 @@ def cache_bytes(config: VLKDConfig, samples: int) -> dict[str, dict[str, int]]:
     image token that is kept.
     """
     row = {"captions": 2 * config.projection_dim}
-    row |= {f"images, {tokens}": 2 * features_width(config, tokens) for tokens in ("pooled", "patch", "all")}
+    row |= {f"images, {tokens}": 2 * features_width(config, tokens) for tokens in ("pooled", "all")}
     return {name: {"row": size, "all": size * samples} for name, size in row.items()}
 
 

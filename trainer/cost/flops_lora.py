@@ -1,4 +1,4 @@
-"""What `lora_rank` changes in flops.py: BART's weights have no gradient, and its queries and values get two
+"""What `use_peft` changes in flops.py: BART's weights have no gradient, and its queries and values get two
 small products beside them.
 """
 

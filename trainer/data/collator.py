@@ -1,4 +1,4 @@
-"""Images and captions become one training batch."""
+"""Rows of images and captions become one training batch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,39 +11,40 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from modeling_vlkd import VLKDConfig
 from trainer.arguments import VLKDTrainingArguments
-from trainer.data.infilling import TextInfilling, seeded_rng
-from trainer.data.rows import load_image, read_captions
-
-CAPTIONS = 0  # the random stream that draws captions and corrupts them
+from trainer.data.infilling import CAPTIONS, TextInfilling, seeded_rng
+from trainer.data.rows import check_column, load_image, read_captions
 
 
 @dataclass
 class VLKDDataCollator:
-    """Builds what `VLKDTrainer.compute_loss` takes from rows of an `EpochDataset`.
+    """Builds the batches of `VLKDTrainer` from rows of an `EpochDataset` or `StreamingDataset`.
 
-    A row holds `index` and `epoch`, an `image` (or `image_features`, if the cache replaced it), a `caption` or a list
-    of captions of which one is drawn, and, with the cache, `teacher_embeds`. A `row_name` appears in messages.
-    Everything random is drawn from (seed, epoch, index).
+    A row has `index` and `epoch`, an `image` (or cached `image_features`), a `caption` or a list of captions of which
+    one is drawn, with the cache `teacher_embeds`, and for messages `row_name`. Everything random is drawn from
+    (seed, epoch, index).
 
-    The batch: `pixel_values` (batch, 3, height, width) or `image_features` (batch, image_tokens, projection_dim); the
-    corrupted caption `input_ids`, `attention_mask`; the caption itself as `caption_input_ids`,
-    `caption_attention_mask`, as `labels` (-100 where padded) and, moved one to the right, `decoder_input_ids`; for the
-    teacher `teacher_embeds` (batch, projection_dim) or `teacher_input_ids`, `teacher_attention_mask`; `row_names`, for
-    messages. With `with_itdd_targets`, what `itdd` needs:
-    `itdd_input_ids`, `itdd_attention_mask`, `itdd_decoder_input_ids`, `itdd_labels`.
+    The batch:
+
+    - `pixel_values` (batch, 3, height, width) or `image_features` (batch, image_tokens, projection_dim);
+    - `input_ids`, `attention_mask`: the corrupted captions;
+    - `caption_input_ids`, `caption_attention_mask`: the captions; also as `labels` (-100 where padded) and, shifted
+      right, as `decoder_input_ids`;
+    - `teacher_embeds` (batch, projection_dim) or `teacher_input_ids`, `teacher_attention_mask`;
+    - with `with_itdd_targets`: `itdd_input_ids`, `itdd_attention_mask`, `itdd_decoder_input_ids`, `itdd_labels`;
+    - `row_names`, for messages.
 
     Args:
         processor: CLIP's image processor and BART's tokenizer.
-        teacher_tokenizer: CLIP's tokenizer; rows with `teacher_embeds` do not need it.
-        infilling: how captions are corrupted.
-        decoder_start_token_id: what the decoder reads first (BART: `</s>`).
-        projection_dim: the width of the joint space, in which cached columns, stored flat, are read back.
-        max_text_length: captions are cut to this many tokens.
-        seed: of every draw.
-        with_itdd_targets: whether to add what `itdd` needs.
+        teacher_tokenizer: CLIP's tokenizer; not needed for rows with `teacher_embeds`.
+        infilling: corrupts the captions.
+        decoder_start_token_id: the decoder's first input (BART: `</s>`).
+        projection_dim: width of the joint space; cached columns, which are stored flat, are reshaped to it.
+        max_text_length: captions are truncated to this many tokens.
+        seed: of every random draw.
+        with_itdd_targets: whether to add the inputs of `itdd`.
 
     Raises:
-        ValueError: a row has no image, no caption, or an empty one; the message names row and column.
+        ValueError: a row has no image or no caption, or one cannot be read; the message names row and column.
     """
 
     processor: ProcessorMixin
@@ -63,10 +64,10 @@ class VLKDDataCollator:
         processor: ProcessorMixin,
         teacher_tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> "VLKDDataCollator":
-        """The collator that `args` ask for, for a model of this config.
+        """The collator for these training arguments and a model of this config.
 
         Raises:
-            ValueError: `mask_ratio` or `full_mask_probability` is out of its range.
+            ValueError: `mask_ratio` or `full_mask_probability` is out of range.
         """
         return cls(
             processor=processor,
@@ -79,95 +80,75 @@ class VLKDDataCollator:
             with_itdd_targets=args.itdd_weight > 0,
         )
 
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
-        rngs = [seeded_rng(self.seed, CAPTIONS, example["epoch"], example["index"]) for example in examples]
-        drawn = [self._draw_caption(example, rng) for example, rng in zip(examples, rngs, strict=True)]
-        captions = [caption for caption, _ in drawn]
-        ids = self._tokenize(captions)
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        rngs = [seeded_rng(self.seed, CAPTIONS, row["epoch"], row["index"]) for row in rows]
+        captions = [_captions(row) for row in rows]
+        choices = [int(rng.integers(len(texts))) for texts, rng in zip(captions, rngs, strict=True)]
+        drawn = [texts[choice] for texts, choice in zip(captions, choices, strict=True)]
+        ids = self._tokenize(drawn)
+        corrupted = [self._truncate(self.infilling(row, rng)) for row, rng in zip(ids, rngs, strict=True)]
 
-        batch = self._images(examples)
-        batch |= self._denoising(ids, rngs)
-        batch |= self._padded(ids, "caption_input_ids", "caption_attention_mask")
-        batch |= self._teacher(captions, [embeds for _, embeds in drawn])
-        batch["row_names"] = [f"{_name(example)} of epoch {example['epoch']}" for example in examples]
+        batch = self._images(rows)
+        batch |= self._pad(corrupted, "input_ids", "attention_mask")
+        batch |= self._pad(ids, "caption_input_ids", "caption_attention_mask")
+        batch |= {"decoder_input_ids": self._shift_right(ids), "labels": pad(ids, -100)}
+        batch |= self._teacher(rows, choices, drawn)
         if self.with_itdd_targets:
-            batch |= self._itdd_targets(examples, captions, ids)
+            batch |= self._itdd_targets(captions, drawn, ids)
+        batch["row_names"] = [f"{_name(row)} of epoch {row['epoch']}" for row in rows]
         return batch
 
-    def _draw_caption(self, example: dict[str, Any], rng: np.random.Generator) -> tuple[str, np.ndarray | None]:
-        """One of the row's captions and, where the cache has it, the teacher's embedding of it."""
-        captions = _captions(example)
-        choice = int(rng.integers(len(captions)))
-        if "teacher_embeds" not in example:
-            return captions[choice], None
-        return captions[choice], np.reshape(example["teacher_embeds"], (-1, self.projection_dim))[choice]
-
-    def _itdd_targets(
-        self, examples: list[dict[str, Any]], captions: list[str], ids: list[list[int]]
-    ) -> dict[str, Tensor]:
-        """The longest of an image's other captions, as BART reads it; to write, the caption of the row before.
-
-        That one is about another image, so that the decoder, which is to read the image as it reads the caption, must
-        see what is not so as well as what is.
-        """
-        said = [self._longest_other(example, drawn) for example, drawn in zip(examples, captions, strict=True)]
-        texts = self._tokenize([f"{self.processor.tokenizer.mask_token}. {text}" for text in said])
-        others = [ids[-1], *ids[:-1]]
-        return {
-            **self._padded(texts, "itdd_input_ids", "itdd_attention_mask"),
-            "itdd_decoder_input_ids": self._moved_right(others),
-            "itdd_labels": pad(others, -100),
-        }
-
-    def _longest_other(self, example: dict[str, Any], drawn: str) -> str:
-        captions = _captions(example)
-        return max((text for text in captions if text != drawn), key=len, default=drawn)
-
-    def _images(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
-        if "image_features" in examples[0]:
-            features = np.stack([example["image_features"] for example in examples])
-            return {"image_features": torch.from_numpy(features).float().view(len(examples), -1, self.projection_dim)}
-        images = [load_image(_cell(example, "image"), _name(example), "image") for example in examples]
+    def _images(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        if "image_features" in rows[0]:
+            features = torch.from_numpy(np.stack([row["image_features"] for row in rows])).float()
+            return {"image_features": features.view(len(rows), -1, self.projection_dim)}
+        for row in rows:
+            check_column("image", row, _name(row))
+        images = [load_image(row["image"], _name(row), "image") for row in rows]
         return {"pixel_values": self.processor(images=images, return_tensors="pt")["pixel_values"]}
+
+    def _teacher(self, rows: list[dict[str, Any]], choices: list[int], captions: list[str]) -> dict[str, Tensor]:
+        """CLIP's embeddings of the drawn captions from the cache, or the captions as CLIP's tokens."""
+        if "teacher_embeds" in rows[0]:
+            embeds = [np.reshape(row["teacher_embeds"], (-1, self.projection_dim)) for row in rows]
+            embeds = np.stack([row[choice] for row, choice in zip(embeds, choices, strict=True)])
+            return {"teacher_embeds": torch.from_numpy(embeds).float()}
+        if self.teacher_tokenizer is None:
+            raise ValueError("rows without teacher_embeds need CLIP's tokenizer as teacher_tokenizer.")
+        tokens = self.teacher_tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
+        return {"teacher_input_ids": tokens["input_ids"], "teacher_attention_mask": tokens["attention_mask"]}
+
+    def _itdd_targets(self, captions: list[list[str]], drawn: list[str], ids: list[list[int]]) -> dict[str, Tensor]:
+        """BART reads the longest other caption of the image; the decoder writes the caption of the previous row.
+
+        That one is about another image, so that the decoder must see what is not in the image as well as what is.
+        """
+        pairs = zip(captions, drawn, strict=True)
+        longest = [max((text for text in texts if text != own), key=len, default=own) for texts, own in pairs]
+        texts = self._tokenize([f"{self.processor.tokenizer.mask_token}. {text}" for text in longest])
+        others = [ids[-1], *ids[:-1]]
+        targets = {"itdd_decoder_input_ids": self._shift_right(others), "itdd_labels": pad(others, -100)}
+        return targets | self._pad(texts, "itdd_input_ids", "itdd_attention_mask")
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         return self.processor.tokenizer(texts, truncation=True, max_length=self.max_text_length)["input_ids"]
 
-    def _denoising(self, ids: list[list[int]], rngs: list[np.random.Generator]) -> dict[str, Tensor]:
-        """The corrupted texts, the texts as labels and the labels moved one to the right."""
-        corrupted = [self.infilling(row, rng) for row, rng in zip(ids, rngs, strict=True)]
-        corrupted = [self._cut(row) for row in corrupted]
-        return {
-            **self._padded(corrupted, "input_ids", "attention_mask"),
-            "decoder_input_ids": self._moved_right(ids),
-            "labels": pad(ids, -100),
-        }
-
-    def _moved_right(self, ids: list[list[int]]) -> Tensor:
-        shifted = [[self.decoder_start_token_id, *row[:-1]] for row in ids]
-        return pad(shifted, self.processor.tokenizer.pad_token_id)
-
-    def _cut(self, row: list[int]) -> list[int]:
+    def _truncate(self, row: list[int]) -> list[int]:
         """Masks that hide no token make a text longer; it must still fit the encoder."""
         return row if len(row) <= self.max_text_length else [*row[: self.max_text_length - 1], row[-1]]
 
-    def _padded(self, rows: list[list[int]], ids_name: str, mask_name: str) -> dict[str, Tensor]:
+    def _shift_right(self, rows: list[list[int]]) -> Tensor:
+        return pad([[self.decoder_start_token_id, *row[:-1]] for row in rows], self.processor.tokenizer.pad_token_id)
+
+    def _pad(self, rows: list[list[int]], ids_name: str, mask_name: str) -> dict[str, Tensor]:
         return {
             ids_name: pad(rows, self.processor.tokenizer.pad_token_id),
             mask_name: pad([[1] * len(row) for row in rows], 0),
         }
 
-    def _teacher(self, captions: list[str], embeds: list[np.ndarray | None]) -> dict[str, Tensor]:
-        if embeds[0] is not None:
-            return {"teacher_embeds": torch.from_numpy(np.stack(embeds)).float()}
-        if self.teacher_tokenizer is None:
-            raise ValueError("rows without teacher_embeds need the collator's teacher_tokenizer: CLIP's.")
-        tokens = self.teacher_tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
-        return {"teacher_input_ids": tokens["input_ids"], "teacher_attention_mask": tokens["attention_mask"]}
-
 
 def check_collator(collator: Callable, args: VLKDTrainingArguments) -> None:
-    """Check a collator that the trainer did not build, since `args` are published with the weights.
+    """Check a collator that the trainer did not build: `args` are published with the weights.
 
     Raises:
         ValueError: the arguments that shape batches are not the collator's.
@@ -182,25 +163,17 @@ def check_collator(collator: Callable, args: VLKDTrainingArguments) -> None:
         if value != known.get(name, getattr(VLKDTrainingArguments, name)):  # the class holds the default
             raise ValueError(
                 f"{name} is {value} in the training arguments, but {known.get(name, 'without effect')} in "
-                "data_collator. Make them agree, or leave data_collator out: VLKDTrainer builds it from the arguments."
+                "data_collator. Make them agree, or omit data_collator: VLKDTrainer builds it from the arguments."
             )
 
 
-def _name(example: dict[str, Any]) -> str:
-    return example.get("row_name", f"row {example['index']}")
+def _name(row: dict[str, Any]) -> str:
+    return row.get("row_name", f"row {row['index']}")
 
 
-def _cell(example: dict[str, Any], column: str) -> Any:
-    if column not in example:
-        raise ValueError(
-            f"{_name(example)} has no column '{column}'; it has {', '.join(example)}. Rename the dataset's column: "
-            f"`dataset.rename_column(..., '{column}')`."
-        )
-    return example[column]
-
-
-def _captions(example: dict[str, Any]) -> list[str]:
-    return read_captions(_cell(example, "caption"), _name(example), "caption")
+def _captions(row: dict[str, Any]) -> list[str]:
+    check_column("caption", row, _name(row))
+    return read_captions(row["caption"], _name(row), "caption")
 
 
 def pad(rows: list[list[int]], value: int) -> Tensor:

@@ -1,10 +1,12 @@
-"""BART's text infilling: spans of a text are replaced by one `<mask>` each, and the decoder writes the whole text."""
+"""BART's text infilling: each of some spans becomes one `<mask>`, and the decoder writes the whole text."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-SPAN_LENGTH = 3.0  # the mean of BART's Poisson distribution
+SPAN_LENGTH = 3.0  # mean of BART's Poisson distribution
+# Random streams of `seeded_rng`, one for each purpose. The numbers decide what is drawn: don't change them.
+CAPTIONS, SHARDS, BUFFER, SOURCES, REPLACEMENTS = 0, 2, 3, 4, 5
 
 
 @dataclass(frozen=True)
@@ -12,13 +14,13 @@ class TextInfilling:
     """Corrupts lists of token ids.
 
     Args:
-        mask_token_id: the id that stands in the place of a span.
-        mask_ratio: ρ, the share of a text's tokens that spans cover, on average exactly this.
-        full_mask_probability: p, the probability that one `<mask>` replaces the whole text, which is the prompt that
-            asks for a caption.
+        mask_token_id: the id that replaces a span.
+        mask_ratio: ρ, the mean share of a text's tokens that spans cover.
+        full_mask_probability: p, the probability that one `<mask>` replaces the whole text, as in the prompt for a
+            caption.
 
     Raises:
-        ValueError: a share or probability lies outside [0, 1].
+        ValueError: a ratio or probability is outside [0, 1].
     """
 
     mask_token_id: int
@@ -28,10 +30,10 @@ class TextInfilling:
     def __post_init__(self):
         for name in ("mask_ratio", "full_mask_probability"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1.")
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1.")
 
     def __call__(self, ids: list[int], rng: np.random.Generator) -> list[int]:
-        """Corrupt `ids`, whose first and last tokens are special (`<s>`, `</s>`) and stay where they are."""
+        """Corrupt `ids`. The first and the last token are special (`<s>`, `</s>`) and stay in place."""
         first, *tokens, last = ids
         if rng.random() < self.full_mask_probability:
             return [first, self.mask_token_id, last]
@@ -40,7 +42,7 @@ class TextInfilling:
 
 
 def draw_spans(num_tokens: int, mask_ratio: float, rng: np.random.Generator) -> list[int]:
-    """Lengths of the spans to mask: Poisson(3) draws until they cover the share; the last one is cut to fit.
+    """Draw lengths of spans from Poisson(3) until they cover the share; the last one is cut to fit.
 
     The number of covered tokens is `mask_ratio * num_tokens` rounded up or down at random, so that its mean is exact
     for short texts too. A length of 0 is kept: it becomes a `<mask>` that hides nothing, as in BART.
@@ -54,7 +56,7 @@ def draw_spans(num_tokens: int, mask_ratio: float, rng: np.random.Generator) -> 
 
 
 def mask_spans(tokens: list[int], spans: list[int], mask_token_id: int, rng: np.random.Generator) -> list[int]:
-    """Place the spans in a uniformly random order among the tokens that stay, and write each as one mask."""
+    """Place the spans among the other tokens in a uniformly random order, and write each as one mask."""
     pieces = np.array(spans + [-1] * (len(tokens) - sum(spans)))  # -1: a token that stays
     rng.shuffle(pieces)
     corrupted, position = [], 0
@@ -65,5 +67,5 @@ def mask_spans(tokens: list[int], spans: list[int], mask_token_id: int, rng: np.
 
 
 def seeded_rng(seed: int, stream: int, epoch: int, index: int) -> np.random.Generator:
-    """The same (seed, epoch, index) gives the same draws in any process layout; streams are independent."""
+    """A generator that depends on its arguments alone, not on the number of processes or workers."""
     return np.random.default_rng((seed, stream, epoch, index))

@@ -1,11 +1,13 @@
-"""One row of a dataset: an image and captions that can be read, or the reason why not."""
+"""One row of a dataset: its image and captions, or the reason why they cannot be read."""
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pyarrow as pa
+from datasets import IterableDataset
 from PIL import Image, UnidentifiedImageError
 from transformers import ProcessorMixin
 
@@ -20,12 +22,16 @@ except ImportError:  # optional: without it, Pillow does not read HEIC files
 else:
     register_heif_opener()
 IMAGE_EXTENSIONS = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-ENLARGEMENT = 3  # a JPEG is decoded at no less than this many times the size that the processor makes of it
-REPLACED = "\ufffd"  # what stands in a text for bytes that are not UTF-8
+ROWS_AT_ONCE = 16  # that are read from a stream
+MIN_SCALE = 3  # a JPEG is decoded at no less than this many times the size that the processor resizes it to
+REPLACED = "\ufffd"  # the character that replaces bytes that are not UTF-8
 
 
 class DataError(ValueError):
-    """What is wrong with the data: one line, also if it comes out of a worker, whose traceback is then the message."""
+    """A data error with a one-line message.
+
+    A `DataLoader` worker's error is raised again with the worker's traceback as its message; that is stripped here.
+    """
 
     def __init__(self, message: str):
         from_worker = message.startswith("Caught ")
@@ -33,32 +39,30 @@ class DataError(ValueError):
 
 
 class InvalidRowError(DataError):
-    """Why a row cannot be trained on.
-
-    Args:
-        message: names the row and the remedy.
-        reason: the kind of flaw, as it is counted.
-    """
+    """A row that cannot be used for training; `reason` is the kind of error, for the summary of skipped rows."""
 
     def __init__(self, message: str, reason: str = ""):
         super().__init__(message)
         self.reason = reason
 
 
-def row_name(image: Any, otherwise: str) -> str:
-    """A name by which people can find the row: its image's file, if known."""
-    path = image.get("path") if isinstance(image, dict) else image if isinstance(image, str) else None
-    return path or otherwise
+def check_column(column: str, columns: Iterable[str], owner: str = "the dataset", option: str | None = None) -> None:
+    """Check that `column` is one of the `columns` of `owner`; `option` is the argument that names it, if any.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    if column not in columns:
+        remedy = f"Set {option} to its name." if option else f"Rename it: dataset.rename_column(..., '{column}')."
+        prefix = f"{option}: " if option else ""
+        raise DataError(f"{prefix}{owner} has no column '{column}'; it has {', '.join(columns)}. {remedy}")
 
 
 def read_captions(captions: Any, name: str, column: str) -> list[str]:
-    """The captions of one row as a list of texts.
-
-    Args:
-        captions: a text, as str or bytes, a number or truth value, which is read as text, or a list of them.
+    """The captions of one row: a text (str or bytes), number or truth value, or a list of them, as a list of texts.
 
     Raises:
-        InvalidRowError: there is none, or one is no text, empty, or not UTF-8.
+        InvalidRowError: there is no caption, or one is empty, not a text, or not UTF-8.
     """
     texts = captions if isinstance(captions, (list, tuple)) else [captions]
     texts = [text.decode(errors="replace") if isinstance(text, bytes) else as_text(text) for text in texts]
@@ -66,19 +70,21 @@ def read_captions(captions: Any, name: str, column: str) -> list[str]:
         shown = repr(captions)
         raise InvalidRowError(
             f"{name}: column '{column}' holds {shown if len(shown) < 100 else shown[:100] + '…'}; every caption must "
-            "be a text that is not empty. Write one, or filter the row out.",
+            "be a non-empty text. Write one, or remove the row.",
             "no caption",
         )
     if any(REPLACED in text for text in texts):
-        raise InvalidRowError(f"{name}: a text in column '{column}' is not UTF-8. Write it anew.", "not UTF-8")
+        raise InvalidRowError(f"{name}: a text in column '{column}' is not UTF-8. Convert it to UTF-8.", "not UTF-8")
     return texts
 
 
 def load_image(image: Any, name: str, column: str, min_side: int | None = None) -> Image.Image:
-    """An upright RGB image, as `read_image` makes it.
+    """An upright RGB image, as `read_image` returns it.
 
     Args:
-        image: a PIL image, the path, the URL or the bytes of a file, or what `datasets` holds of one: {path, bytes}.
+        image: a PIL image, a path, a URL, the bytes of a file, or a `{"path", "bytes"}` dictionary of `datasets`.
+        name, column: of the row and its image, for messages.
+        min_side: a JPEG may be decoded at reduced size, down to this many pixels on its shorter side.
 
     Raises:
         InvalidRowError: there is no image, or it cannot be read.
@@ -94,12 +100,11 @@ def load_image(image: Any, name: str, column: str, min_side: int | None = None) 
         picture = read_image(image, min_side=min_side)
     except (ValueError, OSError) as error:
         raise InvalidRowError(
-            f"{name}: column '{column}' holds no image that can be read: {error.__cause__ or error}. Mend or delete "
-            "it.",
+            f"{name}: the image in column '{column}' cannot be read: {error.__cause__ or error}. Fix or remove it.",
             _reason(image, error),
         ) from error
     if picture.size == (1, 1):
-        raise InvalidRowError(f"{name}: the image is a single pixel. Delete the row.", "one pixel")
+        raise InvalidRowError(f"{name}: the image is a single pixel. Remove the row.", "one pixel")
     return picture
 
 
@@ -121,38 +126,54 @@ def _reason(image: Any, error: Exception | None) -> str:
     return "broken image"
 
 
-def draft_side(processor: ProcessorMixin) -> int:
+def min_jpeg_side(processor: ProcessorMixin) -> int:
     """How short a JPEG's shorter side may become while it is decoded (see `read_image`).
 
-    At three times the processor's own size, photographs differ from those decoded in full by less than JPEG itself
-    changed them: by 0.4 of 255 on average, 4 at most.
+    At three times the processor's own size, photographs differ from fully decoded ones by less than JPEG compression
+    changed them: by 0.4 of 255 on average, and by 4 at most.
     """
-    return ENLARGEMENT * max(size for size in dict(processor.image_processor.size).values() if size)
+    return MIN_SCALE * max(size for size in dict(processor.image_processor.size).values() if size)
+
+
+def iterate_rows(stream: IterableDataset, first: int = 0) -> Iterator[dict[str, Any]]:
+    """The rows of a stream from row `first` on, whatever the data loader's worker; strings as in `as_rows`."""
+    row = first
+    try:
+        for table in stream.skip(row).with_format("arrow").iter(batch_size=ROWS_AT_ONCE):
+            for values in as_rows(table):
+                yield values
+                row += 1
+    except (pa.ArrowInvalid, pa.ArrowTypeError):  # values of several types, or a column that a row lacks: no table
+        for batch in stream.skip(row).iter(batch_size=1):
+            yield {name: values[0] for name, values in batch.items()}
 
 
 def as_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """The rows of a table; strings as bytes, since `datasets` cannot read a batch with one that is not UTF-8."""
+    """The rows of a table. Strings become bytes: `datasets` cannot read a batch with a string that is not UTF-8."""
     columns = {name: _as_values(table.column(name)) for name in table.column_names}
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def _as_values(column: pa.ChunkedArray) -> list[Any]:
     kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return column.cast(pa.large_binary()).to_pylist()
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        if pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type):
-            return column.cast(pa.large_list(pa.large_binary())).to_pylist()
-        if isinstance(kind.value_type, JSON):
-            return [values and [_from_json(value) for value in values] for values in column.to_pylist()]
-    if isinstance(kind, JSON):  # values of several types in a JSON file
-        return [_from_json(value) for value in column.to_pylist()]
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    item = kind.value_type if is_list else kind
+    if pa.types.is_string(item) or pa.types.is_large_string(item):
+        return column.cast(pa.large_list(pa.large_binary()) if is_list else pa.large_binary()).to_pylist()
+    if isinstance(item, JSON):  # a column of a JSON file with values of several types
+        values = column.to_pylist()
+        return [value and list(map(_from_json, value)) if is_list else _from_json(value) for value in values]
     return column.to_pylist()
 
 
 def _from_json(value: str | None) -> Any:
-    """Numbers stay the texts that they are in the file, and so does what `datasets` left as it was, such as 007."""
+    """A value of a mixed JSON column. Numbers stay texts, and so does what `datasets` stores unquoted, such as 007.
+
+    A missing value is None in Arrow; the JSON `null` is the caption "null", which `datasets` stores unquoted too.
+    """
+    if value is None or value == "null":
+        return value
     try:
-        return value and json.loads(value, parse_int=str, parse_float=str)
+        return json.loads(value, parse_int=str, parse_float=str)
     except ValueError:
         return value

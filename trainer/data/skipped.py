@@ -1,4 +1,4 @@
-"""Read rows; those that cannot be trained on are skipped, counted, and listed in skipped.jsonl."""
+"""Decode rows; skip, count and list in skipped.jsonl those that are invalid."""
 
 import json
 import math
@@ -7,21 +7,21 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
-from trainer.data.rows import InvalidRowError, load_image, read_captions, row_name
+from trainer.data.rows import InvalidRowError, load_image, read_captions
 
 FILE = "skipped.jsonl"
 
 
 class RowDecoder:
-    """Turns what a dataset holds into a row for the collator: `image`, decoded, `caption`, a list, and `row_name`.
+    """Turns a row of a dataset into a row for the collator: decoded `image`, list of captions `caption`, `row_name`.
 
-    Called with a row and its number, which a column `row_number` overrides. Returns None for a flawed row, after it
-    was added to `skipped`. It runs in the workers of the data loader.
+    Called with a row and its number, which a column `row_number` overrides. Returns None for an invalid row, after
+    adding it to `skipped`. Runs in the data loader's workers.
 
     Args:
-        image_column, caption_column: their names. No image is read of rows without one, whose features are cached.
-        skipped: what becomes of flawed rows.
-        min_side: see `read_image`.
+        image_column, caption_column: their names. Rows whose image features are cached have no image.
+        skipped: records the invalid rows.
+        min_side: see `load_image`.
     """
 
     def __init__(self, image_column: str, caption_column: str, skipped: "SkipLog", min_side: int | None = None):
@@ -31,21 +31,26 @@ class RowDecoder:
         self.min_side = min_side
 
     def __call__(self, row: dict[str, Any], index: int) -> dict[str, Any] | None:
-        number = int(row.get("row_number", index))
-        name = row_name(row.get(self.image_column), row.get("row_name", f"row {number}"))
+        number, name = self.identify(row, index)
         try:
-            row = {**self.read(row, name), "row_name": name}
-        except InvalidRowError as flaw:
-            self.skipped.add(number, name, flaw)
+            row = {**self.decode(row, name), "row_name": name}
+        except InvalidRowError as error:
+            self.skipped.add(number, name, error)
             return None
-        self.skipped.usable += 1
+        self.skipped.valid += 1
         return row
 
-    def read(self, row: dict[str, Any], name: str) -> dict[str, Any]:
-        """The row with its captions as `caption` and its image as `image`; a column that it lacks is not read.
+    def identify(self, row: dict[str, Any], index: int) -> tuple[int, str]:
+        """The row's number, and its name in messages: the image's file if known."""
+        number, image = int(row.get("row_number", index)), row.get(self.image_column)
+        path = image.get("path") if isinstance(image, dict) else image if isinstance(image, str) else None
+        return number, path or row.get("row_name", f"row {number}")
+
+    def decode(self, row: dict[str, Any], name: str) -> dict[str, Any]:
+        """The row with its captions as `caption` and its image as `image`; columns that it lacks are not decoded.
 
         Raises:
-            InvalidRowError: it is flawed.
+            InvalidRowError: the image or a caption cannot be read.
         """
         row = dict(row)
         if self.caption_column in row:
@@ -56,20 +61,17 @@ class RowDecoder:
 
 
 class SkipLog:
-    """The flawed rows of a split: each is written to `skipped.jsonl` once, and too many of them are an error.
+    """Writes each invalid row of a split to `skipped.jsonl` once, and raises an error when there are too many.
 
-    All processes and workers append to the one file, whole lines at a time, and read what the others wrote.
+    All processes and workers append whole lines to the same file and read what the others wrote.
 
     Args:
-        folder: where the file lies.
+        folder: of the file.
         split: its name.
-        rows: how many it has; None for a stream. Of a stream, a reader allows for chance in the rows it has seen: it
-            stops when the flawed are more than three standard deviations above the share.
-        max_share: the share of flawed rows above which it stops.
-        on_error: "raise" makes the first flaw an error.
-
-    Raises:
-        InvalidRowError: on `add`.
+        rows: number of rows of the split, or None for a stream. In a stream, each reader compares the invalid rows
+            with the rows that it has read, and allows three standard deviations for chance.
+        max_fraction: the share of invalid rows above which `add` raises.
+        on_error: "raise" raises at the first invalid row.
     """
 
     def __init__(
@@ -77,39 +79,43 @@ class SkipLog:
         folder: str | os.PathLike,
         split: str,
         rows: int | None,
-        max_share: float = 0.01,
+        max_fraction: float = 0.01,
         on_error: Literal["skip", "raise"] = "skip",
     ):
         self.file = Path(folder, FILE)
         self.split = split
         self.rows = rows
-        self.max_share = max_share
+        self.max_fraction = max_fraction
         self.on_error = on_error
-        self.usable = 0  # rows that this reader has read
-        self.flawed = 0  # and passed over, again in each epoch
-        self._numbers: set[int] = set()  # of all rows written down
-        self._end = 0  # of what was read of the file
+        self.valid = 0  # rows that this reader has read
+        self.invalid = 0  # rows that it has skipped; a row counts again in each epoch
+        self._numbers: set[int] = set()  # rows in the file
+        self._end = 0  # how far the file has been read
 
-    def add(self, number: int, name: str, flaw: InvalidRowError) -> None:
-        """Take note that row `number` is flawed."""
+    def add(self, number: int, name: str, error: InvalidRowError) -> None:
+        """Record that row `number` is invalid.
+
+        Raises:
+            InvalidRowError: too many rows are invalid, or `on_error` is "raise".
+        """
         if self.on_error == "raise":
-            raise InvalidRowError(f"{flaw} Or set on_error: skip, to pass such rows over.", flaw.reason) from flaw
-        self.flawed += 1
+            raise InvalidRowError(f"{error} Or set on_error: skip to skip invalid rows.", error.reason) from error
+        self.invalid += 1
         self._read_others()
         if number not in self._numbers:
             self._numbers.add(number)
-            line = {"split": self.split, "row": number, "name": name, "reason": flaw.reason, "message": str(flaw)}
+            line = {"split": self.split, "row": number, "name": name, "reason": error.reason, "message": str(error)}
             self._append(json.dumps(line) + "\n")
         if self.rows is None:
-            seen, flawed = self.usable + self.flawed, self.flawed
-            limit = self.max_share * seen + 3 * math.sqrt(self.max_share * seen)
+            seen, invalid = self.valid + self.invalid, self.invalid
+            limit = self.max_fraction * seen + 3 * math.sqrt(self.max_fraction * seen)
         else:
-            seen, flawed = self.rows, len(self._numbers)
-            limit = self.max_share * seen
-        if flawed > limit:
+            seen, invalid = self.rows, len(self._numbers)
+            limit = self.max_fraction * seen
+        if invalid > limit:
             raise InvalidRowError(
-                f"{flawed} of {seen} rows of split '{self.split}' are invalid, more than max_skipped_fraction: "
-                f"{self.max_share:g}. {self.file} lists them; fix them or raise max_skipped_fraction. The last: {flaw}"
+                f"{invalid} of {seen} rows of split '{self.split}' are invalid, more than max_skipped_fraction: "
+                f"{self.max_fraction:g}. {self.file} lists them; fix them or raise max_skipped_fraction. Last: {error}"
             )
 
     def _read_others(self) -> None:
@@ -125,19 +131,19 @@ class SkipLog:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(handle, line.encode())  # in one piece, so that the lines of two workers cannot mix
+            os.write(handle, line.encode())  # one call, so that the lines of two workers cannot mix
         finally:
             os.close(handle)
 
 
 def count_skipped(file: str | os.PathLike) -> Counter[str]:
-    """How many rows were skipped for each reason; each counts once."""
+    """The number of skipped rows by reason; each row counts once."""
     rows = _parse(Path(file).read_bytes()) if Path(file).is_file() else []
     return Counter({(row["split"], row["row"]): row["reason"] for row in rows}.values())
 
 
 def _parse(lines: bytes) -> list[dict[str, Any]]:
-    """The rows of whole lines; a machine that went down may have left one that is cut off."""
+    """The rows of whole lines. A crash may have left an incomplete line, which is ignored."""
     rows = []
     for line in lines.splitlines():
         try:

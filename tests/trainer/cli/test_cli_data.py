@@ -11,6 +11,7 @@ from source_data import CAPTIONS, jpegs, write_images, write_parquet, write_tars
 from modeling_vlkd import VLKDForConditionalGeneration
 from trainer.cli import main
 from trainer.data.skipped import FILE
+from trainer.models import load_teacher
 
 CAPTIONS = [caption.encode() for caption in CAPTIONS]
 
@@ -62,13 +63,16 @@ def test_a_folder_with_flaws(train, tmp_path, caplog):
     options = {"dataset_name": str(folder), "dataloader_num_workers": 1, "max_skipped_fraction": 0.2, "max_steps": 6}
     assert train(**options) == 0
     assert skipped(tmp_path) == {("train", 3, "broken image"), ("train", 5, "missing file")}
-    line = "2 flawed row(s) were skipped (1 broken image, 1 missing file)"
+    line = "(1 broken image, 1 missing file)"
     assert [line in record.getMessage() for record in caplog.records].count(True) == 1
     VLKDForConditionalGeneration.from_pretrained(tmp_path / "out")
     assert yaml.safe_load((tmp_path / "out" / "train.yaml").read_text())["dataset_name"] == str(folder)
 
 
-def test_a_stream_with_flaws_and_its_evaluation(train, tmp_path):
+def test_a_stream_with_flaws_and_its_evaluation(train, tmp_path, monkeypatch):
+    loaded = []
+    for module in ("trainer.build", "trainer.vlkd_trainer"):
+        monkeypatch.setattr(f"{module}.load_teacher", lambda name: loaded.append(name) or load_teacher(name))
     folder = write_tars(tmp_path / "tars", captions=[*CAPTIONS[:6], b"caf\xe9", b"  ", *CAPTIONS[8:]])
     write_tars(folder, shards=1, split="validation", captions=[b"caf\xe9", *CAPTIONS[1:]])
     options = {"dataset_name": str(folder), "image_column": "jpg", "caption_column": "txt", "streaming": True}
@@ -83,6 +87,7 @@ def test_a_stream_with_flaws_and_its_evaluation(train, tmp_path):
     assert {split for split, _, _ in skipped(tmp_path)} == {"train", "validation"} and len(skipped(tmp_path)) == 3
     metrics = json.loads((tmp_path / "out" / "all_results.json").read_text())
     assert metrics["eval_icti"] > 0 and metrics["train_loss"] > 0
+    assert len(loaded) == 1
 
 
 def test_a_mixture_with_flaws_and_the_cache(train, tmp_path):
@@ -98,7 +103,7 @@ def test_a_mixture_with_flaws_and_the_cache(train, tmp_path):
     assert skipped(tmp_path) == {("train", 19, "empty file")}
     assert train(**options, cache_image_features="all") == 0  # from the cache, with the same list
     assert skipped(tmp_path) == {("train", 19, "empty file")}
-    (images / "9.jpg").write_bytes(jpegs()[9])  # mended
+    (images / "9.jpg").write_bytes(jpegs()[9])  # repaired
     assert train(**options, cache_image_features="all") == 0
     assert not (tmp_path / "out" / FILE).exists()
     recipe = yaml.safe_load((tmp_path / "out" / "train.yaml").read_text())
@@ -118,14 +123,14 @@ def test_on_error_raise(train, tmp_path, capsys):
     images = write_images(tmp_path / "images")
     (images / "4.jpg").write_bytes(b"")
     assert train(dataset_name=str(images), on_error="raise", max_steps=10) == 2
-    assert "4.jpg: column 'image' holds no image that can be read: it is empty, 0 bytes" in (said := complaint(capsys))
+    assert "4.jpg: the image in column 'image' cannot be read: it is empty, 0 bytes" in (said := complaint(capsys))
     assert "Or set on_error: skip" in said
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_steps": -1}, "max_steps is not set"),
+        ({"max_steps": -1}, "streaming requires max_steps"),
         ({"save_strategy": "epoch"}, "save_strategy is epoch"),
         ({"cache_image_features": "all"}, "cache_image_features is all"),
         ({"caption_column": "text"}, "has no column 'text'; it has image, caption"),

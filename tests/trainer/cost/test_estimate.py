@@ -38,7 +38,7 @@ def refused(capsys, *argv: str) -> str:
 
 
 def test_an_adapter_is_what_learns(capsys):
-    whole, adapted = estimate(capsys, BASE), estimate(capsys, BASE, "--lora_rank", "16")
+    whole, adapted = estimate(capsys, BASE), estimate(capsys, BASE, "--use_peft")
     # 6 encoder attentions and 12 of the decoder, two projections of 768 x 768 in each: 768 x 16 and 16 x 768.
     adapter = 18 * 2 * 2 * 16 * 768
     bart = whole["parameters"]["BART"]["all"]
@@ -46,9 +46,10 @@ def test_an_adapter_is_what_learns(capsys):
     assert adapted["parameters"]["W_e and W_d"] == whole["parameters"]["W_e and W_d"]
     maps = whole["parameters"]["W_e and W_d"]["all"]
     weights = whole["memory_bytes"]["weights"] + 4 * (adapter + maps)  # PEFT keeps the maps it began with
-    assert adapted["memory_bytes"]["weights"] == weights and adapted["settings"]["lora_rank"] == 16
+    assert adapted["memory_bytes"]["weights"] == weights and adapted["settings"]["lora_r"] == 16
     assert adapted["memory_bytes"]["gradients"] == 4 * (adapter + maps)
-    assert "lora_rank is 0" in refused(capsys, "--config", str(BASE), "--device-flops", "1e12", "--lora_rank", "0")
+    flags = ("--device-flops", "1e12", "--use_peft", "--lora_r", "0")
+    assert "lora_r is 0" in refused(capsys, "--config", str(BASE), *flags)
 
 
 def test_large(capsys):
@@ -70,7 +71,6 @@ def test_large(capsys):
         "optimizer": 8 * 406_291_456 + 4 * 2 * 1024 * 768,  # the maps by Muon
     }
     assert found["cache_bytes"]["images, pooled"] == {"row": 1536, "all": 1536 * CC3M}
-    assert found["cache_bytes"]["images, patch"]["row"] == 394_752  # with the class token, which ITCL needs
     assert found["cache_bytes"]["images, all"]["row"] == 394_752
     assert found["cache_bytes"]["captions"] == {"row": 1536, "all": 1536 * CC3M}
     # 24 layers: four maps and an MLP of 8 · 1024² on 257 tokens, attention; 256 patches of 588 pixels; projection

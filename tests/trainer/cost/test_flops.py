@@ -156,7 +156,7 @@ def test_readings(name, freeze):
 @pytest.mark.parametrize("options", [{}, MLP])
 def test_adapter(name, options):
     model, rank = copy.deepcopy(build(name, tuple(options.items()))), 3
-    adapted = add_lora(model, rank)
+    adapted = add_lora(model, r=rank)
     adapted.requires_grad_ = lambda *_: adapted  # `step` would let everything learn
     adapted.freeze_language_model = lambda *_: None
     forward, icti, alignment = step(adapted, name, "none")

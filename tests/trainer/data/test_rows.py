@@ -11,7 +11,7 @@ from transformers import CLIPImageProcessorPil
 
 from modeling_vlkd import VLKDProcessor
 from modeling_vlkd.image_loading_vlkd import read_image
-from trainer.data.rows import draft_side, load_image
+from trainer.data.rows import load_image, min_jpeg_side
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +38,10 @@ def pixels(processor: VLKDProcessor, image: Image.Image) -> np.ndarray:
 
 
 def test_rule(clip_processor, processor):
-    assert draft_side(clip_processor) == 3 * 224
-    assert draft_side(processor) == 3 * 32
+    assert min_jpeg_side(clip_processor) == 3 * 224
+    assert min_jpeg_side(processor) == 3 * 32
     size = {"height": 10, "width": 20}
-    assert draft_side(VLKDProcessor(CLIPImageProcessorPil(size=size), processor.tokenizer)) == 60
+    assert min_jpeg_side(VLKDProcessor(CLIPImageProcessorPil(size=size), processor.tokenizer)) == 60
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_nothing_visible_changes(photo, clip_processor, noise):
         photo = Image.fromarray((np.asarray(photo) + grain).clip(0, 255).astype(np.uint8))
     data = jpeg(photo)
     full = pixels(clip_processor, read_image(data))
-    reduced = load_image({"bytes": data, "path": None}, "", "", draft_side(clip_processor))
+    reduced = load_image({"bytes": data, "path": None}, "", "", min_jpeg_side(clip_processor))
     assert reduced.size == (1000, 750)
     change = np.abs(pixels(clip_processor, reduced) - full)
     by_jpeg = np.abs(pixels(clip_processor, photo) - full)
@@ -97,6 +97,6 @@ def test_reading_is_faster(photo, clip_processor):
             times.append(time.perf_counter() - start)
         return float(np.median(times))
 
-    full, reduced = seconds(None), seconds(draft_side(clip_processor))
+    full, reduced = seconds(None), seconds(min_jpeg_side(clip_processor))
     print(f"2000 x 1500: {1000 * full:.0f} ms in full, {1000 * reduced:.0f} ms reduced, {full / reduced:.1f} times")
     assert full > 1.5 * reduced

@@ -19,7 +19,7 @@ from trainer.arguments import DataArguments
 from trainer.data.epoch_dataset import EpochDataset
 from trainer.data.rows import load_image
 from trainer.data.skipped import FILE, RowDecoder, SkipLog, count_skipped
-from trainer.data.sources import join_sources, load_coco, load_sources, to_disk
+from trainer.data.sources import load_coco, load_sources, mix_sources, to_disk
 from trainer.data.streaming import StreamingDataset
 
 DOCS = Path(__file__).parents[3] / "docs" / "data.md"
@@ -71,12 +71,12 @@ def test_every_block_of_the_page(block, folder, tmp_path, monkeypatch):
     args = data_args(**block)
     by_number = load_sources(args, "train", streaming=False)
     rows = EpochDataset(
-        join_sources(by_number, args.caption_column[0], args.dataset_probabilities), read=reader(args, tmp_path)
+        mix_sources(by_number, args.caption_column[0], args.dataset_probabilities), decode=reader(args, tmp_path)
     )
     found = pictures([rows[index] for index in range(len(rows))])
     expected = Counter(dict(EXPECTED.most_common())) if "rows" not in args.dataset_kwargs else found & EXPECTED
     if args.dataset_probabilities is None:
-        assert found == Counter({row: count * len(args.dataset) for row, count in expected.items()})
+        assert found == Counter({row: count * len(args.dataset_name) for row, count in expected.items()})
     assert found.keys() == expected.keys()
 
     stream = StreamingDataset(
@@ -145,8 +145,8 @@ def test_a_replaced_coco_image_gives_another_key(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no COCO caption file"),
-        ("[]", "is no COCO caption file"),
+        ("{", "is not a COCO caption file"),
+        ("[]", "is not a COCO caption file"),
         ('{"images": [{"id": 1}], "annotations": []}', "KeyError: 'file_name'"),
         ('{"images": [], "annotations": [{"image_id": 7, "caption": "a"}]}', "KeyError: 7"),
     ],
@@ -163,7 +163,7 @@ def test_other_json_is_refused(tmp_path, content, message):
 def test_text_and_lists_of_texts_are_joined(folder, tmp_path):
     args = data_args(dataset_name=[str(folder / "my_images"), str(folder / "my_coco" / "captions_{split}.json")])
     args.image_dir = str(folder / "my_coco" / "{split}")
-    joined = join_sources(load_sources(args, "train", streaming=False), "caption")
+    joined = mix_sources(load_sources(args, "train", streaming=False), "caption")
     assert joined[3]["caption"] == [CAPTIONS[3]] and joined[13]["caption"] == [CAPTIONS[3]] * 2
 
 
@@ -173,12 +173,12 @@ def test_weights_of_rows_by_number():
         datasets.Dataset.from_dict({"image": range(size), "caption": [name] * size}, features)
         for name, size in (("a", 300), ("b", 300))
     ]
-    joined = join_sources(parts, "caption", [3, 1], seed=0)
+    joined = mix_sources(parts, "caption", [3, 1], seed=0)
     counts = Counter(joined["caption"])
     assert 2.5 < counts["a"] / counts["b"] < 3.5
     for name in "ab":  # every row of each is there
         assert {row["image"] for row in joined if row["caption"] == name} == set(range(300))
-    assert joined["image"][:] == join_sources(parts, "caption", [3, 1], seed=0)["image"][:]
+    assert joined["image"][:] == mix_sources(parts, "caption", [3, 1], seed=0)["image"][:]
 
 
 def test_a_stream_on_disk_is_the_same(folder):
@@ -205,8 +205,10 @@ def test_rows_without_a_part_end_no_shard(tmp_path):
             if member.name not in ("000000006.txt", "000000008.jpg"):
                 less.addfile(member, io.BytesIO(data))
     args = data_args(dataset_name=str(tmp_path / "tars"), image_column="jpg", caption_column="txt")
-    skipped = SkipLog(tmp_path, "train", None, max_share=0.5)
-    stream = StreamingDataset(load_sources(args, "train", streaming=True), RowDecoder("jpg", "txt", skipped), buffer=0)
+    skipped = SkipLog(tmp_path, "train", None, max_fraction=0.5)
+    stream = StreamingDataset(
+        load_sources(args, "train", streaming=True), RowDecoder("jpg", "txt", skipped), buffer_size=0
+    )
     expected = [[text] for number, text in enumerate(CAPTIONS) if number not in (6, 8)]
     assert [row["caption"] for row in islice(stream, 8)] == expected
     assert count_skipped(tmp_path / FILE) == {"no caption": 1, "no image": 1}
@@ -217,7 +219,7 @@ def test_a_shard_cut_off_is_an_error(tmp_path, size):
     first, second = sorted(write_tars(tmp_path / "tars", shards=2).iterdir())
     second.write_bytes(second.read_bytes()[:size])
     args = data_args(dataset_name=str(tmp_path / "tars"), image_column="jpg", caption_column="txt")
-    stream = StreamingDataset(load_sources(args, "train", streaming=True), reader(args, tmp_path), buffer=0)
+    stream = StreamingDataset(load_sources(args, "train", streaming=True), reader(args, tmp_path), buffer_size=0)
     with pytest.raises(ValueError, match="shard 2 of 2 cannot be read from row 0 on: ReadError"):
         list(islice(stream, 10))
 

@@ -6,6 +6,7 @@ from collections import Counter
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,11 +19,18 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from training_runs import build, free_port, make_parts
 
 from trainer.data.epoch_dataset import EpochDataset
-from trainer.data.skipped import RowDecoder, SkipLog
-from trainer.data.streaming import PLACES, StreamingDataset, shares
+from trainer.data.skipped import FILE, RowDecoder, SkipLog, count_skipped
+from trainer.data.streaming import (
+    MAX_SHARD_ROWS,
+    StreamingDataset,
+    load_stream_state,
+    reader_shares,
+    save_stream_state,
+)
 
 SIZES = (7, 3, 12, 1, 5)  # rows of five shards: they divide evenly by nothing
 ROWS = sum(SIZES)
+JPEG = jpegs(1)[0]
 
 
 def shard_rows(shards: list[tuple[int, int]]):
@@ -37,13 +45,13 @@ def stream(sizes: tuple[int, ...] = SIZES, first: int = 0) -> IterableDataset:
 
 def read(row: dict, index: int, flawed: frozenset[str] = frozenset()) -> dict | None:
     text = row["text"].decode()
-    assert text == f"{index // PLACES}-{index % PLACES}"  # the index says where the row lies
+    assert text == f"{index // MAX_SHARD_ROWS}-{index % MAX_SHARD_ROWS}"  # the index says where the row lies
     return None if text in flawed else {"text": text}
 
 
 def readers(sources: list | None = None, ranks: int = 1, **options) -> list[StreamingDataset]:
     """The data of every process."""
-    sources, options = sources or [stream()], {"read": read, "buffer": 4} | options
+    sources, options = sources or [stream()], {"decode": read, "buffer_size": 4} | options
     return [StreamingDataset(sources, **options, rank=rank, world_size=ranks) for rank in range(ranks)]
 
 
@@ -58,16 +66,16 @@ def batches(dataset: StreamingDataset, workers: int, kind=DataLoader, size: int 
 @pytest.mark.parametrize("slots", [1, 2, 3, 4, 8])
 def test_shares_are_equal_and_together_everything(shards, slots):
     slices = Counter(
-        (shard, rest) for slot in range(slots) for shard, own in shares(shards, slot, slots) for rest in own
+        (shard, rest) for slot in range(slots) for shard, own in reader_shares(shards, slot, slots) for rest in own
     )
     assert slices == Counter((shard, rest) for shard in range(shards) for rest in range(slots))
-    assert all(sum(len(own) for _, own in shares(shards, slot, slots)) == shards for slot in range(slots))
+    assert all(sum(len(own) for _, own in reader_shares(shards, slot, slots)) == shards for slot in range(slots))
 
 
 def test_shares_by_hand():
-    assert shares(4, 1, 2) == [(2, range(2)), (3, range(2))]  # whole shards where they divide
-    assert shares(1, 1, 2) == [(0, range(1, 2))]  # every other row of the only one
-    assert [shares(3, slot, 2) for slot in (0, 1)] == [
+    assert reader_shares(4, 1, 2) == [(2, range(2)), (3, range(2))]  # whole shards where they divide
+    assert reader_shares(1, 1, 2) == [(0, range(1, 2))]  # every other row of the only one
+    assert [reader_shares(3, slot, 2) for slot in (0, 1)] == [
         [(0, range(2)), (1, range(1))],
         [(1, range(1, 2)), (2, range(2))],
     ]
@@ -80,7 +88,7 @@ def test_shares_by_hand():
 @pytest.mark.parametrize(("sizes", "buffer"), [(SIZES, 4), (SIZES, 0), ((29,), 4), ((6, 6, 6, 6), 40)])
 def test_no_row_is_lost_or_seen_twice_in_an_epoch(ranks, workers, sizes, buffer):
     seen = {epoch: Counter() for epoch in range(3)}
-    for dataset in readers([stream(sizes)], ranks, buffer=buffer):
+    for dataset in readers([stream(sizes)], ranks, buffer_size=buffer):
         done = set()
         for number, (row,) in enumerate(batches(dataset, workers)):  # endless; the workers take turns
             if row["epoch"] in seen:
@@ -102,7 +110,7 @@ def test_order_is_drawn_anew_in_each_epoch_and_the_same_for_a_seed():
     assert sorted(both[:ROWS]) == sorted(both[ROWS:]) and both[:ROWS] != both[ROWS:]
     assert both == texts(readers()[0], 2 * ROWS) != texts(readers(seed=1)[0], 2 * ROWS)
     in_order = [row["text"] for row in shard_rows(list(enumerate(SIZES)))]
-    assert texts(readers(buffer=0)[0], 2 * ROWS) == in_order * 2
+    assert texts(readers(buffer_size=0)[0], 2 * ROWS) == in_order * 2
 
 
 def test_processes_advance_together_if_shards_are_of_one_size():
@@ -126,24 +134,24 @@ def test_without_weights_sources_are_one():
 
 def test_weights_say_how_often_a_source_is_drawn():
     sources = [stream((1000,)), stream((10,), first=1)]
-    rows = list(islice(readers(sources, weights=[3, 1])[0], 2000))
-    small = [row for row in rows if row["index"] >= PLACES]
+    rows = list(islice(readers(sources, probabilities=[3, 1])[0], 2000))
+    small = [row for row in rows if row["index"] >= MAX_SHARD_ROWS]
     assert 0.22 < len(small) / len(rows) < 0.28  # 0.25 ± 3 standard deviations of 2000 draws
     for epoch in range(40):  # the small source has begun many epochs, of its own count
         assert Counter(row["text"] for row in small if row["epoch"] == epoch) == Counter(
             f"1-{row}" for row in range(10)
         )
-    assert {row["epoch"] for row in rows if row["index"] < PLACES} == {0, 1}
+    assert {row["epoch"] for row in rows if row["index"] < MAX_SHARD_ROWS} == {0, 1}
 
 
 def test_flawed_rows_are_passed_over():
     flawed = frozenset({"0-3", "2-0", "2-11"})
-    rows = texts(readers(read=partial(read, flawed=flawed))[0], ROWS - 3)
+    rows = texts(readers(decode=partial(read, flawed=flawed))[0], ROWS - 3)
     assert len(set(rows)) == ROWS - 3 and not flawed & set(rows)
 
 
 def test_too_few_rows_for_the_readers_is_an_error():
-    with pytest.raises(ValueError, match=r"4 readers .* share 1 shard.* number 3 there was no row"):
+    with pytest.raises(ValueError, match=r"4 readers .* share 1 shard.* no row for reader 3"):
         next(iter(readers([stream((3,))], ranks=4)[3]))
 
 
@@ -157,6 +165,19 @@ def test_a_shard_that_breaks_off_is_an_error(tmp_path):
         list(readers([broken])[0])
 
 
+def mixed_rows(shards: list[int]):
+    yield from ({"image": JPEG, "caption": caption} for caption in (["x"], ["y", 2], "z", [3, "w"], {"a": 1}))
+
+
+def test_rows_of_several_types_end_no_shard(tmp_path):
+    """Arrow has no type for a list of a text and a number, nor for a column of lists and texts."""
+    source = IterableDataset.from_generator(mixed_rows, gen_kwargs={"shards": [0]})
+    decoder = RowDecoder("image", "caption", SkipLog(tmp_path, "train", None, max_fraction=0.5))
+    rows = islice(StreamingDataset([source], decoder, buffer_size=1), 5)
+    assert [row["caption"] for row in rows] == [["x"], ["y", "2"], ["z"], ["3", "w"], ["x"]]
+    assert count_skipped(tmp_path / FILE) == {"no caption": 1}
+
+
 # ---- resuming
 
 
@@ -164,7 +185,11 @@ def test_a_shard_that_breaks_off_is_an_error(tmp_path):
 @pytest.mark.parametrize("stop", [1, 4, 9, 23])
 def test_it_goes_on_where_it_stopped(workers, stop):
     def loader() -> StatefulDataLoader:
-        options = {"weights": [2, 1], "buffer": 5, "read": partial(read, flawed=frozenset({"0-3", "2-0"}))}
+        options = {
+            "probabilities": [2, 1],
+            "buffer_size": 5,
+            "decode": partial(read, flawed=frozenset({"0-3", "2-0"})),
+        }
         dataset = readers([stream(), stream((6,), first=len(SIZES))], **options)[0]
         return batches(dataset, workers, StatefulDataLoader, size=3)
 
@@ -185,15 +210,15 @@ def test_resuming_reads_no_finished_shard_again():
         yield from ({"text": f"{shards[0]}-{row}"} for row in range(50))
 
     source = IterableDataset.from_generator(rows, gen_kwargs={"shards": [0, 1, 2, 3, 4, 5]})
-    dataset = readers([source], buffer=10)[0]
+    dataset = readers([source], buffer_size=10)[0]
     last = list(islice(dataset, 222))[-1]
     assert len(opened) == 5  # of 50 rows each
     state = dataset.state_dict()
-    again = readers([source], buffer=10)[0]
+    again = readers([source], buffer_size=10)[0]
     again.load_state_dict(state)
     opened.clear()
     next(iter(again))
-    assert opened == [last["index"] // PLACES]
+    assert opened == [last["index"] // MAX_SHARD_ROWS]
 
 
 def test_a_new_iteration_begins_anew():
@@ -204,13 +229,14 @@ def test_a_new_iteration_begins_anew():
     assert texts(dataset, 3) != texts(dataset, 3) and state != dataset.state_dict()
 
 
-def test_another_layout_cannot_take_up_the_state():
-    dataset = readers()[0]
-    next(iter(dataset))
-    other = readers(ranks=2)[1]
-    other.load_state_dict(dataset.state_dict())
-    with pytest.raises(ValueError, match=r"reader \[0, 1\] .* by reader \[1, 2\]; resume with as many processes"):
-        next(iter(other))
+def test_state_of_another_layout_is_refused(tmp_path):
+    loader = batches(readers()[0], 0, StatefulDataLoader)
+    next(iter(loader))
+    one, two = (SimpleNamespace(world_size=size, dataloader_num_workers=0, process_index=0) for size in (1, 2))
+    save_stream_state(loader, tmp_path, one)
+    load_stream_state(loader, str(tmp_path), one)
+    with pytest.raises(ValueError, match="split over 1 process.*has 2 process.*Resume with as many"):
+        load_stream_state(loader, str(tmp_path), two)
 
 
 def test_it_is_not_for_rows_by_number():
@@ -222,7 +248,6 @@ def test_it_is_not_for_rows_by_number():
 
 # ---- two processes
 
-JPEG = jpegs(1)[0]
 STREAMS = {"even": (8, 8, 8, 8, 8), "uneven": SIZES, "one": (40,)}
 
 
@@ -235,7 +260,7 @@ def captioned_rows(shards: list[tuple[int, int]]):
 def captioned_stream(sizes: tuple[int, ...], rank: int, folder: str) -> StreamingDataset:
     source = IterableDataset.from_generator(captioned_rows, gen_kwargs={"shards": list(enumerate(sizes))})
     read = RowDecoder("image", "caption", SkipLog(folder, "train", rows=None))
-    return StreamingDataset([source], read, buffer=4, rank=rank, world_size=2)
+    return StreamingDataset([source], read, buffer_size=4, rank=rank, world_size=2)
 
 
 def check_epochs(both: list[dict[str, list[str]]]) -> None:
@@ -243,7 +268,7 @@ def check_epochs(both: list[dict[str, list[str]]]) -> None:
     for name, sizes in STREAMS.items():
         names = both[0][name] + both[1][name]
         assert len(both[0][name]) == len(both[1][name]) == 40  # full batches
-        rows = [shard * PLACES + row for shard, size in enumerate(sizes) for row in range(size)]
+        rows = [shard * MAX_SHARD_ROWS + row for shard, size in enumerate(sizes) for row in range(size)]
         for epoch in range(1 if name == "uneven" else 2):
             expected = Counter(f"row {row} of epoch {epoch}" for row in rows)
             assert Counter(row for row in names if row in expected) == expected

@@ -30,7 +30,6 @@ VALUES = {  # where no value can be derived from the default
     "bart": "other/bart",
     "model_name_or_path": "other/vlkd",
     "attn_implementation": "eager",
-    "lora_rank": 8,
     "dataset_name": "other/captions",
     "dataset_probabilities": [2.0],
     "dataset_kwargs": {"size": 3},
@@ -68,6 +67,7 @@ VALUES = {  # where no value can be derived from the default
     "optim_target_modules": ["q_proj"],
 }
 BESIDE = {  # what an option needs beside it
+    **dict.fromkeys(("lora_r", "lora_alpha", "lora_dropout"), {"use_peft": True}),
     "optim_target_modules": {"optim": "galore_adamw"},
     "dataloader_prefetch_factor": {"dataloader_num_workers": 1},
     "dataloader_multiprocessing_context": {"dataloader_num_workers": 1},
