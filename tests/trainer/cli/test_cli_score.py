@@ -18,7 +18,7 @@ def write(path, data) -> str:
 @pytest.fixture
 def vqa_files(tmp_path) -> list[str]:
     people = [{"answer": answer, "answer_id": i} for i, answer in enumerate(["yes"] * 8 + ["no"] * 2)]
-    asked = [{"question_id": 1, "image_id": 5}, {"question_id": 2, "image_id": 6}]
+    asked = [{"question_id": number, "image_id": number, "question": "is it?"} for number in (1, 2)]
     entries = [{**one, "answers": people, "answer_type": "yes/no", "question_type": "is the"} for one in asked]
     said = [{"question_id": 1, "answer": "yes"}, {"question_id": 2, "answer": "no"}]
     return [
@@ -102,7 +102,7 @@ def test_captions_table_names_tokenizer_and_what_is_missing(caption_files, capsy
     assert main(["score", "captions", *caption_files]) == 0
     out = capsys.readouterr().out
     assert "captions: CIDEr" in out
-    assert "METEOR is not computed: it is a Java program: install Java" in out
+    assert "METEOR is not computed: it is a Java program; install Java" in out
     assert out.endswith("Tokenizer: PTB (Python).\n")
     assert main(["score", "captions", *caption_files, "--metrics", "SPICE"]) == 2
     assert capsys.readouterr().err.startswith("vlkd: error: SPICE cannot be computed: it is a Java program")
@@ -118,7 +118,7 @@ def test_retrieval(tmp_path, capsys):
     assert found["retrieval R@1", "image to text"] == pytest.approx(2 / 3, abs=1e-6)  # image 1 ties with another's
     np.savez(file, image_embeds=np.eye(3))
     assert main(["score", "retrieval", "--embeddings", str(file)]) == 2
-    assert "is no .npz of image_embeds, text_embeds, image_of_text" in capsys.readouterr().err
+    assert "must be an .npz file with image_embeds, text_embeds, image_of_text" in capsys.readouterr().err
 
 
 def test_text_qa(tmp_path, capsys):
@@ -141,4 +141,4 @@ def test_an_error_is_one_line_that_names_the_file(vqa_files, tmp_path, capsys):
     assert "mine.json has no question_id 2 (1 of the 2 in" in captured.err
     (tmp_path / "mine.json").write_text('[{"question_id": 1, "answer": "yes", "answer": "no"}]')
     assert main(["score", "vqa", *vqa_files]) == 2
-    assert "'answer' stands twice in one object" in capsys.readouterr().err
+    assert "the key 'answer' occurs twice" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Denoising loss and text QA before and after; and `to_bart()` as GLUE's and XSum's scripts of transformers use it."""
+"""Denoising loss and text QA of a model and its BART; `to_bart()` in the example scripts of transformers."""
 
 import copy
 import json
@@ -29,7 +29,7 @@ from modeling_vlkd.image_loading_vlkd import download
 from trainer.cli import main
 from trainer.data.infilling import TextInfilling, seeded_rng
 from trainer.evaluation.metrics_file import load_metrics
-from trainer.evaluation.retention import CORRUPTION, denoising_losses, loss_figures
+from trainer.evaluation.retention import CORRUPTION, denoising_losses, loss_results
 
 BART = str(Path(__file__).parents[3] / "microworld" / "teachers" / "bart")
 TEXTS = ["a photo of a red circle and a blue square", "two dogs", "the green triangle is left of it! one cat"]
@@ -52,7 +52,7 @@ def test_the_loss_of_each_text_is_what_it_is_alone(model, processor):
 def test_the_change_is_paired():
     before = np.array([10.0, 40.0, 90.0, 20.0])
     counts = np.array([10, 20, 30, 10])
-    worse = loss_figures({"after": (before + counts, counts), "before": (before, counts)})
+    worse = loss_results({"model": (before + counts, counts), "reference": (before, counts)})
     (_, (after,)), (_, (was,)), (_, (change,)) = worse
     assert (was["value"], after["value"], was["n"]) == (160 / 70, 230 / 70, 4)
     assert was["low"] < was["value"] < was["high"]  # the documents differ much
@@ -67,14 +67,14 @@ def run(folder: Path, *argv: str) -> dict:
 
 
 def test_a_model_that_was_not_trained_forgot_nothing(micro_dir, tmp_path):
-    figures = run(tmp_path, "--before", BART, "--after", micro_dir, "--limit", "30")
+    figures = run(tmp_path, "--reference_model", BART, "--model", micro_dir, "--limit", "30")
     for (metric, row, condition), figure in figures.items():
-        if condition == "before":
-            same = figures[metric, row, "after"]
+        if condition == "reference":
+            same = figures[metric, row, "model"]
             assert [same[key] for key in ("value", "low", "high")] == [figure[key] for key in ("value", "low", "high")]
         if "change" in row:
             assert (figure["value"], figure["low"], figure["high"]) == (0, 0, 0)
-    assert figures["denoising loss", "nats per token", "before"]["n"] == 30
+    assert figures["denoising loss", "nats per token", "reference"]["n"] == 30
     assert {metric for metric, _, _ in figures} == {"denoising loss", "text QA"}
 
 
@@ -88,8 +88,8 @@ def test_a_model_that_was_shaken_forgot(model, processor, vlkd_dir, bart_dir, tm
     text = tmp_path / "text"
     Dataset.from_dict({"story": TEXTS * 4}).save_to_disk(text)
     options = ("--dataset_name", str(text), "--split", "train", "--columns", "{text: story}")
-    figures = run(tmp_path, "--before", bart_dir, "--after", str(tmp_path / "after"), *options)
-    change = figures["denoising loss", "change", "after"]
+    figures = run(tmp_path, "--reference_model", bart_dir, "--model", str(tmp_path / "after"), *options)
+    change = figures["denoising loss", "change", "model"]
     assert set(metric for metric, _, _ in figures) == {"denoising loss"}  # no questions about a user's own text
     assert change["low"] > 0 and change["n"] == 12
     assert "denoising loss: change" in capsys.readouterr().out
@@ -98,24 +98,33 @@ def test_a_model_that_was_shaken_forgot(model, processor, vlkd_dir, bart_dir, tm
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "--before is missing: task 'text-retention' needs it"),
-        (["--before", BART], "--after is missing"),
-        (["--before", BART, "--after", "{empty}"], "empty' is no checkpoint that can be read"),
-        (["--before", "{clip}", "--after", "{vlkd}"], "holds a model of type 'clip'; give a BART or a VLKD"),
-        (["--before", BART, "--after", "{vlkd}"], "have different vocabularies"),
-        (["--before", "{bart}", "--after", "{vlkd}", "--limit", "0"], "--limit 0 must be 1 or more"),
-        (["--before", "{bart}", "--after", "{vlkd}", "--model", "x"], "--model is of no use to task 'text-retention'"),
+        (["--model", "{vlkd}"], "task 'text-retention' requires --reference_model"),
+        (["--reference_model", BART], "required: --model"),
+        (["--reference_model", BART, "--model", "{empty}"], "empty' cannot be loaded as a checkpoint"),
+        (["--reference_model", "{clip}", "--model", "{vlkd}"], "holds a model of type 'clip'; give a BART or a VLKD"),
+        (["--reference_model", BART, "--model", "{vlkd}"], "have different vocabularies"),
+        (["--reference_model", "{bart}", "--model", "{vlkd}", "--limit", "0"], "--limit 0 must be 1 or more"),
+        (["--reference_model", "{bart}", "--model", "{vlkd}", "--clip", "x"], "'text-retention' does not use --clip"),
         (
-            ["--before", "{bart}", "--after", "{vlkd}", "--predictions_only"],
-            "has no predictions to be scored elsewhere",
+            ["--reference_model", "{bart}", "--model", "{vlkd}", "--predictions_only"],
+            "does not use --predictions_only",
         ),
         (
-            ["--before", "{bart}", "--after", "{vlkd}", "--dataset_name", "{text}"],
-            "has no column 'text' (text); it has story",
+            ["--reference_model", "{bart}", "--model", "{vlkd}", "--dataset_name", "{text}"],
+            "has no column 'text'; it has story",
         ),
         (
-            ["--before", "{bart}", "--after", "{vlkd}", "--dataset_name", "{text}", "--columns", "{text: story}"],
-            "row 1: column 'story' holds ''. Filter such rows out",
+            [
+                "--reference_model",
+                "{bart}",
+                "--model",
+                "{vlkd}",
+                "--dataset_name",
+                "{text}",
+                "--columns",
+                "{text: story}",
+            ],
+            "row 1: column 'story' is ''; it must be a non-empty text",
         ),
     ],
 )

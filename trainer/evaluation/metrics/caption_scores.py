@@ -3,29 +3,29 @@
 import datasets
 import evaluate
 
-# `evaluate` copies only the siblings that this file names.
-from .captions import METRICS, caption_scores
-from .interval import RESAMPLES
+# `evaluate` copies only the modules that this file imports; `coco` imports the tokenizer.
+from .bootstrap import RESAMPLES
+from .coco import METRICS, caption_scores
 from .ptb_tokenizer import tokenize
 
 __all__ = ["CaptionScores", "tokenize"]
 
 DESCRIPTION = f"""\
-{", ".join(METRICS)} of captions as `pycocoevalcap` computes them. Without Java, BLEU, ROUGE-L and CIDEr work through a
-tokenizer in Python; METEOR and SPICE are Java programs and are then named with the reason, never replaced.
-95% intervals come from {RESAMPLES} bootstrap resamples of the images."""
+{", ".join(METRICS)} of captions, computed by `pycocoevalcap`. METEOR, SPICE and the official tokenizer are Java
+programs. Without Java, the other metrics use a tokenizer in Python. 95% intervals come from {RESAMPLES} bootstrap
+resamples of the images."""
 
 INPUTS = """
 Args:
-    predictions: one caption an image.
+    predictions: one caption per image.
     references: the reference captions of each image.
-    metrics: some of BLEU, METEOR, ROUGE-L, CIDEr, SPICE (every one that can be had).
-    tokenizer: "java" or "python" ("java" where there is Java).
-    seed: of the bootstrap (0).
+    metrics: some of BLEU, METEOR, ROUGE-L, CIDEr, SPICE; by default all that are available.
+    tokenizer: "java" or "python"; by default "java" if Java is installed.
+    seed: of the bootstrap; 0 by default.
 Returns:
-    scores: {name: {"value", "n", "low", "high"}}; CIDEr can exceed 1, the others go from 0 to 1.
-    not_computed: {name: why}.
-    tokenizer: which one was used.
+    scores: {name: {"value", "n", "low", "high"}}; CIDEr can exceed 1, the others are from 0 to 1.
+    not_computed: {name: reason}.
+    tokenizer: the one used.
 """
 
 CITATION = """\

@@ -3,13 +3,13 @@
 import datasets
 import evaluate
 
-# `evaluate` copies only the siblings that this file names.
-from .interval import RESAMPLES
-from .recall import recall_scores
+# `evaluate` copies only the modules that this file imports.
+from .bootstrap import RESAMPLES
+from .ranks import recall_scores
 
 DESCRIPTION = f"""\
 Image-text retrieval: the share of texts whose image, and of images one of whose texts, is among the nearest 1, 5 and
-10 by cosine. Several texts an image are the rule. What ties with the match counts as nearer. 95% intervals come from
+10 by cosine similarity. An image may have several texts. Ties count against the match. 95% intervals come from
 {RESAMPLES} bootstrap resamples of the images, each with its texts."""
 
 INPUTS = """
@@ -17,9 +17,9 @@ Args:
     predictions: text embeddings (texts, dim).
     references: for each text, the row of its image in `image_embeds`.
     image_embeds: image embeddings (images, dim).
-    seed: of the bootstrap (0).
+    seed: of the bootstrap; 0 by default.
 Returns:
-    image_to_text, text_to_image: {"R@1": {"value", "n", "low", "high"}, "R@5": …, "R@10": …}, from 0 to 1.
+    image_to_text, text_to_image: {"R@1": {"value", "n", "low", "high"}, "R@5": ..., "R@10": ...}, from 0 to 1.
 """
 
 CITATION = """\

@@ -3,19 +3,19 @@
 import datasets
 import evaluate
 
-# `evaluate` copies only the siblings that this file names.
-from .interval import RESAMPLES
+# `evaluate` copies only the modules that this file imports.
+from .bootstrap import RESAMPLES
 from .matching import text_qa_scores
 
 DESCRIPTION = f"""\
-Exact match and token F1 with SQuAD's normalization: lower case, no punctuation, no articles. Of several right answers
-the one that fits best counts. 95% intervals come from {RESAMPLES} bootstrap resamples."""
+Exact match and token F1 with SQuAD's normalization: lower case, no punctuation, no articles. The
+best-matching reference counts. 95% intervals come from {RESAMPLES} bootstrap resamples."""
 
 INPUTS = """
 Args:
-    predictions: one answer a question.
-    references: the right answers of each question.
-    seed: of the bootstrap (0).
+    predictions: one answer per question.
+    references: the correct answers to each question.
+    seed: of the bootstrap; 0 by default.
 Returns:
     exact_match, f1: {"value", "n", "low", "high"}, from 0 to 1.
 """

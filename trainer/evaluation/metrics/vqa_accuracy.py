@@ -3,26 +3,25 @@
 import datasets
 import evaluate
 
-# `evaluate` copies only the siblings that this file names.
-from .agreement import vqa_scores
-from .answers import ANNOTATORS
-from .interval import RESAMPLES
+# `evaluate` copies only the modules that this file imports.
+from .answers import ANNOTATORS, vqa_scores
+from .bootstrap import RESAMPLES
 
 DESCRIPTION = f"""\
-The accuracy of VQA (v1, v2), OK-VQA and datasets in their format: an answer counts as far as people gave it too,
-min(1, people / 3), averaged over leaving out each of the {ANNOTATORS} people. Texts are normalized as the official
-evaluation does; 95% intervals come from {RESAMPLES} bootstrap resamples."""
+The accuracy of VQA (v1, v2), OK-VQA and datasets in their format: min(1, annotators who gave the answer / 3), averaged
+over leaving out each of the {ANNOTATORS} annotators. Texts are normalized as in the official evaluation. 95% intervals
+come from {RESAMPLES} bootstrap resamples."""
 
 INPUTS = """
 Args:
-    predictions: one answer a question.
-    references: the ten answers that people gave to each question.
-    answer_types, question_types: lists, one entry a question; the accuracy of each type is then given too.
-    image_ids: a list, one entry a question; the bootstrap then resamples images.
-    seed: of the bootstrap (0).
+    predictions: one answer per question.
+    references: the ten annotators' answers to each question.
+    answer_types, question_types: one per question; adds the accuracy of each type.
+    image_ids: one per question; the bootstrap then resamples images.
+    seed: of the bootstrap; 0 by default.
 Returns:
     accuracy: {"value", "n", "low", "high"}, from 0 to 1.
-    answer_types, question_types: the same of each type.
+    answer_types, question_types: the same for each type.
 """
 
 CITATION = """\
