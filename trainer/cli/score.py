@@ -3,11 +3,8 @@
 import argparse
 import json
 import shlex
-import zipfile
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from trainer.evaluation import scoring
 from trainer.evaluation.metrics_file import SCHEMA, checkout_commit, terminal_table
@@ -34,17 +31,6 @@ def add_command(commands: Any) -> None:
     captions.add_argument("--tokenizer", choices=("java", "python"), help="default: java if Java is installed")
     captions.set_defaults(score=_captions)
 
-    retrieval = kinds.add_parser("retrieval", help="R@1, R@5, R@10 between images and texts")
-    retrieval.add_argument(
-        "--embeddings", required=True, metavar="FILE", help=".npz of image_embeds, text_embeds and image_of_text"
-    )
-    retrieval.set_defaults(score=_retrieval)
-
-    text_qa = kinds.add_parser("text-qa", help="exact match and token F1 of answers")
-    text_qa.add_argument("--references", required=True, metavar="FILE", help='{"id": "answer" or ["answer", …], …}')
-    text_qa.add_argument("--results", required=True, metavar="FILE", help='{"id": "answer", …}')
-    text_qa.set_defaults(score=_text_qa)
-
     for kind in kinds.choices.values():
         kind.add_argument("--seed", type=int, default=0, help="of the bootstrap")
         kind.add_argument("--json", action="store_true", help="print the results as one JSON object")
@@ -58,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         ValueError: a file is malformed, its ids do not match, or a requested metric is not available.
     """
     report = args.score(args)
-    condition = Path(args.embeddings if args.kind == "retrieval" else args.results).stem
+    condition = Path(args.results).stem
     figures = [
         {"metric": result["metric"], "row": result["row"], "condition": condition, "n": result["n"]}
         | {key: round(result[key], DECIMALS) for key in ("value", "low", "high")}
@@ -85,26 +71,6 @@ def _vqa(args: argparse.Namespace) -> dict[str, Any]:
 def _captions(args: argparse.Namespace) -> dict[str, Any]:
     report = scoring.caption_report(args.references, args.results, args.metrics, args.tokenizer, args.seed)
     return {"dataset": Path(args.references).name, **report}
-
-
-def _retrieval(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("image_embeds", "text_embeds", "image_of_text")
-    try:
-        with np.load(args.embeddings) as arrays:
-            figures = scoring.score_retrieval(*(arrays[name] for name in names), args.seed)
-    except (OSError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"--embeddings {args.embeddings} must be an .npz file with {', '.join(names)}: {error}"
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"--embeddings {args.embeddings}: {error}") from error
-    return {"dataset": Path(args.embeddings).name, "figures": figures}
-
-
-def _text_qa(args: argparse.Namespace) -> dict[str, Any]:
-    predictions, references = scoring.text_qa_pairs(args.references, args.results)
-    figures = scoring.score_text_qa(predictions, references, args.seed)
-    return {"dataset": Path(args.references).name, "figures": figures}
 
 
 def _command(args: argparse.Namespace) -> str:

@@ -22,23 +22,14 @@ def read_json(source: Source, name: str) -> tuple[Any, str]:
     """The content of a JSON file, and what to call it in an error. Content instead of a path is returned as it is.
 
     Raises:
-        ValueError: the file cannot be read, or an object in it has the same key twice.
+        ValueError: the file cannot be read.
     """
     if not isinstance(source, (str, os.PathLike)):
         return source, name
     try:
-        return json.loads(Path(source).read_text(encoding="utf-8"), object_pairs_hook=_unique_keys), f"{name} {source}"
+        return json.loads(Path(source).read_text(encoding="utf-8")), f"{name} {source}"
     except (OSError, ValueError) as error:
         raise ValueError(f"{name} {source} cannot be read as JSON: {error}") from error
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; by default `json` silently keeps the last of two values of one key."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key '{next(n for n in names if names.count(n) > 1)}' occurs twice in one object")
-    return found
 
 
 def records(content: Any, key: str | None, name: str, columns: Sequence[str] = ()) -> list[Row]:

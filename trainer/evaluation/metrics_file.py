@@ -147,44 +147,35 @@ def load_metrics(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def check_metrics(metrics: Any, path: str) -> None:
-    """Raise a ValueError that names file, key and remedy if `metrics` does not follow docs/metrics.md."""
-    where = f"metrics: '{path}'"
+    """Raise a ValueError that names file, key and value if `metrics` does not follow docs/metrics.md."""
+
+    def require(condition: Any, problem: str) -> None:
+        if not condition:
+            raise ValueError(f"metrics: '{path}' {problem}. Measure again, or repair the file.")
+
     figures = metrics.get("figures") if isinstance(metrics, dict) else None
-    if not isinstance(figures, list) or not figures:
-        raise ValueError(f"{where} has no list `figures`; give a file that `make demo` or `vlkd evaluate` wrote.")
-    if metrics.get("schema") != SCHEMA:
-        raise ValueError(f"{where}: schema is {metrics.get('schema')!r}, not {SCHEMA}; measure again.")
+    require(isinstance(figures, list) and figures, "has no list `figures`")
+    require(metrics.get("schema") == SCHEMA, f"has schema {metrics.get('schema')!r}, not {SCHEMA}")
     for key in ("command", "dataset", "split"):
-        if not isinstance(metrics.get(key), str) or not metrics[key]:
-            raise ValueError(f"{where}: {key} is {metrics.get(key)!r}, not a text; measure again.")
-    if not isinstance(metrics.get("commit", False), str | None):
-        raise ValueError(f"{where}: commit must be a text or null; measure again.")
+        require(isinstance(metrics.get(key), str) and metrics[key], f"has {key} {metrics.get(key)!r}, not a text")
+    require(isinstance(metrics.get("commit", False), str | None), "has no commit that is a text or null")
     seen = set()
     for number, result in enumerate(figures):
-        if problem := _problem(result):
-            raise ValueError(f"{where}: figures[{number}] {problem}; measure again, or repair the file.")
+        where = f"figures[{number}]"
+        require(isinstance(result, dict), f"{where} is {result!r}, not an object")
+        for key in NAMES:
+            require(isinstance(result.get(key), str), f"{where} has {key} {result.get(key)!r}, not a text")
+        for key in NUMBERS:
+            value = result.get(key)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            require(is_number, f"{where} has {key} {value!r}, not a number")
+        require(
+            isinstance(result["n"], int) and result["n"] > 0, f"{where} has n {result['n']}, not a positive integer"
+        )
+        require(result["low"] <= result["high"], f"{where} has low {result['low']} above high {result['high']}")
         name = tuple(result[key] for key in NAMES)
-        if name in seen:
-            raise ValueError(f"{where}: figures[{number}] is a second {' / '.join(name)}; keep one.")
+        require(name not in seen, f"{where} is a second {' / '.join(name)}")
         seen.add(name)
-
-
-def _problem(result: Any) -> str | None:
-    """What is wrong with a result, if anything."""
-    if not isinstance(result, dict):
-        return f"is {result!r}, not an object"
-    if missing := [key for key in (*NAMES, *NUMBERS) if key not in result]:
-        return f"has no {', '.join(missing)}"
-    for key in NAMES:
-        if not isinstance(result[key], str):
-            return f"has {key} {result[key]!r}, not a text"
-    for key in NUMBERS:
-        value = result[key]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return f"has {key} {value!r}, not a number"
-    if not isinstance(result["n"], int) or result["n"] < 1:
-        return f"has n {result['n']!r}, not a positive integer"
-    return f"has low {result['low']} above high {result['high']}" if result["low"] > result["high"] else None
 
 
 def checkout_commit() -> str | None:

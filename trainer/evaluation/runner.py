@@ -8,7 +8,7 @@ for all its questions and strategies.
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -266,17 +266,18 @@ def embed_all(
     for start in tqdm(range(0, len(numbers), batch_size), desc="images", unit="batch"):
         features = encode_rows(model, processor, examples, numbers[start : start + batch_size], batch_size)
         images += [image_features[0].cpu() for image_features in features.values()]  # the class token
-    captions, image_of_text = texts_of(examples)
-    texts = []
-    for start in tqdm(range(0, len(captions), batch_size), desc="captions", unit="batch"):
-        batch = captions[start : start + batch_size]
-        inputs = processor.tokenizer(batch, padding=True, truncation=True, return_tensors="pt").to(model.device)
-        texts.append(model.get_text_features(**inputs).pooler_output.cpu())
     image_embeds = torch.nn.functional.normalize(torch.stack(images).float(), dim=-1)
-    return image_embeds, torch.cat(texts).float(), image_of_text
+    text_embeds = _embed_captions(
+        examples,
+        processor.tokenizer,
+        batch_size,
+        model.device,
+        lambda inputs: model.get_text_features(**inputs).pooler_output,
+    )
+    image_of_text = [number for number, row in enumerate(examples.rows) for _ in row["captions"]]
+    return image_embeds, text_embeds, image_of_text
 
 
-@torch.no_grad()
 def clip_text_embeds(clip: str, model: PreTrainedModel, examples: Examples, batch_size: int = 64) -> torch.Tensor:
     """Unit vectors of the captions (m, d_j) from CLIP's text tower.
 
@@ -285,16 +286,20 @@ def clip_text_embeds(clip: str, model: PreTrainedModel, examples: Examples, batc
     """
     teacher, tokenizer = load_teacher(clip)
     check_same_clip(clip, model)
-    teacher, captions = teacher.to(model.device), texts_of(examples)[0]
+    teacher = teacher.to(model.device)
+    return _embed_captions(
+        examples, tokenizer, batch_size, model.device, lambda inputs: teacher_embeds(teacher, **inputs)
+    )
+
+
+@torch.no_grad()
+def _embed_captions(
+    examples: Examples, tokenizer: Any, batch_size: int, device: torch.device, embed: Callable
+) -> torch.Tensor:
+    captions = [caption for row in examples.rows for caption in row["captions"]]
     embeds = []
-    for start in tqdm(range(0, len(captions), batch_size), desc="captions, by CLIP", unit="batch"):
+    for start in tqdm(range(0, len(captions), batch_size), desc="captions", unit="batch"):
         batch = captions[start : start + batch_size]
-        inputs = tokenizer(batch, padding=True, truncation=True, return_tensors="pt").to(model.device)
-        embeds.append(teacher_embeds(teacher, inputs["input_ids"], inputs["attention_mask"]).cpu())
+        inputs = tokenizer(batch, padding=True, truncation=True, return_tensors="pt").to(device)
+        embeds.append(embed(inputs).cpu().float())
     return torch.cat(embeds)
-
-
-def texts_of(examples: Examples) -> tuple[list[str], list[int]]:
-    """All captions, and the row of each."""
-    pairs = [(caption, number) for number, row in enumerate(examples.rows) for caption in row["captions"]]
-    return [caption for caption, _ in pairs], [number for _, number in pairs]

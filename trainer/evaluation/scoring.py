@@ -7,7 +7,6 @@ the condition. The official metrics score complete result files only.
 from collections.abc import Sequence
 from typing import Any
 
-from trainer.data.metadata import as_text
 from trainer.data.sources import import_function
 from trainer.evaluation.formats import (
     EMPTY,
@@ -15,9 +14,7 @@ from trainer.evaluation.formats import (
     Source,
     caption_references,
     check_same_ids,
-    read_json,
     read_results,
-    text_of,
     vqa_annotations,
     vqa_questions,
 )
@@ -123,13 +120,6 @@ def _caption_report(texts: Sequence[str], references: Sequence[Sequence[str]], *
     return {"tokenizer": report["tokenizer"], "not_computed": report["not_computed"], "figures": results}
 
 
-def score_captions(
-    references: Source, results: Source, seed: int = 0, metrics: Sequence[str] | None = None
-) -> list[Result]:
-    """The results of `caption_report`, without those that are not available."""
-    return caption_report(references, results, metrics, seed=seed)["figures"]
-
-
 def score_retrieval(image_embeds: Any, text_embeds: Any, image_of_text: Sequence[int], seed: int = 0) -> list[Result]:
     """R@1, R@5 and R@10 in both directions; the arguments and errors are those of `recall_scores`."""
     scores = recall_scores(image_embeds, text_embeds, image_of_text, seed)
@@ -145,24 +135,6 @@ def score_text_qa(predictions: list[str], references: list[str | list[str]], see
     """Exact match and token F1; the arguments and errors are those of `text_qa_scores`."""
     scores = text_qa_scores(predictions, references, seed)
     return _results("text QA", {"exact match": scores["exact_match"], "token F1": scores["f1"]})
-
-
-def text_qa_pairs(references: Source, results: Source) -> tuple[list[str], list[list[str]]]:
-    """Predictions and correct answers in the same order, from {"id": text or [text, ...]} and {"id": text}.
-
-    Raises:
-        ValueError: a source is malformed, or ids are missing or unknown.
-    """
-    (truth, name), (found, found_name) = read_json(references, "references"), read_json(results, "results")
-    for content, source in ((truth, name), (found, found_name)):
-        if not isinstance(content, dict) or not content:
-            raise ValueError(f'{source} must hold one object, {{"id": answer, …}}.')
-    check_same_ids(found, truth, found_name, name, "id")
-    answers = {key: list(map(as_text, texts if isinstance(texts, list) else [texts])) for key, texts in truth.items()}
-    for key, texts in answers.items():
-        if not texts or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"{name}: id {key!r}: {truth[key]!r} must be a text or a list of texts.")
-    return [text_of(found, key, found_name) for key in answers], list(answers.values())
 
 
 def _results(metric: str, scores: dict[str, dict]) -> list[Result]:

@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from trainer.cli import main
 from trainer.evaluation.metrics_file import load_metrics
-from trainer.evaluation.scoring import score_captions, score_vqa
+from trainer.evaluation.scoring import caption_report, score_vqa
 from trainer.evaluation.tasks.task import FOLDER
 
 ROOT = Path(__file__).parents[3]
@@ -161,13 +161,13 @@ def test_nocaps_by_domain(here, tmp_path, capsys):
     results = json.loads((tmp_path / "nocaps.direct.json").read_text())
     assert [list(result) for result in results] == [["image_id", "caption"]] * 4
     references = json.loads(Path("nocaps_val_4500_captions.json").read_text())
-    assert_figures(metrics, "direct", score_captions(references, results))
+    assert_figures(metrics, "direct", caption_report(references, results)["figures"])
     for domain, ids in (("in-domain", {0, 3}), ("near-domain", {1}), ("out-domain", {2})):
         part = {
             "images": [image for image in references["images"] if image["id"] in ids],
             "annotations": [a for a in references["annotations"] if a["image_id"] in ids],
         }
-        figures = score_captions(part, [result for result in results if result["image_id"] in ids])
+        figures = caption_report(part, [result for result in results if result["image_id"] in ids])["figures"]
         assert_figures(metrics, "direct", [{**figure, "row": f"{figure['row']}, {domain}"} for figure in figures])
 
 

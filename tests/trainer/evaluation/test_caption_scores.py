@@ -232,4 +232,4 @@ def test_bad_files_are_named(corpus, spoil, message):
     references, said = coco(corpus)
     spoil(references, said)
     with pytest.raises(ValueError, match=message):
-        scoring.score_captions(references, said)
+        scoring.caption_report(references, said)

@@ -72,7 +72,6 @@ class Task:
         steps: by name: "caption", "answer", "answer_from_caption".
         dataset_kwargs: further arguments of `load_dataset` or of the function.
         questions: of text retention: a dataset with the text columns `caption`, `question` and `answer`.
-        about: one line.
     """
 
     name: str
@@ -85,7 +84,6 @@ class Task:
     steps: dict[str, Step] = field(default_factory=dict)
     dataset_kwargs: dict[str, Any] = field(default_factory=dict)
     questions: str | None = None
-    about: str = ""
 
     def settings(self) -> dict[str, Any]:
         """What the results depend on, for the user and for metrics.json."""
