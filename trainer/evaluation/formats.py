@@ -45,7 +45,7 @@ def records(content: Any, key: str | None, name: str, columns: Sequence[str] = (
         raise ValueError(f"{name} must hold a non-empty list{of}: [{{{form or '…'}}}, …].")
     for number, record in enumerate(found):
         if missing := [column for column in columns if record.get(column) is None]:
-            raise ValueError(f"{name}: record {number}{of} has no `{missing[0]}`; add it: {_short(record)}")
+            raise ValueError(f"{name}: record {number}{of} has no `{missing[0]}`; add it: {record!r:.80}")
     return found
 
 
@@ -59,7 +59,7 @@ def by_id(found: Iterable[Row], key: str, name: str) -> dict[Any, Row]:
     for record in found:
         value = record[key]
         if isinstance(value, bool) or not isinstance(value, (int, str)):
-            raise ValueError(f"{name}: {key} {value!r} must be a number or a text: {_short(record)}")
+            raise ValueError(f"{name}: {key} {value!r} must be a number or a text: {record!r:.80}")
         if value in indexed:
             raise ValueError(f"{name}: {key} {value!r} occurs twice; keep one.")
         indexed[value] = record
@@ -90,11 +90,6 @@ def text_of(record: Row, key: str, name: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{name}: `{key}` is {value!r}; it must be a non-empty text.")
     return value
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text[:80] + "…" * (len(text) > 80)
 
 
 # --------------------------------------------------------------------------------------------------------------- VQA

@@ -43,12 +43,12 @@ class MetricTable:
         return [record for found in self.rows.values() for record in found.values()]
 
 
-def _cells(figures: list[dict[str, Any]]) -> list[list[str]]:
+def _cells(results: list[dict[str, Any]]) -> list[list[str]]:
     """Header and body as text: the first condition with its interval, the others without."""
-    first, *others = dict.fromkeys(figure["condition"] for figure in figures)
+    first, *others = dict.fromkeys(result["condition"] for result in results)
     rows: dict[tuple[str, str], dict[str, dict]] = {}
-    for figure in figures:
-        rows.setdefault((figure["metric"], figure["row"]), {})[figure["condition"]] = figure
+    for result in results:
+        rows.setdefault((result["metric"], result["row"]), {})[result["condition"]] = result
     lines = [["", first, "95% interval", "n", *others]]
     for (metric, row), found in rows.items():
         main = found.get(first)
@@ -59,9 +59,9 @@ def _cells(figures: list[dict[str, Any]]) -> list[list[str]]:
     return lines
 
 
-def terminal_table(figures: list[dict[str, Any]]) -> str:
+def terminal_table(results: list[dict[str, Any]]) -> str:
     """A table with columns aligned by spaces."""
-    lines = _cells(figures)
+    lines = _cells(results)
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
@@ -71,8 +71,8 @@ def terminal_table(figures: list[dict[str, Any]]) -> str:
     )
 
 
-def markdown_table(figures: list[dict[str, Any]]) -> str:
-    return as_markdown(_cells(figures))
+def markdown_table(results: list[dict[str, Any]]) -> str:
+    return as_markdown(_cells(results))
 
 
 def as_markdown(lines: list[list[str]]) -> str:
@@ -101,13 +101,13 @@ def how_measured(metrics: dict[str, Any]) -> str:
 
 # --------------------------------------------------------------------------------------------------------------- file
 def write_metrics(
-    path: str | os.PathLike, figures: list[dict[str, Any]], *, command: str, dataset: str, split: str, **settings: Any
+    path: str | os.PathLike, results: list[dict[str, Any]], *, command: str, dataset: str, split: str, **settings: Any
 ) -> dict[str, Any]:
     """Write a metrics.json with `measurement_environment()`, and return its content.
 
     Args:
         path: of the file.
-        figures: the results, as `MetricTable.as_list` returns them.
+        results: as `MetricTable.as_list` returns them.
         command: that reproduces the results.
         dataset, split: that were measured on.
         settings: further keys, such as recipe, task, limit, or seconds by part of the work.
@@ -117,7 +117,7 @@ def write_metrics(
     """
     environment = measurement_environment()
     metrics = {"schema": SCHEMA, "command": command, "commit": environment.pop("commit")}
-    metrics |= {"dataset": dataset, "split": split, **settings, **environment, "figures": figures}
+    metrics |= {"dataset": dataset, "split": split, **settings, **environment, "figures": results}
     check_metrics(metrics, str(path))
     write_atomically(path, json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
     return metrics
