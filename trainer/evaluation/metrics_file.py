@@ -154,7 +154,7 @@ def check_metrics(metrics: Any, path: str) -> None:
             raise ValueError(f"metrics: '{path}' {problem}. Measure again, or repair the file.")
 
     figures = metrics.get("figures") if isinstance(metrics, dict) else None
-    require(isinstance(figures, list) and figures, "has no list `figures`")
+    require(isinstance(figures, list) and figures, "holds no list of `figures`")
     require(metrics.get("schema") == SCHEMA, f"has schema {metrics.get('schema')!r}, not {SCHEMA}")
     for key in ("command", "dataset", "split"):
         require(isinstance(metrics.get(key), str) and metrics[key], f"has {key} {metrics.get(key)!r}, not a text")

@@ -99,7 +99,7 @@ def test_written_metrics(metrics, figures, tmp_path):
         ({"command": None}, r"has command None, not a text. Measure again"),
         ({"split": ""}, r"has split '', not a text"),
         ({"commit": 3}, r"has no commit that is a text or null"),
-        ({"figures": []}, r"has no list `figures`"),
+        ({"figures": []}, r"holds no list of `figures`"),
         ({"figures": ["all"]}, r"figures\[0\] is 'all', not an object"),
         ({"row": ...}, r"figures\[0\] has row None, not a text"),
         ({"n": ..., "low": ...}, r"figures\[0\] has n None, not a number"),
