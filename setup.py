@@ -17,7 +17,7 @@ setup(
     package_data={
         "microworld": ["teachers/*/*"],
         "modeling_vlkd": ["model_card.md"],
-        "trainer.evaluation.metrics": ["*/README.md", "*/requirements.txt"],
+        "trainer.evaluation.metrics": ["*.md", "requirements.txt"],
         "trainer.evaluation.tasks": ["*.yaml"],
     },
     install_requires=[

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 import yaml
 from PIL import Image
 from transformers import (
@@ -26,7 +25,7 @@ from microworld.dataset import load
 from modeling_vlkd import VLKDConfig
 from trainer.cli.report import replace_figures
 from trainer.cost.estimate import teacher_config
-from trainer.evaluation.metrics_file import checkout_commit, how_measured
+from trainer.evaluation.metrics_file import as_markdown, how_measured, measurement_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 TEACHERS = ROOT / "microworld" / "teachers"
@@ -129,19 +128,11 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 def report(name: str, rows: list[dict[str, Any]], into: str | None) -> None:
     """Print the rows as a Markdown table, how it was measured, and all of it as a line of JSON."""
-    measured = {
-        "command": shlex.join(["python", *(word for word in sys.argv if word not in ("--into", into))]),
-        "commit": checkout_commit(),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "machine": {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "device": device()},
-    }
-    cells = [
-        list(rows[0]),
-        ["---", *["---:"] * (len(rows[0]) - 1)],
-        *([_cell(v) for v in row.values()] for row in rows),
-    ]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in cells)
-    block = f"{table}\n\n{how_measured(measured)[:-1]}; {measured['machine']['device']}.\n"
+    command = shlex.join(["python", *(word for word in sys.argv if word not in ("--into", into))])
+    measured = {"command": command, **measurement_environment()}
+    measured["machine"]["device"] = device()
+    table = as_markdown([list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)])
+    block = f"{table}\n{how_measured(measured)[:-1]}; {measured['machine']['device']}.\n"
     print(block)
     print(json.dumps({"benchmark": name, **measured, "rows": rows}))
     if into:

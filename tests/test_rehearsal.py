@@ -19,7 +19,7 @@ from huggingface_hub import snapshot_download
 from datasets import load_dataset
 from transformers import AutoTokenizer
 from trainer.data.sources import load_split
-from trainer.evaluation.datasets import Where, load_examples
+from trainer.evaluation.datasets import DatasetOverrides, load_examples
 from trainer.evaluation.tasks.task import load_task
 from trainer.models import load_teacher
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
@@ -34,13 +34,13 @@ report = {"d_model": model.config.text_config.d_model, "clip": AutoTokenizer.fro
 report |= {"bart": AutoTokenizer.from_pretrained(bart)("<mask>").input_ids, "rows": len(rows)}
 report |= {"columns": sorted(rows[0]), "mode": rows[0]["jpg"].mode, "shards": stream.num_shards}
 task = load_task("vqav2")[0]
-report["limited"] = [row["question_id"] for row in load_examples(task, Where(limit=2)).rows]
+report["limited"] = [row["question_id"] for row in load_examples(task, DatasetOverrides(limit=2)).rows]
 report["split"] = load_split("lmms-lab/VQAv2", "testdev").num_rows
 try:
     load_split("lmms-lab/VQAv2", "train")
 except ValueError as error:
     report["unknown"] = str(error)
-coco = load_examples(load_task("coco-caption")[0], Where())
+coco = load_examples(load_task("coco-caption")[0], DatasetOverrides())
 report["coco"] = [len(coco.rows), len(coco.rows[0]["captions"]), coco.image(0).size]
 print(json.dumps(report))
 """

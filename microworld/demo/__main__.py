@@ -10,6 +10,7 @@ import torch
 from transformers import BartForConditionalGeneration, CLIPModel, CLIPProcessor
 
 from microworld.demo.gallery import draw_gallery, write_page
+from microworld.demo.plots import plot_training
 from microworld.exam.exam import (
     Exam,
     answers,
@@ -27,7 +28,6 @@ from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration, VLKDProcesso
 from trainer.arguments import CONFIG_OPTIONS
 from trainer.cli import main as vlkd
 from trainer.evaluation.metrics_file import MetricTable, markdown_table, terminal_table, write_metrics
-from trainer.evaluation.plots import plot_training
 from trainer.hub.repository import weights_digest
 
 RECIPES = {"paper": "train.yaml", "plus": "train_plus.yaml"}

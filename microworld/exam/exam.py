@@ -19,7 +19,8 @@ from microworld.world.rendering import render
 from microworld.world.scenes import UNSEEN_PAIRS, Scene, scenes
 from modeling_vlkd.processing_vlkd import VQA_PROMPT
 from trainer.evaluation.generation import complete, encode_images
-from trainer.evaluation.intervals import Proportion, first_hits, proportion
+from trainer.evaluation.intervals import Proportion, proportion
+from trainer.evaluation.metrics.ranks import retrieval_ranks
 
 TEXT_QA_PROMPT = f"{{passage}}. {VQA_PROMPT}"
 
@@ -146,21 +147,41 @@ def true_captions(exam: Exam, captions: list[str]) -> Proportion:
 @torch.no_grad()
 def retrieval(model: PreTrainedModel, tokenizer, exam: Exam) -> dict[str, Proportion]:
     """R@1 among 100, with BART's text embedding: a caption's image and an image's caption."""
-    image_embeds = torch.nn.functional.normalize(exam.features[:, 0], dim=-1)
     inputs = tokenizer(exam.captions, padding=True, return_tensors="pt")
-    return _both_ways(image_embeds, model.get_text_features(**inputs).pooler_output)
+    return _both_ways(exam.features[:, 0], model.get_text_features(**inputs).pooler_output)
 
 
 @torch.no_grad()
 def clip_retrieval(clip: CLIPModel, clip_processor: CLIPProcessor, exam: Exam) -> dict[str, Proportion]:
     """The same with CLIP's own text tower: what the student can hope for."""
     inputs = clip_processor.tokenizer(exam.captions, padding=True, return_tensors="pt")
-    text_embeds = torch.nn.functional.normalize(clip.get_text_features(**inputs).pooler_output, dim=-1)
-    return _both_ways(torch.nn.functional.normalize(exam.features[:, 0], dim=-1), text_embeds)
+    return _both_ways(exam.features[:, 0], clip.get_text_features(**inputs).pooler_output)
 
 
 def _both_ways(image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> dict[str, Proportion]:
-    return {
-        "text to image": proportion(first_hits(text_embeds, image_embeds)),
-        "image to text": proportion(first_hits(image_embeds, text_embeds)),
-    }
+    return {way: proportion(found) for way, found in first_hits(image_embeds, text_embeds).items()}
+
+
+def first_hits(image_embeds: torch.Tensor, text_embeds: torch.Tensor, pool: int = 100) -> dict[str, list[bool]]:
+    """Whether each scene's own image is nearest to its caption, and its own caption nearest to its image.
+
+    Args:
+        image_embeds, text_embeds: (scenes, d_j); row i of one belongs to row i of the other.
+        pool: scenes are compared within consecutive pools of this size; an incomplete last pool is left out.
+
+    Returns:
+        For "text to image" and "image to text", one value per scene; R@1 is their mean.
+
+    Raises:
+        ValueError: there is no complete pool, or the numbers of rows differ.
+    """
+    scenes = len(image_embeds)
+    if scenes != len(text_embeds) or scenes < pool:
+        raise ValueError(f"R@1 of {pool} requires {pool} pairs; got {scenes} images and {len(text_embeds)} texts.")
+    hits: dict[str, list[bool]] = {"text to image": [], "image to text": []}
+    for start in range(0, scenes - pool + 1, pool):
+        rows = slice(start, start + pool)
+        to_text, to_image = retrieval_ranks(image_embeds[rows].cpu(), text_embeds[rows].cpu(), range(pool))
+        hits["text to image"] += (to_image == 0).tolist()
+        hits["image to text"] += (to_text == 0).tolist()
+    return hits

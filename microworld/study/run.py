@@ -7,9 +7,7 @@ It runs in a process of its own, so that a seed's draws depend on nothing that r
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,14 +16,15 @@ import torch
 import yaml
 from transformers import AutoTokenizer, BartConfig, BartForConditionalGeneration, PreTrainedModel, set_seed
 
-from microworld.exam.exam import Exam, answers, draw_exam, generated_captions, kinds_of, text_answers
+from microworld.exam.exam import Exam, answers, draw_exam, first_hits, generated_captions, kinds_of, text_answers
 from microworld.study.rows import BY_NAME, RANDOM_BART, RECIPES, Row
 from microworld.study.settings import POOL, SPLITS, add_arguments, options_of, settings_of
 from microworld.world.caption_reader import caption_is_true
 from microworld.world.language import QUESTION_TYPES
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 from trainer.cli import main as vlkd
-from trainer.evaluation.intervals import first_hits, proportion
+from trainer.evaluation.intervals import proportion
+from trainer.evaluation.metrics_file import write_metrics
 
 Hits = dict[tuple[str, str], list[tuple[int, bool]]]  # (metric, row of the table) -> (scene, right) of each trial
 
@@ -48,26 +47,22 @@ def run(row: Row, seed: int, steps: int, scenes: int, output: Path) -> None:
         raise RuntimeError(f"vlkd train ended with {code}")
     trained = json.loads((model_folder / "all_results.json").read_text(encoding="utf-8"))
     hits = {split: examine(model_folder, split, scenes) for split in SPLITS}
-    metrics = {
-        "schema": 1,
-        "command": f"python -m microworld.study --rows {row.name} --steps {steps} --scenes {scenes}",
-        "commit": commit(),
-        "dataset": "microworld",
-        "split": "test",
-        "row": row.name,
-        "seed": seed,
-        "settings": settings,
-        "train_seconds": trained["train_runtime"],
-        "samples_per_second": trained["train_samples_per_second"],
-        "figures": figures(hits["test"], row.name),
-        "validation_figures": figures(hits["validation"], row.name),
-        "by_scene": {split: by_scene(found, scenes) for split, found in hits.items()},
-    }
     shutil.rmtree(model_folder)
     shutil.rmtree(folder / "bart", ignore_errors=True)
-    unfinished = folder / "metrics.json.part"
-    unfinished.write_text(json.dumps(metrics) + "\n", encoding="utf-8")
-    os.replace(unfinished, folder / "metrics.json")
+    write_metrics(
+        folder / "metrics.json",
+        figures(hits["test"], row.name),
+        command=f"python -m microworld.study --rows {row.name} --steps {steps} --scenes {scenes}",
+        dataset="microworld",
+        split="test",
+        row=row.name,
+        seed=seed,
+        settings=settings,
+        train_seconds=trained["train_runtime"],
+        samples_per_second=trained["train_samples_per_second"],
+        validation_figures=figures(hits["validation"], row.name),
+        by_scene={split: by_scene(found, scenes) for split, found in hits.items()},
+    )
 
 
 def train_command(row: Row, seed: int, steps: int, folder: Path, cache: Path) -> list[str]:
@@ -121,9 +116,8 @@ def _add_answers(hits: Hits, metric: str, exam: Exam, given: list[str], kinds: t
 
 
 def _retrieval(model: PreTrainedModel, tokenizer, exam: Exam) -> dict[str, list[bool]]:
-    images = torch.nn.functional.normalize(exam.features[:, 0], dim=-1)
     texts = model.get_text_features(**tokenizer(exam.captions, padding=True, return_tensors="pt")).pooler_output
-    return {"text to image": first_hits(texts, images, POOL), "image to text": first_hits(images, texts, POOL)}
+    return first_hits(exam.features[:, 0], texts, POOL)
 
 
 def figures(hits: Hits, condition: str) -> list[dict[str, Any]]:
@@ -144,15 +138,6 @@ def by_scene(hits: Hits, scenes: int) -> dict[str, dict[str, list[int]]]:
             right[scene] += is_right
         counted[f"{metric}: {row}"] = {"asked": asked, "right": right}
     return counted
-
-
-def commit() -> str | None:
-    """The commit of the code, with `-dirty` where it was changed since; None outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def main() -> None:

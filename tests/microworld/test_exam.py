@@ -9,6 +9,7 @@ from microworld.exam.exam import (
     answers,
     clip_retrieval,
     draw_exam,
+    first_hits,
     first_sentence,
     generated_captions,
     majority_answers,
@@ -193,3 +194,25 @@ def test_retrieval_finds_a_models_own_pairs(exam):
 
     assert [f.value for f in retrieval(Oracle(0), tokenizer, drawn).values()] == [1.0, 1.0]
     assert [f.value for f in retrieval(Oracle(1), tokenizer, drawn).values()] == [0.0, 0.0]
+
+
+def test_first_hits_by_hand():
+    """Texts 0 and 2 are nearest to their own image, text 1 to image 0; texts 0 and 1 tie for images 0 and 1."""
+    images = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    texts = torch.tensor([[0.8, 0.6], [0.8, 0.6], [-0.6, 0.8]])
+    hits = first_hits(images, texts, pool=3)
+    assert hits == {"text to image": [True, False, False], "image to text": [False, False, True]}
+
+
+def test_scenes_are_compared_within_their_pool():
+    rows = torch.eye(2).repeat(2, 1)  # rows 0 and 2 are equal, and so are 1 and 3
+    assert first_hits(rows, rows, pool=2)["text to image"] == [True] * 4
+    assert first_hits(rows, rows, pool=4)["text to image"] == [False] * 4
+    assert first_hits(rows[:3], rows[:3], pool=2)["text to image"] == [True, True]
+
+
+def test_too_few_pairs():
+    with pytest.raises(ValueError, match="requires 100 pairs; got 99 images and 99 texts"):
+        first_hits(torch.eye(99), torch.eye(99))
+    with pytest.raises(ValueError, match="got 3 images and 2 texts"):
+        first_hits(torch.eye(3), torch.eye(3)[:2], pool=2)

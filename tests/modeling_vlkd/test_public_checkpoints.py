@@ -70,8 +70,10 @@ def test_weights_that_are_missing_are_named(copied, part, change, message):
 def test_the_bart_that_retention_compares_with_is_whole(copied):
     folder = copied("bart")
     change_weights(folder, without("model.encoder."))
-    with pytest.raises(ValueError, match=f"`--before`='{folder}' has a config but not the weights.*model.encoder"):
-        load_language_model(str(folder), "--before")
+    with pytest.raises(
+        ValueError, match=f"`--reference_model`='{folder}' has a config but not the weights.*model.encoder"
+    ):
+        load_language_model(str(folder), "--reference_model")
 
 
 def test_other_heads_of_bart(tmp_path):

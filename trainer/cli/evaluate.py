@@ -1,57 +1,82 @@
-"""`vlkd evaluate`: a model, a task, and the figures that come out, with all that they depend on."""
+"""`vlkd evaluate`: run a task with a model, and print and write its results."""
 
 import argparse
 import shlex
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from trainer.evaluation.datasets import Where
+from trainer.evaluation.datasets import DatasetOverrides
 from trainer.evaluation.metrics_file import MetricTable, terminal_table, write_metrics
-from trainer.evaluation.retention import compare
-from trainer.evaluation.runner import evaluate, strategies_of
-from trainer.evaluation.tasks.task import STRATEGIES, Task, check_strategy, load_task, task_names
+from trainer.evaluation.retention import compare_language
+from trainer.evaluation.runner import Evaluation, evaluate
+from trainer.evaluation.tasks.task import STRATEGIES, Task, load_task, task_names
 from trainer.hub.repository import weights_digest
 from trainer.models import add_device_options, read_device_options
 
+# Options that only some kinds of task have. --predictions_only is checked with them.
+ONLY_FOR = {
+    "reference_model": {"text-retention"},
+    "strategy": {"vqa"},
+    "questions": {"vqa"},
+    "annotations": {"vqa", "captions", "retrieval"},
+    "images": {"vqa", "captions", "retrieval"},
+    "clip": {"retrieval"},
+    "predictions_only": {"vqa", "captions"},
+}
+ONE_DATASET = ("dataset_name", "columns", "questions", "annotations", "images")  # options for tasks of one part
+
 
 def add_command(commands: Any) -> None:
-    parser = commands.add_parser("evaluate", help="run a task and print its figures")
-    parser.add_argument("--task", required=True, help=f"{', '.join(task_names())}, or a YAML file of your own")
-    parser.add_argument("--model", metavar="DIR", help="folder or Hub name of a VLKD checkpoint")
-    parser.add_argument("--dataset_name", help="in place of the task's: folder, hub name or module:function")
-    parser.add_argument("--split", help="in place of the task's")
-    parser.add_argument("--columns", metavar="'{image: photo}'", help="the dataset's names for the task's columns")
-    parser.add_argument("--questions", metavar="FILE", help="VQA's official questions, in place of a dataset")
+    parser = commands.add_parser("evaluate", help="evaluate a model on a task")
+    parser.add_argument("--task", required=True, help=f"{', '.join(task_names())}, or the path of a YAML file")
+    parser.add_argument("--model", required=True, metavar="DIR", help="folder or Hub name of a VLKD checkpoint")
+    parser.add_argument("--dataset_name", help="replaces the task's: a folder, a name on the Hub, or module:function")
+    parser.add_argument("--split", help="replaces the task's")
+    parser.add_argument("--columns", metavar="'{image: photo}'", help="the dataset's names of the task's columns")
+    parser.add_argument("--questions", metavar="FILE", help="VQA's official questions; replaces the dataset")
     parser.add_argument(
-        "--annotations", metavar="FILE", help="VQA's answers; or captions: COCO's, nocaps', Karpathy's dataset_*.json"
+        "--annotations", metavar="FILE", help="VQA's answers, or captions of COCO, nocaps or Karpathy (dataset_*.json)"
     )
-    parser.add_argument("--images", metavar="FOLDER", help="where the images that the files name lie")
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N rows only")
+    parser.add_argument("--images", metavar="FOLDER", help="folder of the images that the files or the dataset name")
+    parser.add_argument("--limit", type=int, metavar="N", help="use only the first N rows")
     parser.add_argument(
-        "--strategy",
-        nargs="+",
-        choices=STRATEGIES["vqa"],
-        help="how questions are answered; all the task names if unset",
+        "--strategy", nargs="+", choices=STRATEGIES["vqa"], help="how to answer questions; by default as in the task"
     )
-    parser.add_argument("--output_dir", metavar="DIR", help="evaluation/TASK if unset; run again to go on from there")
-    parser.add_argument("--predictions_only", action="store_true", help="write the predictions and score nothing")
-    parser.add_argument("--batch_size", type=int, default=64, help="images and prompts at once")
-    parser.add_argument("--clip", metavar="NAME", help="of retrieval: the CLIP the model was made from, as a control")
-    parser.add_argument("--before", metavar="BART", help="of text-retention: the BART it was made from")
-    parser.add_argument("--after", metavar="DIR", help="of text-retention: the VLKD (or BART) it has become")
+    parser.add_argument("--output_dir", metavar="DIR", help="default: evaluation/TASK; the same command resumes there")
+    parser.add_argument(
+        "--predictions_only", action="store_true", default=None, help="write the predictions without scoring them"
+    )
+    parser.add_argument("--batch_size", type=int, default=64, help="images, and prompts, per batch")
+    parser.add_argument("--clip", metavar="NAME", help="retrieval: the model's CLIP, whose text tower is the control")
+    parser.add_argument(
+        "--reference_model", metavar="NAME", help="text-retention: the BART that the model was made from"
+    )
     add_device_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the task's parts, write predictions and metrics.json, print the figures."""
+    """Run the task's parts, write the predictions and metrics.json, and print the results."""
     tasks = load_task(args.task)
     check_options(args, tasks)
-    where = Where(
+    if args.strategy:
+        tasks = [replace(t, strategies=tuple(dict.fromkeys(args.strategy))) if t.kind == "vqa" else t for t in tasks]
+    for task in tasks:
+        task.check_strategies(args.task)
+    folder = Path(args.output_dir or Path("evaluation", Path(args.task).stem))
+    retention = tasks[0].kind == "text-retention"
+    if retention and args.dtype == "auto":
+        args.dtype = "float32"  # bfloat16 would round away the small changes that this task measures
+    device, dtype = read_device_options(args)
+    args.dtype = str(dtype).removeprefix("torch.")  # the results depend on it, so the printed command has it
+    if device.type == "cpu":
+        torch.set_flush_denormal(True)  # denormal numbers slow small models down
+    overrides = DatasetOverrides(
         args.dataset_name,
         args.split,
         args.limit,
@@ -60,99 +85,83 @@ def run(args: argparse.Namespace) -> int:
         args.annotations,
         args.images,
     )
-    folder = Path(args.output_dir or Path("evaluation", Path(args.task).stem))
-    if tasks[0].kind == "text-retention" and args.dtype == "auto":
-        args.dtype = "float32"  # rounded to bfloat16, weights lose small changes, which are what this task measures
-    device, dtype = read_device_options(args)
-    args.dtype = str(dtype).removeprefix("torch.")  # the figures depend on it, so the command that is printed has it
-    if device.type == "cpu":
-        torch.set_flush_denormal(True)  # denormal numbers slow small models down manyfold
-    start, figures, remarks = time.time(), MetricTable(), []
-    if tasks[0].kind == "text-retention":
-        dataset, split, found = compare(tasks[0], where, args.before, args.after, device, dtype, args.batch_size)
-        for condition, measured in found:
-            figures.extend(condition, measured)
+    start = time.time()
+    if retention:
+        options = (args.model, args.reference_model, device, dtype, args.batch_size)
+        evaluation = compare_language(tasks[0], overrides, *options)
     else:
-        dataset, split = evaluate(tasks, where, folder, args, device, dtype, figures, remarks)
-    settings = {task.name: task.settings(strategies_of(task, args.strategy)) for task in tasks}
-    print_settings(dataset, split, args.limit, f"{device.type}, {args.dtype}", settings)
+        evaluation = evaluate(tasks, overrides, args, folder, device, dtype)
+    settings = {task.name: task.settings() for task in tasks}
+    print_settings(evaluation, args.limit, f"{device.type}, {args.dtype}", settings)
     if args.predictions_only:
-        print(f"No score: the predictions in {folder} stand alone (--predictions_only).")
+        print(f"Wrote the predictions to {folder}, without scores (--predictions_only).")
         return 0
     folder.mkdir(parents=True, exist_ok=True)
+    table = MetricTable()
+    for condition, results in evaluation.results:
+        table.extend(condition, results)
     metrics = write_metrics(
         folder / "metrics.json",
-        figures.as_list(),
+        table.as_list(),
         command=command_of(args),
-        dataset=dataset,
-        split=split,
+        dataset=evaluation.dataset,
+        split=evaluation.split,
         task=Path(args.task).stem,
-        model=args.model or args.after,
-        weights=weights_digest(args.model or args.after),
+        model=args.model,
+        weights=weights_digest(args.model),
         limit=args.limit,
         device=device.type,
         dtype=args.dtype,
         settings=settings,
-        remarks=remarks,
+        remarks=evaluation.remarks,
         seconds={"evaluate": round(time.time() - start, 1)},
     )
     print(terminal_table(metrics["figures"]))
-    print(*remarks, f"in {folder}", sep="\n")
+    print(*evaluation.remarks, f"Wrote {folder / 'metrics.json'}", sep="\n")
     return 0
 
 
 def check_options(args: argparse.Namespace, tasks: list[Task]) -> None:
-    """Raise a ValueError for options that are missing, or that this task has no use for."""
+    """Raise a ValueError for an invalid option, or one that the task does not use."""
     kinds = {task.kind for task in tasks}
-    if "text-retention" in kinds:
-        needed, idle = ("before", "after"), ("model", "strategy", "questions", "annotations", "images", "clip")
-    else:
-        needed, idle = ("model",), ("before", "after")
-        idle += () if "vqa" in kinds else ("strategy", "questions")
-        idle += () if "retrieval" in kinds else ("clip",)
-    if len(tasks) > 1:
-        idle += ("dataset_name", "columns", "questions", "annotations", "images")
-    for name in needed:
-        if getattr(args, name) is None:
-            raise ValueError(f"--{name} is missing: task '{args.task}' needs it.")
-    for name in idle:
-        if getattr(args, name) is not None:
-            raise ValueError(f"--{name} is of no use to task '{args.task}'; leave it out.")
-    if args.predictions_only and not kinds <= {"vqa", "captions"}:
-        raise ValueError(f"--predictions_only: task '{args.task}' has no predictions to be scored elsewhere.")
-    for name in ("batch_size", "limit"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
+    for name, value in vars(args).items():
+        if value is None:
+            continue
+        if not kinds & ONLY_FOR.get(name, kinds) or (len(tasks) > 1 and name in ONE_DATASET):
+            raise ValueError(f"task '{args.task}' does not use --{name}; omit it.")
+        if name in ("batch_size", "limit") and value < 1:
             raise ValueError(f"--{name} {value} must be 1 or more.")
-    for task in tasks:
-        for strategy in strategies_of(task, args.strategy):
-            check_strategy(task, strategy, args.task)
+    if "text-retention" in kinds and args.reference_model is None:
+        raise ValueError(f"task '{args.task}' requires --reference_model.")
 
 
 def as_columns(text: str | None) -> dict[str, str | None] | None:
-    """Raises a ValueError unless `text` is a YAML mapping."""
+    """Read `text` as a YAML mapping; raise a ValueError if it is not one."""
+    if text is None:
+        return None
     try:
-        columns = None if text is None else yaml.safe_load(text)
+        columns = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"--columns {text!r} cannot be read: {' '.join(str(error).split())}") from error
-    if text is not None and not isinstance(columns, dict):
+    if not isinstance(columns, dict):
         raise ValueError(f"--columns {text!r} must be a mapping such as '{{image: photo}}'.")
     return columns
 
 
 def command_of(args: argparse.Namespace) -> str:
-    """The command that makes these figures again; where they are written, and how many at once, does not matter."""
+    """The command that reproduces the results, without the options that they do not depend on."""
     words = ["vlkd", "evaluate"]
     for name, value in vars(args).items():
-        if name not in ("command", "run", "output_dir", "batch_size", "device") and value not in (None, False):
+        if name not in ("command", "run", "output_dir", "batch_size", "device") and value is not None:
             values = [] if value is True else value if isinstance(value, list) else [str(value)]
             words += [f"--{name}", *values]
     return shlex.join(words)
 
 
-def print_settings(dataset: str, split: str, limit: int | None, computed: str, settings: dict[str, Any]) -> None:
-    """All that the figures depend on beside the model, above them."""
-    print(f"{dataset}, {split}" + (f", the first {limit} rows only (--limit {limit})" if limit else ""))
+def print_settings(evaluation: Evaluation, limit: int | None, computed: str, settings: dict[str, Any]) -> None:
+    """Print what the results depend on except the model."""
+    rows = f", the first {limit} rows only (--limit {limit})" if limit else ""
+    print(f"{evaluation.dataset}, {evaluation.split}{rows}")
     print(f"Computed on {computed}")
     for name, values in settings.items():
         print(f"{name}: metric {values['metric']}, {', '.join(values['strategies'])}")

@@ -1,25 +1,21 @@
-"""`vlkd report`."""
+"""`vlkd report`: the results in a metrics.json as a Markdown table."""
 
 import argparse
 import os
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
-from trainer.evaluation.metrics_file import _write_whole, load_metrics, markdown_report
+from trainer.evaluation.metrics_file import load_metrics, markdown_report, write_atomically
 
 
-# ------------------------------------------------------------------------------------------------------------ command
 def add_command(commands: Any) -> None:
-    parser = commands.add_parser("report", help="print the figures of a metrics.json, or put them into a document")
+    parser = commands.add_parser("report", help="print the results in a metrics.json, or insert them into a document")
+    parser.add_argument("metrics", metavar="METRICS.json", help="a file that `make demo` or `vlkd evaluate` wrote")
     parser.add_argument(
-        "metrics", metavar="METRICS.json", help="figures, as `make demo` or `vlkd evaluate` writes them"
+        "--into", metavar="FILE.md", help="replace the text between <!-- figures: NAME --> and <!-- /figures -->"
     )
-    parser.add_argument(
-        "--into", metavar="FILE.md", help="replace what stands between <!-- figures: NAME --> and <!-- /figures -->"
-    )
-    parser.add_argument("--name", help="NAME of the marks; the recipe, task or dataset of the figures if unset")
+    parser.add_argument("--name", help="NAME of the marks; by default the file's recipe, task or dataset")
     parser.set_defaults(run=run)
 
 
@@ -32,15 +28,15 @@ def run(args: argparse.Namespace) -> int:
         return 0
     name = args.name or next(metrics[key] for key in ("recipe", "task", "dataset") if metrics.get(key))
     replace_figures(args.into, name, report)
-    print(f"figures: {name} in {args.into}", file=sys.stderr)
+    print(f"Updated '{name}' in {args.into}", file=sys.stderr)
     return 0
 
 
 def replace_figures(file: str | os.PathLike, name: str, report: str) -> None:
-    """Put `report` between the marks of `name` in a Markdown file; the file is replaced whole, or not at all.
+    """Put `report` between the marks of `name` in a Markdown file.
 
     Raises:
-        ValueError: the file cannot be read, or does not hold the two marks exactly once, each on a line of its own.
+        ValueError: the file cannot be read, or does not have both marks exactly once, each on a line of its own.
     """
     try:
         with open(file, encoding="utf-8", newline="") as document:
@@ -48,12 +44,12 @@ def replace_figures(file: str | os.PathLike, name: str, report: str) -> None:
     except (OSError, ValueError) as error:
         raise ValueError(f"--into {file} cannot be read: {error}") from error
     start, end = f"<!-- figures: {name} -->", "<!-- /figures -->"
-    begun = re.split(rf"^{re.escape(start)}[ \t]*\r?$", text, flags=re.MULTILINE)
-    if len(begun) != 2:
-        raise ValueError(f"--into {file} has {len(begun) - 1} lines '{start}'; write it once, and '{end}' below.")
-    close = re.search(r"^<!-- (/?)figures\b.*-->[ \t]*\r?$", begun[1], flags=re.MULTILINE)
+    parts = re.split(rf"^{re.escape(start)}[ \t]*\r?$", text, flags=re.MULTILINE)
+    if len(parts) != 2:
+        raise ValueError(f"--into {file} has {len(parts) - 1} lines '{start}'; write it once, and '{end}' below.")
+    close = re.search(r"^<!-- (/?)figures\b.*-->[ \t]*\r?$", parts[1], flags=re.MULTILINE)
     if close is None or not close[1]:
-        raise ValueError(f"--into {file} has no '{end}' after '{start}'; write it where the figures end.")
+        raise ValueError(f"--into {file} has no '{end}' after '{start}'; add it below the results.")
     newline = "\r\n" if "\r\n" in text else "\n"
     block = f"{start}\n\n{report.strip()}\n\n".replace("\n", newline)
-    _write_whole(Path(file), begun[0] + block + begun[1][close.start() :])
+    write_atomically(file, parts[0] + block + parts[1][close.start() :])

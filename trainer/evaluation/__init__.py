@@ -1,1 +1,1 @@
-"""Predictions and figures: what a trained model says, and how often it is right."""
+"""Evaluate models: generate the texts of a task and compute its metrics."""

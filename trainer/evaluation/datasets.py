@@ -1,13 +1,12 @@
-"""What a task asks, from a dataset or from official files: rows under our own names, and images read when needed.
+"""Load what a task asks about: rows under the project's column names, and images that are read on demand.
 
-A row has the keys of the task's `columns` without the image: of "vqa" `question_id`, `image_id`, `question` and
-`answers` (a list of texts), of "captions" and "retrieval" `image_id` and `captions`.
+A row has the keys of the task's `columns` except the image. For the kind "vqa" these are `question_id`, `image_id`,
+`question` and `answers` (a list of texts), for "captions" and "retrieval" `image_id` and `captions`.
 """
 
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,23 @@ from PIL import Image
 
 from modeling_vlkd.image_loading_vlkd import read_image
 from trainer.data.metadata import as_text
-from trainer.data.sources import load_split, to_disk
-from trainer.evaluation.formats import Row, index_images, read_captions, read_vqa
+from trainer.data.sources import check_columns, load_split, to_disk
+from trainer.evaluation.formats import Row, read_captions, read_vqa
 from trainer.evaluation.tasks.task import COLUMNS, Task
 
 IDS = {"vqa": "question_id", "captions": "image_id", "retrieval": "image_id"}
+REFERENCES = {"vqa": "answers", "captions": "captions", "retrieval": "captions"}
 OPTIONAL = {  # names that --columns may add to a task's own
     "vqa": ("image_id", "file_name"),
     "captions": ("image_id", "file_name", "domain"),
     "retrieval": ("image_id", "file_name"),
+    "text-retention": (),
 }
-REFERENCES = {"vqa": "answers", "captions": "captions", "retrieval": "captions"}
 
 
 @dataclass(frozen=True)
-class Where:
-    """Where the examples come from, as the command's options say; what is None the task says."""
+class DatasetOverrides:
+    """The command's options that replace or restrict a task's dataset; None keeps what the task names."""
 
     dataset: str | None = None
     split: str | None = None
@@ -52,186 +52,192 @@ class Examples:
     image: Callable[[int], Image.Image]
 
 
-def load_examples(task: Task, where: Where, need_references: bool = True) -> Examples:
-    """All that the task asks, checked before the model starts to work.
+def load_examples(task: Task, overrides: DatasetOverrides, need_references: bool = True) -> Examples:
+    """All rows of a task, checked before the model is loaded.
 
     Raises:
-        ValueError: a column, image or reference is missing, an id stands there twice, or a text is empty; the message
-            names it and what to do.
+        ValueError: a column, image or reference is missing, an id occurs twice, or a text is invalid.
     """
-    if where.limit is not None and where.limit < 1:
-        raise ValueError(f"--limit {where.limit} must be 1 or more; leave it out to take all.")
-    if where.questions and task.kind != "vqa":
-        raise ValueError(f"--questions belongs to tasks that ask; '{task.name}' is of kind {task.kind}.")
-    official = where.questions or (where.annotations and where.images)
-    if task.kind == "vqa" and where.annotations and not where.questions:
-        raise ValueError(f"--annotations {where.annotations} needs --questions and --images beside it.")
-    if official and where.dataset:
-        raise ValueError("give either --dataset_name or official files, not both.")
-    examples = _from_files(task, where) if official else _from_dataset(task, where)
+    official = overrides.questions or (overrides.annotations and overrides.images)
+    if task.kind == "vqa" and overrides.annotations and not overrides.questions:
+        raise ValueError(f"--annotations {overrides.annotations} requires --questions and --images.")
+    if official and overrides.dataset:
+        raise ValueError("Give either --dataset_name or official files, not both.")
+    if official and overrides.images is None:
+        raise ValueError(f"--questions {overrides.questions} requires --images, the folder of the images.")
+    examples = _from_files(task, overrides) if official else _from_dataset(task, overrides)
     _check_rows(task, examples, need_references)
     return examples
 
 
-def _from_files(task: Task, where: Where) -> Examples:
-    if where.images is None:
-        raise ValueError(f"--questions {where.questions} needs --images: the folder of the images it asks about.")
-    if where.questions:
-        rows, split = read_vqa(where.questions, where.annotations)
+# ------------------------------------------------------------------------------------------------------ official files
+def _from_files(task: Task, overrides: DatasetOverrides) -> Examples:
+    if overrides.questions:
+        rows, split = read_vqa(overrides.questions, overrides.annotations)
     else:
-        rows, split = read_captions(where.annotations, where.split or task.split)
-    if where.split and split != where.split:
-        raise ValueError(f"--split {where.split}: the official files are of the split '{split}'; leave --split out.")
-    rows, name = rows[: where.limit], where.questions or where.annotations
-    files = _find_files([row.pop("file_name", row["image_id"]) for row in rows], where.images, name)
+        rows, split = read_captions(overrides.annotations, overrides.split or task.split)
+    if overrides.split and split != overrides.split:
+        raise ValueError(f"--split {overrides.split}: the official files hold the split '{split}'; omit --split.")
+    rows, name = rows[: overrides.limit], overrides.questions or overrides.annotations
+    files = _find_files([row.pop("file_name", row["image_id"]) for row in rows], overrides.images, name)
     return Examples(name, split, rows, lambda number: _read(files[number], rows[number], name))
 
 
-def _from_dataset(task: Task, where: Where) -> Examples:
-    name, split = where.dataset or task.dataset, where.split or task.split
-    columns = _columns(task, where)
-    options = task.dataset_kwargs if where.dataset is None else {}
-    dataset = _load(name, split, where.limit, texts=list(columns.values()), **options)
-    for key, column in columns.items():
-        if column not in dataset.column_names:
-            raise ValueError(
-                f"dataset '{name}' has no column '{column}' ({key}); it has {', '.join(dataset.column_names)}. Say "
-                f"which it is by --columns '{{{key}: NAME}}'."
-            )
-    dataset = dataset.select(range(min(where.limit or len(dataset), len(dataset))))
+def _find_files(names: list[Any], folder: str, source: str) -> list[Path]:
+    """The file in `folder`, or below it, of each file name or image number.
+
+    Raises:
+        ValueError: a file is missing, or the folder is.
+    """
+    files = _index_images(folder)
+    keys = [Path(name).name if isinstance(name, str) else name for name in names]
+    keys = [key if key in files else _as_id(key) for key in keys]
+    if missing := sorted({str(key) for key in keys if key not in files}):
+        raise ValueError(
+            f"--images {folder} lacks {len(missing)} of the {len(set(keys))} images of {source}, such as "
+            f"'{missing[0]}' (a file name, or the number that it ends in). Give the folder of all images, or --limit."
+        )
+    return [files[key] for key in keys]
+
+
+def _index_images(folder: str) -> dict[str | int, Path]:
+    """Every file in a folder and its subfolders, by its name and by the number that the name ends in."""
+    files = [file for file in sorted(Path(folder).rglob("*")) if file.is_file()]
+    if not files:
+        raise ValueError(f"--images {folder} is not a folder with images.")
+    found: dict[str | int, Path] = {file.name: file for file in files}
+    for file in files:
+        number = file.stem.split("_")[-1]
+        if number.isdecimal():
+            found.setdefault(int(number), file)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------ datasets
+def load_columns(task: Task, overrides: DatasetOverrides) -> tuple[str, str, datasets.Dataset, dict[str, str]]:
+    """The dataset's name, its split, its first `limit` rows, and its column for each of our names.
+
+    Raises:
+        ValueError: the dataset, the split or a column does not exist.
+    """
+    name, split, limit = overrides.dataset or task.dataset, overrides.split or task.split, overrides.limit
+    columns = _columns(task, overrides)
+    options = task.dataset_kwargs if overrides.dataset is None else {}
+    # With a limit, only the first rows of a dataset on the Hub are downloaded.
+    streaming = limit is not None and split.isidentifier() and not Path(name).exists()
+    dataset = load_split(name, split, streaming, texts=list(columns.values()), **options)
+    if isinstance(dataset, datasets.IterableDataset):
+        dataset = to_disk(dataset.take(limit))
+    check_columns(dataset.column_names, name, **{f"--columns {key}": column for key, column in columns.items()})
+    return name, split, dataset.select(range(min(limit or len(dataset), len(dataset)))), columns
+
+
+def _columns(task: Task, overrides: DatasetOverrides) -> dict[str, str]:
+    """The dataset's column for each of our names: the task's, or that of --columns; null leaves one out."""
+    known = dict.fromkeys([*task.columns, *OPTIONAL[task.kind]])
+    if unknown := sorted((overrides.columns or {}).keys() - known.keys()):
+        raise ValueError(f"--columns: unknown name '{unknown[0]}'; this task has {', '.join(known)}.")
+    columns = {key: column for key, column in (task.columns | (overrides.columns or {})).items() if column is not None}
+    if overrides.images and "file_name" not in columns:
+        raise ValueError(
+            f"--images {overrides.images} requires a column of file names: --columns '{{file_name: NAME}}'."
+        )
+    columns.pop("image" if overrides.images else "file_name", None)
+    missing = [key for key in COLUMNS[task.kind] if key not in columns and not (key == "image" and overrides.images)]
+    if missing:
+        raise ValueError(f"--columns: task '{task.name}' requires '{missing[0]}', so it must not be null.")
+    return columns
+
+
+def _from_dataset(task: Task, overrides: DatasetOverrides) -> Examples:
+    name, split, dataset, columns = load_columns(task, overrides)
     texts = {key: column for key, column in columns.items() if key != "image"}
     table = dataset.select_columns(list(dict.fromkeys(texts.values())))
     rows = [{key: record[column] for key, column in texts.items()} for record in table] or [{}] * len(dataset)
     id_key = IDS[task.kind]
     rows = [{**row, id_key: _as_id(row.get(id_key, number))} for number, row in enumerate(rows)]
-    if where.images:
-        cells = _find_files([row.pop("file_name") for row in rows], where.images, name)
+    if overrides.images:
+        cells = _find_files([row.pop("file_name") for row in rows], overrides.images, name)
     else:
         cells = _undecoded(dataset, columns["image"])
     if rows and "image_id" not in rows[0]:
         rows = [{**row, "image_id": _digest(cell)} for row, cell in zip(rows, cells, strict=True)]
-    if where.annotations:
-        _add_annotations(rows, where.annotations, split)
+    if overrides.annotations:
+        _add_annotations(rows, overrides.annotations, split)
     return Examples(name, split, rows, lambda number: _read(cells[number], rows[number], name))
 
 
-def _load(name: str, split: str, limit: int | None, **kwargs) -> datasets.Dataset:
-    """The split; with a limit, only its first rows are downloaded from the Hub."""
-    streaming = limit is not None and split.isidentifier() and not Path(name).exists()
-    dataset = load_split(name, split, streaming, **kwargs)
-    return to_disk(dataset.take(limit)) if isinstance(dataset, datasets.IterableDataset) else dataset
-
-
-def _columns(task: Task, where: Where) -> dict[str, str]:
-    """The dataset's column for each of our names: the task's, or what --columns says; null leaves one out."""
-    own = where.columns or {}
-    known = dict.fromkeys([*task.columns, *OPTIONAL[task.kind]])
-    if unknown := sorted(own.keys() - known.keys()):
-        raise ValueError(f"--columns: '{unknown[0]}' is none of this task's names: {', '.join(known)}.")
-    columns = {key: column for key, column in {**task.columns, **own}.items() if column is not None}
-    if where.images and "file_name" not in columns:
-        raise ValueError(
-            f"--images {where.images}: which file is a row's? Name the column: --columns '{{file_name: NAME}}'."
-        )
-    columns.pop("image" if where.images else "file_name", None)
-    needed = [key for key in COLUMNS[task.kind] if key not in columns and not (key == "image" and where.images)]
-    if needed:
-        raise ValueError(f"--columns leaves out '{needed[0]}', which task '{task.name}' needs.")
-    return columns
-
-
 def _undecoded(dataset: datasets.Dataset, column: str) -> Sequence[Any]:
-    """The column, read row by row: paths, URLs, or {"bytes", "path"} as `datasets` stores an image."""
+    """The column, read row by row: paths, URLs, or {"bytes", "path"}, as `datasets` stores an image."""
     if isinstance(dataset.features[column], datasets.Image):
         dataset = dataset.cast_column(column, datasets.Image(decode=False))
     return dataset[column]
 
 
-def _find_files(names: list[Any], folder: str, source: str) -> list[Path]:
-    """The file in `folder` of each name or number.
-
-    Raises:
-        ValueError: some are not there.
-    """
-    files = index_images(folder)
-    keys = [Path(name).name if isinstance(name, str) else name for name in names]
-    keys = [key if key in files else _as_id(key) for key in keys]
-    if missing := sorted({str(key) for key in keys if key not in files}):
-        raise ValueError(
-            f"--images {folder} lacks {len(missing)} of the {len(set(keys))} images of {source}: no file is, or "
-            f"ends in, '{missing[0]}'. Give the folder that holds them all, or --limit."
-        )
-    return [files[key] for key in keys]
-
-
-def _read(cell: Any, row: Row, source: str) -> Image.Image:
-    """The image of a cell: a path, a URL, or `datasets`' own record.
-
-    Raises:
-        ValueError: there is none, or it cannot be read; the message names the row's image.
-    """
-    name = f"{source}: image {row['image_id']}"
-    if cell is None:
-        raise ValueError(f"{name} is missing: the row has none. Filter such rows out.")
-    if isinstance(cell, dict):
-        try:
-            cell = Image.open(BytesIO(cell["bytes"])) if cell["bytes"] else cell["path"]
-        except OSError as error:
-            raise ValueError(f"{name} cannot be read: {error}. Filter such rows out, or mend them.") from error
-    return read_image(cell, name)
-
-
 def _digest(cell: Any) -> str:
-    """Names an image by what it is, where no column does."""
+    """An id for an image without an id column, computed from its bytes, path or URL."""
     content = cell["bytes"] or cell["path"].encode() if isinstance(cell, dict) else str(cell).encode()
     return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 def _as_id(value: Any) -> Any:
-    """The official files number questions and images; some datasets hold the numbers as texts or floats."""
+    """Ids are integers in the official files; some datasets store them as texts or floats."""
     value = as_text(value)
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 def _add_annotations(rows: list[Row], file: str, split: str) -> None:
-    """Replace captions, and add domains, by those of an official file, image for image."""
+    """Replace the captions by those of an official file, and add its domains."""
     found = {record["image_id"]: record for record in read_captions(file, split)[0]}
     for row in rows:
         if (record := found.get(row["image_id"])) is None:
             raise ValueError(
-                f"--annotations {file} has no image {row['image_id']}; give that of this dataset and split."
+                f"--annotations {file} has no image_id {row['image_id']}; give the file of this dataset and split."
             )
         row |= {key: record[key] for key in ("captions", "domain") if key in record}
 
 
+# ----------------------------------------------------------------------------------------------------- images and rows
+def _read(cell: Any, row: Row, source: str) -> Image.Image:
+    """The image of a path, a URL, or a record of `datasets`.
+
+    Raises:
+        ValueError: the image is missing or cannot be read; the message has its id.
+    """
+    name = f"{source}: image {row['image_id']}"
+    if cell is None:
+        raise ValueError(f"{name} is missing. Filter such rows out.")
+    return read_image(cell["bytes"] or cell["path"] if isinstance(cell, dict) else cell, name)
+
+
 def _check_rows(task: Task, examples: Examples, need_references: bool) -> None:
-    """Bring references into one form, and raise a ValueError for what cannot be asked or judged."""
+    """Turn references into lists of texts. Raise a ValueError for a row that cannot be asked or scored."""
     id_key, reference = IDS[task.kind], REFERENCES[task.kind]
     where, seen = f"{examples.dataset} ({examples.split})", set()
     if not examples.rows:
-        raise ValueError(f"{where} has no rows: there is nothing to evaluate.")
+        raise ValueError(f"{where} has no rows.")
     for row in examples.rows:
         name = f"{where}: {id_key} {row[id_key]}"
         if row[id_key] is None:
-            raise ValueError(f"{where}: a row has no {id_key}. Give every row one, or --columns '{{{id_key}: null}}'.")
+            raise ValueError(f"{where}: a row has no {id_key}. Add it, or set --columns '{{{id_key}: null}}'.")
         if row[id_key] in seen:
-            raise ValueError(f"{name} stands there twice; keep one row for each.")
+            raise ValueError(f"{name} occurs twice; keep one.")
         seen.add(row[id_key])
         if task.kind == "vqa":
             row["question"] = as_text(row["question"])
             if not isinstance(row["question"], str) or not row["question"].strip():
-                raise ValueError(f"{name}: the question is {row['question']!r}, not a text. Filter such rows out.")
+                raise ValueError(f"{name}: question {row['question']!r} must be a text. Filter such rows out.")
         row[reference] = _as_texts(row.get(reference))
         if need_references and not row[reference]:
             raise ValueError(
-                f"{name} has no {reference} to compare with. If the split is one without references, write its "
-                "predictions alone: --predictions_only."
+                f"{name} has no {reference}. For a split without references, set --predictions_only to write the "
+                "predictions."
             )
         if not all(isinstance(text, str) for text in row[reference]):
             raise ValueError(f"{name}: {reference} {row[reference]!r} must be texts. Filter such rows out.")
 
 
 def _as_texts(value: Any) -> list[Any]:
-    """One text, a list of them, or VQA's list of `{"answer": text}` -> a list of texts; none is an empty list."""
+    """A text, a list of texts, or VQA's list of {"answer": text} -> a list of texts; None gives an empty list."""
     values = value if isinstance(value, list) else [] if value is None else [value]
     return [as_text(entry["answer"] if isinstance(entry, dict) and "answer" in entry else entry) for entry in values]

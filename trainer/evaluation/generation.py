@@ -1,4 +1,4 @@
-"""Asks a model many prompts at once: with images, without, or a plain BART."""
+"""Generate the texts of many prompts at once, with or without images."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from modeling_vlkd.generation_vlkd import default_generation_config
 
 @torch.no_grad()
 def encode_images(model: PreTrainedModel, processor, images: Sequence, batch_size: int = 64) -> torch.Tensor:
-    """V of every image, (n, N, d_j), once and for all the prompts about it."""
+    """V of every image, (n, N, d_j)."""
     model.eval()
     features = []
     for start in tqdm(range(0, len(images), batch_size), desc="images", leave=False):
@@ -32,45 +32,46 @@ def complete(
     desc: str = "prompts",
     **generate_kwargs,
 ) -> list[str]:
-    """What the decoder writes in the place of `<mask>`: it starts from the part of the prompt before it.
+    """The text that the decoder generates at `<mask>`, starting from the part of the prompt before it.
 
     Args:
-        model: VLKDForConditionalGeneration, or BartForConditionalGeneration when there are no images.
+        model: VLKDForConditionalGeneration, or BartForConditionalGeneration without images.
         prompts: texts with one `<mask>`.
-        image_features: (n, N, d_j), a row a prompt; None asks without an image.
-        generate_kwargs: handed to `generate`; greedy, 24 new tokens unless set. They alone decide: the generation
-            config that the checkpoint was saved with is not read.
+        image_features: (n, N, d_j), one row per prompt; None for no images.
+        generate_kwargs: of `generate`; greedy with 24 new tokens by default. The checkpoint's generation config is
+            ignored.
 
     Returns:
-        The new text of each prompt, stripped of special tokens and surrounding space.
+        The new text of each prompt, without special tokens and surrounding spaces.
 
     Raises:
-        ValueError: a prompt has no `<mask>` or several, or is too long, or there are not as many images as prompts.
+        ValueError: a prompt does not have exactly one `<mask>` or is too long, or the numbers of images and prompts
+            differ.
     """
     if image_features is not None and len(image_features) != len(prompts):
         raise ValueError(
-            f"{len(image_features)} rows of image_features for {len(prompts)} prompts: give one for each."
+            f"{len(image_features)} rows of image_features for {len(prompts)} prompts; give one per prompt."
         )
     model.eval()
     options = {"max_new_tokens": 24, "do_sample": False, "num_beams": 1} | generate_kwargs
     ids = tokenizer(list(prompts)).input_ids
     start = model.generation_config.decoder_start_token_id
-    begins = [[start, *_before_mask(tokenizer, row)] for row in ids]
-    longest = max([*map(len, ids), *(len(begin) + options["max_new_tokens"] for begin in begins)], default=0)
+    prefixes = [[start, *_before_mask(tokenizer, row)] for row in ids]
+    longest = max([*map(len, ids), *(len(prefix) + options["max_new_tokens"] for prefix in prefixes)], default=0)
     if longest > tokenizer.model_max_length:
         raise ValueError(
-            f"A prompt with its answer may have {longest} tokens, but the model reads at most "
-            f"{tokenizer.model_max_length}: shorten the prompt, or lower max_new_tokens."
+            f"A prompt with its answer may have {longest} tokens, but the model's limit is "
+            f"{tokenizer.model_max_length}; shorten the prompt or lower max_new_tokens."
         )
     texts = [""] * len(prompts)
     with plain_defaults(model), tqdm(total=len(prompts), desc=desc, leave=False) as progress:
-        for rows in _batches_of_equal_length(begins, batch_size):
+        for rows in _batches_of_equal_length(prefixes, batch_size):
             inputs = tokenizer.pad({"input_ids": [ids[row] for row in rows]}, return_tensors="pt").to(model.device)
             if image_features is not None:
                 inputs["image_features"] = image_features[rows].to(model.device)
-            decoder_input_ids = torch.tensor([begins[row] for row in rows], device=model.device)
-            written = model.generate(**inputs, decoder_input_ids=decoder_input_ids, **options)
-            new = tokenizer.batch_decode(written[:, decoder_input_ids.shape[1] :], skip_special_tokens=True)
+            decoder_input_ids = torch.tensor([prefixes[row] for row in rows], device=model.device)
+            generated = model.generate(**inputs, decoder_input_ids=decoder_input_ids, **options)
+            new = tokenizer.batch_decode(generated[:, decoder_input_ids.shape[1] :], skip_special_tokens=True)
             for row, text in zip(rows, new, strict=True):
                 texts[row] = text.strip()
             progress.update(len(rows))
@@ -79,7 +80,7 @@ def complete(
 
 @contextmanager
 def plain_defaults(model: PreTrainedModel) -> Iterator[None]:
-    """Within it `generate` is greedy, whatever generation config the model, or the BART in it, was saved with."""
+    """Ignore the generation config that the model, or the BART in it, was saved with."""
     saved = {part: part.generation_config for part in model.modules() if isinstance(part, GenerationMixin)}
     try:
         for part in saved:
@@ -93,12 +94,12 @@ def plain_defaults(model: PreTrainedModel) -> Iterator[None]:
 def _before_mask(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
     if (masks := ids.count(tokenizer.mask_token_id)) != 1:
         prompt, mask = tokenizer.decode(ids), tokenizer.mask_token
-        raise ValueError(f"The prompt {prompt!r} holds {masks} {mask}: write one, where the answer goes.")
+        raise ValueError(f"The prompt {prompt!r} has {masks} {mask}; put one where the answer goes.")
     return ids[: ids.index(tokenizer.mask_token_id)]
 
 
 def _batches_of_equal_length(sequences: list[list[int]], batch_size: int) -> Iterator[list[int]]:
-    """Row numbers: BART counts positions from the decoder's first token, so that nothing there can be padded."""
+    """Batches of row numbers. Decoder inputs cannot be padded: BART counts positions from the first token."""
     by_length = defaultdict(list)
     for row, sequence in enumerate(sequences):
         by_length[len(sequence)].append(row)

@@ -1,6 +1,4 @@
-"""metrics.json: what a measurement leaves behind. It is written, checked and shown here; docs/metrics.md tells its
-fields. `vlkd report` prints one as a Markdown table, or puts it between the marks of a Markdown file.
-"""
+"""Write, check and display metrics.json, the results of a measurement; docs/metrics.md describes its fields."""
 
 import json
 import math
@@ -18,38 +16,39 @@ import transformers
 from trainer.evaluation.intervals import Proportion
 
 SCHEMA = 1
-FIGURE_KEYS = ("metric", "row", "condition", "value", "n", "low", "high")
+NAMES = ("metric", "row", "condition")
+NUMBERS = ("value", "n", "low", "high")
 _NONE = "·"
 
 
 @dataclass
 class MetricTable:
-    """MetricTable by row of the table and by condition, both in the order in which they were added."""
+    """Results by row of the table and by condition, both in the order in which they were added."""
 
     rows: dict[tuple[str, str], dict[str, dict[str, Any]]] = field(default_factory=dict)
 
     def add(self, metric: str, condition: str, found: dict[str, Proportion]) -> None:
-        """Add one condition's figures of a metric: `found` maps the name of a row to its figure."""
+        """Add one condition's proportions of a metric, by name of the row."""
         self.extend(condition, [{"metric": metric, "row": row, **p.as_dict()} for row, p in found.items()])
 
-    def extend(self, condition: str, figures: Iterable[dict[str, Any]]) -> None:
-        """Add one condition's figures: dicts of metric, row, value, n, low and high."""
-        for figure in figures:
-            record = {"metric": figure["metric"], "row": figure["row"], "condition": condition}
-            record |= {key: round(figure[key], 4) for key in ("value", "n", "low", "high")}
-            self.rows.setdefault((figure["metric"], figure["row"]), {})[condition] = record
+    def extend(self, condition: str, results: Iterable[dict[str, Any]]) -> None:
+        """Add one condition's results: dicts of metric, row, value, n, low and high."""
+        for result in results:
+            record = {"metric": result["metric"], "row": result["row"], "condition": condition}
+            record |= {key: round(result[key], 4) for key in NUMBERS}
+            self.rows.setdefault((result["metric"], result["row"]), {})[condition] = record
 
     def as_list(self) -> list[dict[str, Any]]:
-        """One record a figure: metric, row, condition, value, n, low and high (95% interval)."""
+        """One record per result: metric, row, condition, value, n, low and high (95% interval)."""
         return [record for found in self.rows.values() for record in found.values()]
 
 
-def _cells(figures: list[dict[str, Any]]) -> list[list[str]]:
-    """Header and body as text: the first condition with its interval, the controls without."""
-    first, *others = dict.fromkeys(figure["condition"] for figure in figures)
+def _cells(results: list[dict[str, Any]]) -> list[list[str]]:
+    """Header and body as text: the first condition with its interval, the others without."""
+    first, *others = dict.fromkeys(result["condition"] for result in results)
     rows: dict[tuple[str, str], dict[str, dict]] = {}
-    for figure in figures:
-        rows.setdefault((figure["metric"], figure["row"]), {})[figure["condition"]] = figure
+    for result in results:
+        rows.setdefault((result["metric"], result["row"]), {})[result["condition"]] = result
     lines = [["", first, "95% interval", "n", *others]]
     for (metric, row), found in rows.items():
         main = found.get(first)
@@ -60,9 +59,9 @@ def _cells(figures: list[dict[str, Any]]) -> list[list[str]]:
     return lines
 
 
-def terminal_table(figures: list[dict[str, Any]]) -> str:
-    """Columns lined up by spaces."""
-    lines = _cells(figures)
+def terminal_table(results: list[dict[str, Any]]) -> str:
+    """A table with columns aligned by spaces."""
+    lines = _cells(results)
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
@@ -72,15 +71,19 @@ def terminal_table(figures: list[dict[str, Any]]) -> str:
     )
 
 
-def markdown_table(figures: list[dict[str, Any]]) -> str:
-    """A GitHub table."""
-    header, *body = _cells(figures)
+def markdown_table(results: list[dict[str, Any]]) -> str:
+    return as_markdown(_cells(results))
+
+
+def as_markdown(lines: list[list[str]]) -> str:
+    """A Markdown table of a header and its body; all columns but the first are aligned to the right."""
+    header, *body = lines
     rule = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *body)) + "\n"
 
 
 def markdown_report(metrics: dict[str, Any]) -> str:
-    """The table, and beneath it how to make it again."""
+    """The table, followed by the command that reproduces it."""
     return f"{markdown_table(metrics['figures'])}\n{how_measured(metrics)}\n"
 
 
@@ -98,35 +101,42 @@ def how_measured(metrics: dict[str, Any]) -> str:
 
 # --------------------------------------------------------------------------------------------------------------- file
 def write_metrics(
-    path: str | os.PathLike, figures: list[dict[str, Any]], *, command: str, dataset: str, split: str, **settings: Any
+    path: str | os.PathLike, results: list[dict[str, Any]], *, command: str, dataset: str, split: str, **settings: Any
 ) -> dict[str, Any]:
-    """Write a metrics.json, with the commit, the versions and the machine of this process; returns what it holds.
+    """Write a metrics.json with `measurement_environment()`, and return its content.
 
     Args:
         path: of the file.
-        figures: as `MetricTable.as_list` gives them.
-        command: makes the figures again.
-        dataset, split: what was measured on.
-        settings: further keys, such as recipe, task, prompt, limit, or seconds by part of the work.
+        results: as `MetricTable.as_list` returns them.
+        command: that reproduces the results.
+        dataset, split: that were measured on.
+        settings: further keys, such as recipe, task, limit, or seconds by part of the work.
 
     Raises:
-        ValueError: it would not be a metrics.json that `load_metrics` takes.
+        ValueError: `load_metrics` would reject the content.
     """
-    metrics = {"schema": SCHEMA, "command": command, "commit": checkout_commit()}
-    metrics |= {"dataset": dataset, "split": split, **settings}
-    metrics["versions"] = {"torch": torch.__version__, "transformers": transformers.__version__}
-    metrics["machine"] = {"cores": os.cpu_count(), "threads": torch.get_num_threads()}
-    metrics["figures"] = figures
+    environment = measurement_environment()
+    metrics = {"schema": SCHEMA, "command": command, "commit": environment.pop("commit")}
+    metrics |= {"dataset": dataset, "split": split, **settings, **environment, "figures": results}
     check_metrics(metrics, str(path))
-    _write_whole(Path(path), json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(path, json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
     return metrics
+
+
+def measurement_environment() -> dict[str, Any]:
+    """The commit of the code, the versions of torch and transformers, and the machine."""
+    return {
+        "commit": checkout_commit(),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "machine": {"cores": os.cpu_count(), "threads": torch.get_num_threads()},
+    }
 
 
 def load_metrics(path: str | os.PathLike) -> dict[str, Any]:
     """The content of a metrics.json.
 
     Raises:
-        ValueError: it cannot be read, or a key or a number in it is missing or wrong.
+        ValueError: the file cannot be read, or a key or number is missing or invalid.
     """
     try:
         metrics = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -137,54 +147,45 @@ def load_metrics(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def check_metrics(metrics: Any, path: str) -> None:
-    """Raise a ValueError that names file, key and remedy, if `metrics` does not follow docs/metrics.md."""
-    where = f"metrics: '{path}'"
+    """Raise a ValueError that names file, key and value if `metrics` does not follow docs/metrics.md."""
+
+    def require(condition: Any, problem: str) -> None:
+        if not condition:
+            raise ValueError(f"metrics: '{path}' {problem}. Measure again, or repair the file.")
+
     figures = metrics.get("figures") if isinstance(metrics, dict) else None
-    if not isinstance(figures, list) or not figures:
-        raise ValueError(f"{where} holds no list of `figures`, as `make demo` and `vlkd evaluate` write it.")
-    if metrics.get("schema") != SCHEMA:
-        raise ValueError(f"{where} has schema {metrics.get('schema')!r}, not {SCHEMA}; measure again.")
+    require(isinstance(figures, list) and figures, "holds no list of `figures`")
+    require(metrics.get("schema") == SCHEMA, f"has schema {metrics.get('schema')!r}, not {SCHEMA}")
     for key in ("command", "dataset", "split"):
-        if not isinstance(metrics.get(key), str) or not metrics[key]:
-            raise ValueError(f"{where} has {key} {metrics.get(key)!r}, which must be a text; measure again.")
-    if not isinstance(metrics.get("commit", False), str | None):
-        raise ValueError(f"{where} has no commit that is a text or null; measure again.")
+        require(isinstance(metrics.get(key), str) and metrics[key], f"has {key} {metrics.get(key)!r}, not a text")
+    require(isinstance(metrics.get("commit", False), str | None), "has no commit that is a text or null")
     seen = set()
-    for number, figure in enumerate(figures):
-        if problem := _problem(figure):
-            raise ValueError(f"metrics: figures[{number}] of '{path}' {problem}; measure again, or mend the file.")
-        name = tuple(figure[key] for key in ("metric", "row", "condition"))
-        if name in seen:
-            raise ValueError(f"metrics: figures[{number}] of '{path}' is a second {' / '.join(name)}; keep one.")
+    for number, result in enumerate(figures):
+        where = f"figures[{number}]"
+        require(isinstance(result, dict), f"{where} is {result!r}, not an object")
+        for key in NAMES:
+            require(isinstance(result.get(key), str), f"{where} has {key} {result.get(key)!r}, not a text")
+        for key in NUMBERS:
+            value = result.get(key)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            require(is_number, f"{where} has {key} {value!r}, not a number")
+        require(
+            isinstance(result["n"], int) and result["n"] > 0, f"{where} has n {result['n']}, not a positive integer"
+        )
+        require(result["low"] <= result["high"], f"{where} has low {result['low']} above high {result['high']}")
+        name = tuple(result[key] for key in NAMES)
+        require(name not in seen, f"{where} is a second {' / '.join(name)}")
         seen.add(name)
 
 
-def _problem(figure: Any) -> str | None:
-    """What is wrong with a figure, if anything."""
-    if not isinstance(figure, dict):
-        return f"is {figure!r}, no object"
-    if missing := [key for key in FIGURE_KEYS if key not in figure]:
-        return f"has no {', '.join(missing)}"
-    for key in ("metric", "row", "condition"):
-        if not isinstance(figure[key], str):
-            return f"has {key} {figure[key]!r}, no text"
-    for key in ("value", "n", "low", "high"):
-        value = figure[key]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return f"has {key} {value!r}, no number"
-    if not isinstance(figure["n"], int) or figure["n"] < 1:
-        return f"has n {figure['n']!r}, no count of what was scored"
-    return f"has low {figure['low']} above high {figure['high']}" if figure["low"] > figure["high"] else None
-
-
 def checkout_commit() -> str | None:
-    """`git describe` of the checkout this code is part of, ending in "-dirty" if a tracked file was changed.
+    """`git describe` of the checkout that this code is in, ending in "-dirty" if a tracked file was changed.
 
-    None where the code is in no checkout: installed from a wheel, say, or without git.
+    None if the code is not in a checkout of its own (installed from a wheel, for example), or git is not installed.
     """
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        # A virtual environment may lie inside another project's checkout: that one's commit tells nothing of us.
+        # A virtual environment may be inside another project's checkout.
         subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], check=True, capture_output=True)
         described = subprocess.run(
             [*git, "describe", "--always", "--dirty"], check=True, capture_output=True, text=True
@@ -194,12 +195,12 @@ def checkout_commit() -> str | None:
     return described.stdout.strip()
 
 
-def _write_whole(path: Path, text: str) -> None:
-    """Write beside the file and put it in its place, so that a stopped run leaves the old one."""
-    path = path.resolve()
-    beside = path.with_name(f".{path.name}.new")
-    with open(beside, "w", encoding="utf-8", newline="") as file:
+def write_atomically(path: str | os.PathLike, text: str) -> None:
+    """Replace a file as a whole, keeping its permissions, so that an interrupted run leaves the old one."""
+    path = Path(path).resolve()
+    temporary = path.with_name(f".{path.name}.new")
+    with open(temporary, "w", encoding="utf-8", newline="") as file:
         file.write(text)
     if path.exists():
-        shutil.copymode(path, beside)
-    os.replace(beside, path)
+        shutil.copymode(path, temporary)
+    os.replace(temporary, path)

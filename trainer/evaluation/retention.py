@@ -1,7 +1,6 @@
-"""What is left of a language model: denoising loss and text QA, before and after, on the same text."""
+"""Compare a VLKD model's language ability with that of the BART it was made from: denoising loss and text QA."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,118 +11,113 @@ from modeling_vlkd.conversion_vlkd import load_part
 from trainer.data.infilling import TextInfilling, seeded_rng
 from trainer.data.metadata import as_text
 from trainer.data.sources import load_split
-from trainer.evaluation.datasets import Where
-from trainer.evaluation.metrics.text_qa.interval import mean_estimate, resampled
-from trainer.evaluation.metrics.text_qa.matching import exact_match, token_f1
-from trainer.evaluation.runner import Writer, normalize
-from trainer.evaluation.scoring import score_text_qa
+from trainer.evaluation.datasets import DatasetOverrides, load_columns
+from trainer.evaluation.metrics.bootstrap import bootstrap_interval, mean_estimate
+from trainer.evaluation.metrics.matching import exact_match, token_f1
+from trainer.evaluation.runner import Evaluation, Generator, normalize
+from trainer.evaluation.scoring import Result, score_text_qa
 from trainer.evaluation.tasks.task import Task
 from trainer.models import load_vlkd
 
-MASK_RATIO = 0.3  # BART's own
-CORRUPTION = 9  # the random stream: none of training's
+MASK_RATIO = 0.3  # as in BART's pretraining
+CORRUPTION = 9  # the random stream, different from those of training
 SEED = 0
 
 
-def compare(
+def compare_language(
     task: Task,
-    where: Where,
-    before: str,
-    after: str,
+    overrides: DatasetOverrides,
+    model: str,
+    reference_model: str,
     device: torch.device,
     dtype: torch.dtype,
     batch_size: int,
-) -> tuple[str, str, list[tuple[str, list[dict[str, Any]]]]]:
-    """The dataset, its split, and each condition's figures: after, before, and the change between them.
+) -> Evaluation:
+    """The results of the conditions "model" and "reference", and the paired change from the second to the first.
 
     Raises:
-        ValueError: the two do not read the same tokens, or there is no text.
+        ValueError: the models have different vocabularies, or the text is invalid.
     """
-    models = {"after": load_language_model(after, "--after"), "before": load_language_model(before, "--before")}
-    tokenizer = models["after"][1]
-    if tokenizer.get_vocab() != models["before"][1].get_vocab():
+    models = {
+        "model": load_language_model(model, "--model"),
+        "reference": load_language_model(reference_model, "--reference_model"),
+    }
+    tokenizer = models["model"][1]
+    if tokenizer.get_vocab() != models["reference"][1].get_vocab():
         raise ValueError(
-            f"--before '{before}' and --after '{after}' have different vocabularies, so that their losses are of "
-            "different tokens: name the BART that the model was made from."
+            f"--model '{model}' and --reference_model '{reference_model}' have different vocabularies, so their "
+            "losses cannot be compared; set --reference_model to the BART that the model was made from."
         )
-    name, split, texts = load_texts(task, where)
-    questions = load_questions(task, where, split)
+    name, split, texts = load_texts(task, overrides)
+    questions = load_questions(task, overrides, split)
     losses, answers = {}, {}
-    for condition, (model, _) in models.items():
-        model = model.to(device, dtype).eval()
-        losses[condition] = denoising_losses(model, tokenizer, texts, batch_size)
+    for condition, (bart, _) in models.items():
+        bart = bart.to(device, dtype).eval()
+        losses[condition] = denoising_losses(bart, tokenizer, texts, batch_size)
         if questions:
-            writer = Writer(model, tokenizer, task, batch_size)
-            step = task.steps["answer_from_caption"]
-            answers[condition] = [normalize(text, step) for text in writer.write("answer_from_caption", questions)]
-    figures = loss_figures(losses)
+            generator, step = Generator(bart, tokenizer, task, batch_size), "answer_from_caption"
+            generated = generator.run_step(step, questions)
+            answers[condition] = [normalize(text, task.steps[step]) for text in generated]
+    results = loss_results(losses)
     if questions:
-        references = [question["answer"] for question in questions]
-        figures += answer_figures(answers, references)
-    return name, split, figures
+        results += answer_results(answers, [question["answer"] for question in questions])
+    return Evaluation(name, split, results)
 
 
 def load_language_model(name: str, option: str) -> tuple[BartForConditionalGeneration, PreTrainedTokenizerBase]:
-    """A BART or the BART in a VLKD, in float32, and its tokenizer.
+    """A BART, or the BART in a VLKD model, in float32, and its tokenizer.
 
     Raises:
         ValueError: it is neither; the message names the `option` that gave it.
     """
     try:
         kind = AutoConfig.from_pretrained(name).model_type
-    except Exception as error:  # each library has its own kinds for a broken file
+    except Exception as error:  # each library raises its own errors for a broken file
         reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{option}: '{name}' is no checkpoint that can be read: {reason}") from error
+        raise ValueError(f"{option}: '{name}' cannot be loaded as a checkpoint: {reason}") from error
     if kind == "vlkd":
         model, processor = load_vlkd(name, option)
         return model.to_bart(), processor.tokenizer
     if kind != "bart":
-        raise ValueError(f"{option}: '{name}' holds a model of type '{kind}'; give a BART or a VLKD.")
+        raise ValueError(f"{option}: '{name}' holds a model of type '{kind}'; give a BART or a VLKD model.")
     return load_part(BartForConditionalGeneration, option, name, torch.float32), AutoTokenizer.from_pretrained(name)
 
 
-def load_texts(task: Task, where: Where) -> tuple[str, str, list[str]]:
+def load_texts(task: Task, overrides: DatasetOverrides) -> tuple[str, str, list[str]]:
     """The dataset's name, its split and its documents."""
-    name, split = where.dataset or task.dataset, where.split or task.split
-    column = (where.columns or {}).get("text") or task.columns["text"]
-    options = task.dataset_kwargs if where.dataset is None else {}
-    dataset = load_split(name, split, texts=[column], **options)
-    if column not in dataset.column_names:
-        raise ValueError(
-            f"dataset '{name}' has no column '{column}' (text); it has {', '.join(dataset.column_names)}. Say which "
-            "it is by --columns '{text: NAME}'."
-        )
-    texts = [as_text(text) for text in dataset[column][: where.limit or len(dataset)]]
+    name, split, dataset, columns = load_columns(task, overrides)
+    texts = [as_text(text) for text in dataset[columns["text"]]]
     if not texts:
-        raise ValueError(f"{name} ({split}) has no rows: there is nothing to evaluate.")
+        raise ValueError(f"{name} ({split}) has no rows.")
     for number, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(
-                f"{name} ({split}): row {number}: column '{column}' holds {text!r}. Filter such rows out."
+                f"{name} ({split}): row {number}: column '{columns['text']}' is {text!r}; it must be a non-empty "
+                "text. Filter such rows out."
             )
     return name, split, texts
 
 
-def load_questions(task: Task, where: Where, split: str) -> list[dict[str, str]]:
-    """The task's own questions; none about text of the user's, who gives --dataset_name."""
-    if where.dataset is not None or task.questions is None:
+def load_questions(task: Task, overrides: DatasetOverrides, split: str) -> list[dict[str, str]]:
+    """The task's questions; none if --dataset_name gives another text."""
+    if overrides.dataset is not None or task.questions is None:
         return []
     dataset = load_split(task.questions, split)
-    return list(dataset.select(range(min(where.limit or len(dataset), len(dataset)))))
+    return list(dataset.select(range(min(overrides.limit or len(dataset), len(dataset)))))
 
 
 @torch.no_grad()
 def denoising_losses(
     model: BartForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each text the summed cross-entropy of its tokens, given the text with spans masked, and their number.
+    """The summed cross-entropy of each text's tokens, given the text with masked spans, and their number.
 
-    The corruption depends on the text's place alone: every model of the same vocabulary reads the same.
+    The corruption depends only on the text's position, so models with the same vocabulary read the same input.
     """
     limit = min(tokenizer.model_max_length, model.config.max_position_embeddings)
     clean = tokenizer(list(texts), truncation=True, max_length=limit).input_ids
     infilling = TextInfilling(tokenizer.mask_token_id, MASK_RATIO, full_mask_probability=0.0)
-    # An insertion's <mask> hides nothing, so that a corrupted text may be longer than the clean one.
+    # Spans of length 0 insert a <mask>, so a corrupted text can be longer than the clean one.
     corrupted = [infilling(ids, seeded_rng(SEED, CORRUPTION, 0, number))[:limit] for number, ids in enumerate(clean)]
     sums, counts = [], []
     for start in tqdm(range(0, len(clean), batch_size), desc="denoising", leave=False):
@@ -138,34 +132,27 @@ def denoising_losses(
     return np.array(sums), np.array(counts)
 
 
-def loss_figures(losses: dict[str, tuple[np.ndarray, np.ndarray]]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Nats per token, with bootstrap intervals over documents, and the paired change."""
-
-    def per_token(sums, counts, axis):
-        return sums.sum(axis) / counts.sum(axis)
-
-    def change(after, before, counts, axis):
-        return (after.sum(axis) - before.sum(axis)) / counts.sum(axis)
-
-    (after, counts), (before, _) = losses["after"], losses["before"]
+def loss_results(losses: dict[str, tuple[np.ndarray, np.ndarray]]) -> list[tuple[str, list[Result]]]:
+    """Nats per token with bootstrap intervals over documents, and the paired change."""
+    (model, counts), (reference, _) = losses["model"], losses["reference"]
     return [
-        ("after", [_figure("denoising loss", "nats per token", per_token, [after, counts])]),
-        ("before", [_figure("denoising loss", "nats per token", per_token, [before, counts])]),
-        ("after", [_figure("denoising loss", "change", change, [after, before, counts])]),
+        ("model", [_nats_per_token("nats per token", model, counts)]),
+        ("reference", [_nats_per_token("nats per token", reference, counts)]),
+        ("model", [_nats_per_token("change", model - reference, counts)]),
     ]
 
 
-def answer_figures(answers: dict[str, list[str]], references: list[str]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Exact match and token F1, with the paired change of each."""
+def _nats_per_token(row: str, sums: np.ndarray, counts: np.ndarray) -> Result:
+    low, high = bootstrap_interval([sums, counts], lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis), SEED)
+    value = float(sums.sum() / counts.sum())
+    return {"metric": "denoising loss", "row": row, "value": value, "n": len(sums), "low": low, "high": high}
+
+
+def answer_results(answers: dict[str, list[str]], references: list[str]) -> list[tuple[str, list[Result]]]:
+    """Exact match and token F1, and the paired change of each."""
     found = {condition: score_text_qa(given, references) for condition, given in answers.items()}
-    metric, changes = found["after"][0]["metric"], []
+    changes = []
     for name, measure in (("exact match", exact_match), ("F1", token_f1)):
-        after, before = (np.array(list(map(measure, answers[c], references))) for c in ("after", "before"))
-        changes.append({"metric": metric, "row": f"{name}, change", **mean_estimate(after - before, seed=SEED)})
-    return [*found.items(), ("after", changes)]
-
-
-def _figure(metric: str, row: str, statistic: Callable, data: list[np.ndarray]) -> dict[str, Any]:
-    low, high = resampled(data, statistic, SEED)
-    value = float(statistic(*data, axis=-1))
-    return {"metric": metric, "row": row, "value": value, "n": len(data[0]), "low": low, "high": high}
+        model, reference = (np.array(list(map(measure, answers[c], references))) for c in ("model", "reference"))
+        changes.append({"metric": "text QA", "row": f"{name}, change", **mean_estimate(model - reference, seed=SEED)})
+    return [*found.items(), ("model", changes)]

@@ -1,13 +1,14 @@
-"""What a model writes for every row of a task, by one strategy or several, kept on disk as it comes.
+"""Run the tasks that show images: generate texts or embeddings, and score them.
 
-The images are taken in chunks, each encoded once for all its questions and strategies. A chunk's texts are appended to
-one file a strategy, named by a key of all they depend on; a run that was stopped reads them and goes on.
+Generated texts are appended to one log per strategy. The log's name has a hash of everything the texts depend on, so
+an interrupted run continues and a changed one starts over. Images are processed in chunks. Each image is encoded once
+for all its questions and strategies.
 """
 
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,215 +19,132 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from modeling_vlkd.processing_vlkd import first_sentence_of
-from trainer.evaluation.datasets import IDS, Examples, Where, load_examples
+from trainer.evaluation.datasets import IDS, DatasetOverrides, Examples, load_examples
 from trainer.evaluation.formats import Row, write_results
 from trainer.evaluation.generation import complete, encode_images
-from trainer.evaluation.metrics_file import MetricTable
-from trainer.evaluation.scoring import judge, score_retrieval
+from trainer.evaluation.scoring import Result, score_retrieval, score_task
 from trainer.evaluation.tasks.task import STRATEGIES, Step, Task
-from trainer.models import (
-    check_same_clip,
-    load_teacher,
-    load_vlkd,
-    teacher_embeds,
-)
+from trainer.models import check_same_clip, load_teacher, load_vlkd, teacher_embeds
 
-READERS = 8  # images are read, and fetched, by so many threads
-BATCHES = 4  # of images in a chunk: many questions at once fill the batches of equal prompts
+READERS = 8  # threads that read or download images
+CHUNK_BATCHES = 4  # batches of images per chunk; many questions at once fill the batches of equally long prompts
 CLIP_TEXT = "CLIP's own text tower"
 
 
 @dataclass
-class Log:
-    """The texts of one strategy so far: a JSON line a row, `{"id", "question", "text"}`, perhaps `caption`."""
+class Evaluation:
+    """The results of each condition (a strategy or a control), with remarks on how they were computed."""
 
-    path: Path
-    texts: dict[Any, dict[str, Any]] = field(default_factory=dict)
-
-    def read(self) -> None:
-        """Take in what an earlier run wrote, without a line that it was stopped in."""
-        if not self.path.is_file():
-            return
-        content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            self.path.write_bytes(whole)
-        for line in whole.split(b"\n")[:-1]:
-            record = json.loads(line)
-            self.texts[record["id"]] = record
-
-    def has(self, row: Row, id_key: str) -> bool:
-        return self.texts.get(row[id_key], {}).get("question", ...) == row.get("question")
-
-    def append(self, records: list[dict[str, Any]]) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        self.texts |= {record["id"]: record for record in records}
+    dataset: str
+    split: str
+    results: list[tuple[str, list[Result]]] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
-def answer_all(
-    model: PreTrainedModel,
-    processor: Any,
-    task: Task,
-    examples: Examples,
-    strategies: Sequence[str],
+def evaluate(
+    tasks: list[Task],
+    overrides: DatasetOverrides,
+    args: argparse.Namespace,
     folder: Path,
-    batch_size: int = 64,
-) -> dict[str, list[str]]:
-    """The normalised text of every row, by strategy.
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Evaluation:
+    """Run the tasks and write the predictions into `folder`.
 
     Args:
-        folder: where the texts are kept, made if need be; what lies there under the same key is not made again.
-        batch_size: images encoded, and prompts answered, at once.
+        tasks: the parts of one task file, none of kind "text-retention".
+        overrides: of the task's dataset.
+        args: the options `task`, `model`, `clip`, `batch_size` and `predictions_only` of `vlkd evaluate`.
+    """
+    data = [load_examples(task, overrides, not args.predictions_only) for task in tasks]
+    model, processor = load_vlkd(args.model, "--model", device, dtype)
+    model.eval()
+    folder.mkdir(parents=True, exist_ok=True)
+    evaluation = Evaluation(Path(args.task).stem if len(tasks) > 1 else data[0].dataset, data[0].split)
+    for task, examples in zip(tasks, data, strict=True):
+        if task.kind == "retrieval":
+            results, remarks = retrieve(model, processor, examples, args.clip, args.batch_size)
+            evaluation.results += results
+            evaluation.remarks += remarks
+            continue
+        texts = generate_all(model, processor, task, examples, folder, args.batch_size)
+        for strategy in task.strategies:
+            write_results(folder / f"{task.name}.{strategy}.json", task.kind, examples.rows, texts[strategy])
+            if not args.predictions_only:
+                results, remarks = score_task(task, examples.rows, texts[strategy])
+                evaluation.results.append((strategy, results))
+                evaluation.remarks += remarks
+    evaluation.remarks = list(dict.fromkeys(evaluation.remarks))
+    return evaluation
+
+
+# ---------------------------------------------------------------------------------------------------------- generation
+def generate_all(
+    model: PreTrainedModel, processor: Any, task: Task, examples: Examples, folder: Path, batch_size: int = 64
+) -> dict[str, list[str]]:
+    """The normalized text of every row, by strategy.
+
+    Args:
+        folder: of the logs; it is created if needed.
+        batch_size: number of images, and of prompts, per batch.
     """
     id_key = IDS[task.kind]
     folder.mkdir(parents=True, exist_ok=True)
-    writer = Writer(model, processor.tokenizer, task, batch_size)
-    logs = {}
-    for name in strategies:
-        logs[name] = Log(folder / f"{task.name}.{name}.{run_key(model, task, examples, name)}.jsonl")
-        logs[name].read()
+    generator = Generator(model, processor.tokenizer, task, batch_size)
+    logs = {
+        name: GenerationLog(folder / f"{task.name}.{name}.{run_key(model, task, examples, name)}.jsonl")
+        for name in task.strategies
+    }
     done = sum(log.has(row, id_key) for log in logs.values() for row in examples.rows)
-    total = len(examples.rows) * len(logs)
-    with tqdm(total=total, initial=done, desc=task.name, unit="text") as progress:
-        for numbers in _chunks(examples.rows, BATCHES * batch_size):
-            todo = {
+    with tqdm(total=len(examples.rows) * len(logs), initial=done, desc=task.name, unit="text") as progress:
+        for numbers in _chunks(examples.rows, CHUNK_BATCHES * batch_size):
+            missing = {
                 name: [number for number in numbers if not log.has(examples.rows[number], id_key)]
                 for name, log in logs.items()
             }
-            seen = sorted({number for name, rows in todo.items() if name != "blind" for number in rows})
-            features = encode_once(model, processor, examples, seen, batch_size)
-            for name, rows in todo.items():
-                if rows:
-                    asked = [examples.rows[number] for number in rows]
-                    records = writer.records(name, asked, features)
-                    logs[name].append(
-                        [
-                            {"id": row[id_key], "question": row.get("question"), **record}
-                            for row, record in zip(asked, records, strict=True)
-                        ]
-                    )
-                    progress.update(len(rows))
+            shown = sorted({number for name, rows in missing.items() if name != "blind" for number in rows})
+            features = encode_rows(model, processor, examples, shown, batch_size)
+            for name, row_numbers in missing.items():
+                rows = [examples.rows[number] for number in row_numbers]
+                generated = generator.generate(name, rows, features) if rows else []
+                heads = [{"id": row[id_key], "question": row.get("question")} for row in rows]
+                logs[name].append([head | record for head, record in zip(heads, generated, strict=True)])
+                progress.update(len(rows))
     last = {name: task.steps[STRATEGIES[task.kind][name][-1]] for name in logs}
     return {
-        name: [normalize(log.texts[row[id_key]]["text"], last[name]) for row in examples.rows]
+        name: [normalize(log.records[row[id_key]]["text"], last[name]) for row in examples.rows]
         for name, log in logs.items()
     }
 
 
-def encode_once(
-    model: PreTrainedModel, processor: Any, examples: Examples, numbers: Sequence[int], batch_size: int
-) -> dict[Any, torch.Tensor]:
-    """V, (N, d_j), of every image that the given rows are about, by its id."""
-    first = {}
-    for number in numbers:
-        first.setdefault(examples.rows[number]["image_id"], number)
-    if not first:
-        return {}
-    with ThreadPoolExecutor(READERS) as pool:
-        images = list(pool.map(examples.image, first.values()))
-    return dict(zip(first, encode_images(model, processor, images, batch_size), strict=True))
+class GenerationLog:
+    """The texts of one strategy so far, in a file of JSON lines {"id", "question", "text"}, some with "caption".
 
-
-@torch.no_grad()
-def embed_all(
-    model: PreTrainedModel, processor: Any, examples: Examples, batch_size: int = 64
-) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """Unit vectors of all images (n, d_j) and all captions (m, d_j), and the image's row of each caption."""
-    images = []
-    numbers = list(range(len(examples.rows)))
-    for start in tqdm(range(0, len(numbers), batch_size), desc="images", unit="batch"):
-        features = encode_once(model, processor, examples, numbers[start : start + batch_size], batch_size)
-        images += [image_features[0].cpu() for image_features in features.values()]  # the class token is CLIP's own
-    captions, image_of_text = texts_of(examples)
-    texts = []
-    for start in tqdm(range(0, len(captions), batch_size), desc="captions", unit="batch"):
-        inputs = processor.tokenizer(
-            captions[start : start + batch_size], padding=True, truncation=True, return_tensors="pt"
-        )
-        texts.append(model.get_text_features(**inputs.to(model.device)).pooler_output.cpu())
-    image_embeds = torch.nn.functional.normalize(torch.stack(images).float(), dim=-1)
-    return image_embeds, torch.cat(texts).float(), image_of_text
-
-
-@torch.no_grad()
-def clip_text_embeds(clip: str, model: PreTrainedModel, examples: Examples, batch_size: int = 64) -> torch.Tensor:
-    """The captions' unit vectors (m, d_j) by CLIP's own text tower.
-
-    Raises:
-        ValueError: there is no such CLIP, or it is not the model's.
+    An incomplete last line, which an interrupted run leaves, is removed from the file.
     """
-    teacher, tokenizer = load_teacher(clip)
-    check_same_clip(clip, model)
-    teacher, captions = teacher.to(model.device), texts_of(examples)[0]
-    embeds = []
-    for start in tqdm(range(0, len(captions), batch_size), desc="captions, by CLIP", unit="batch"):
-        batch = tokenizer(captions[start : start + batch_size], padding=True, truncation=True, return_tensors="pt")
-        batch = batch.to(model.device)
-        embeds.append(teacher_embeds(teacher, batch["input_ids"], batch["attention_mask"]).cpu())
-    return torch.cat(embeds)
 
+    def __init__(self, path: Path):
+        self.path = path
+        self.records: dict[Any, dict[str, Any]] = {}
+        if path.is_file():
+            content = path.read_bytes()
+            complete_lines = content[: content.rfind(b"\n") + 1]
+            if complete_lines != content:
+                path.write_bytes(complete_lines)
+            records = map(json.loads, complete_lines.split(b"\n")[:-1])
+            self.records = {record["id"]: record for record in records}
 
-def texts_of(examples: Examples) -> tuple[list[str], list[int]]:
-    """All captions, and the row each belongs to."""
-    pairs = [(caption, number) for number, row in enumerate(examples.rows) for caption in row["captions"]]
-    return [caption for caption, _ in pairs], [number for _, number in pairs]
+    def has(self, row: Row, id_key: str) -> bool:
+        return self.records.get(row[id_key], {}).get("question", ...) == row.get("question")
 
-
-@dataclass(frozen=True)
-class Writer:
-    """A model that writes the steps of a task."""
-
-    model: PreTrainedModel
-    tokenizer: Any
-    task: Task
-    batch_size: int
-
-    def records(self, strategy: str, rows: list[Row], features: dict[Any, torch.Tensor]) -> list[dict[str, Any]]:
-        """What `strategy` gives for each row: `text`, and the caption it was read from."""
-        shown = None if strategy == "blind" else [features[row["image_id"]] for row in rows]
-        if self.task.kind == "captions":
-            return [{"text": text} for text in self.write("caption", [{} for _ in rows], shown)]
-        if strategy != "caption-then-answer":
-            return [{"text": text} for text in self.write("answer", rows, shown)]
-        images = list(dict.fromkeys(row["image_id"] for row in rows))
-        captions = self.write("caption", [{} for _ in images], [features[image] for image in images])
-        caption_of = {
-            image: normalize(caption, self.task.steps["caption"])
-            for image, caption in zip(images, captions, strict=True)
-        }
-        fills = [{**row, "caption": caption_of[row["image_id"]]} for row in rows]
-        answers = self.write("answer_from_caption", fills)
-        return [{"text": text, "caption": fill["caption"]} for text, fill in zip(answers, fills, strict=True)]
-
-    def write(self, name: str, fills: list[dict[str, Any]], features: list[torch.Tensor] | None = None) -> list[str]:
-        """One step's text for each filled-in prompt; without images, equal prompts are answered once."""
-        step = self.task.steps[name]
-        prompts = [fill_prompt(step, fill) for fill in fills]
-        asked = prompts if features is not None else list(dict.fromkeys(prompts))
-        shown = None if features is None else torch.stack(features)
-        options = step.generate_kwargs()
-        texts = complete(self.model, self.tokenizer, asked, shown, self.batch_size, desc=name, **options)
-        if features is not None:
-            return texts
-        text_of = dict(zip(asked, texts, strict=True))
-        return [text_of[prompt] for prompt in prompts]
-
-
-def fill_prompt(step: Step, fill: dict[str, Any]) -> str:
-    """The step's prompt with question and caption in their places; a caption's own full stop is left out."""
-    caption = " ".join(fill.get("caption", "").split()).rstrip(". ")
-    return step.prompt.format(question=fill.get("question", "").strip(), caption=caption)
-
-
-def normalize(text: str, step: Step) -> str:
-    """On one line and, where the step says so, up to the end of the first sentence."""
-    text = first_sentence_of(text) if step.normalisation == "first_sentence" else text
-    return " ".join(text.split())
+    def append(self, records: list[dict[str, Any]]) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        self.records |= {record["id"]: record for record in records}
 
 
 def run_key(model: PreTrainedModel, task: Task, examples: Examples, strategy: str) -> str:
-    """Names all that a text depends on beside its row: weights, decoding, prompts, dataset, split, device, dtype."""
+    """A hash of all that a text depends on, except its row: weights, steps, dataset, split, device and dtype."""
     digest = hashlib.blake2b(digest_size=6)
     steps = {name: asdict(task.steps[name]) for name in STRATEGIES[task.kind][strategy]}
     config = {key: value for key, value in model.config.to_dict().items() if key != "_name_or_path"}
@@ -239,7 +157,7 @@ def run_key(model: PreTrainedModel, task: Task, examples: Examples, strategy: st
 
 
 def _chunks(rows: Sequence[Row], images: int) -> Iterator[list[int]]:
-    """Row numbers, image by image, so many images at a time."""
+    """The numbers of all rows about the first `images` images, then of those about the next, and so on."""
     by_image: dict[Any, list[int]] = {}
     for number, row in enumerate(rows):
         by_image.setdefault(row["image_id"], []).append(number)
@@ -248,73 +166,140 @@ def _chunks(rows: Sequence[Row], images: int) -> Iterator[list[int]]:
         yield [number for group in groups[start : start + images] for number in group]
 
 
-def evaluate(
-    tasks: list[Task],
-    where: Where,
-    folder: Path,
-    args: argparse.Namespace,
-    device: torch.device,
-    dtype: torch.dtype,
-    figures: MetricTable,
-    remarks: list[str],
-) -> tuple[str, str]:
-    """Run tasks that show images: adds to figures and remarks, and returns the names of dataset and split."""
-    data = [load_examples(task, where, not args.predictions_only) for task in tasks]
-    model, processor = load_vlkd(args.model, "--model", device, dtype)
-    model.eval()
-    folder.mkdir(parents=True, exist_ok=True)
-    for task, examples in zip(tasks, data, strict=True):
-        if task.kind == "retrieval":
-            retrieve(examples, model, processor, args, figures, remarks)
-        else:
-            answer(task, examples, model, processor, folder, args, figures, remarks)
-    return Path(args.task).stem if len(tasks) > 1 else data[0].dataset, data[0].split
+def encode_rows(
+    model: PreTrainedModel, processor: Any, examples: Examples, numbers: Sequence[int], batch_size: int
+) -> dict[Any, torch.Tensor]:
+    """V, (N, d_j), of each image of the given rows, by image id."""
+    first = {}
+    for number in numbers:
+        first.setdefault(examples.rows[number]["image_id"], number)
+    if not first:
+        return {}
+    with ThreadPoolExecutor(READERS) as pool:
+        images = list(pool.map(examples.image, first.values()))
+    return dict(zip(first, encode_images(model, processor, images, batch_size), strict=True))
 
 
-def answer(
-    task: Task,
-    examples: Examples,
-    model: PreTrainedModel,
-    processor: Any,
-    folder: Path,
-    args: argparse.Namespace,
-    figures: MetricTable,
-    remarks: list[str],
-) -> None:
-    """Write each strategy's predictions in the official form, and score them unless told otherwise."""
-    strategies = strategies_of(task, args.strategy)
-    texts = answer_all(model, processor, task, examples, strategies, folder, args.batch_size)
-    for strategy in strategies:
-        results = write_results(folder / f"{task.name}.{strategy}.json", task.kind, examples.rows, texts[strategy])
-        if not args.predictions_only:
-            found, said = judge(task, examples.rows, texts[strategy], results)
-            figures.extend(strategy, found)
-            remarks += [remark for remark in said if remark not in remarks]
+@dataclass(frozen=True)
+class Generator:
+    """Generates the texts of a task's steps and strategies with one model."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+    task: Task
+    batch_size: int
+
+    def generate(self, strategy: str, rows: list[Row], features: dict[Any, torch.Tensor]) -> list[dict[str, Any]]:
+        """For each row {"text"} and, with the strategy "caption-then-answer", the "caption" that it was answered from.
+
+        Args:
+            features: V of each image, by image id.
+        """
+        shown = None if strategy == "blind" else [features[row["image_id"]] for row in rows]
+        if self.task.kind == "captions":
+            return [{"text": text} for text in self.run_step("caption", [{} for _ in rows], shown)]
+        if strategy != "caption-then-answer":
+            return [{"text": text} for text in self.run_step("answer", rows, shown)]
+        images = list(dict.fromkeys(row["image_id"] for row in rows))
+        captions = self.run_step("caption", [{} for _ in images], [features[image] for image in images])
+        captions = [normalize(caption, self.task.steps["caption"]) for caption in captions]
+        caption_of = dict(zip(images, captions, strict=True))
+        rows = [{**row, "caption": caption_of[row["image_id"]]} for row in rows]
+        answers = self.run_step("answer_from_caption", rows)
+        return [{"text": text, "caption": row["caption"]} for text, row in zip(answers, rows, strict=True)]
+
+    def run_step(self, name: str, rows: list[Row], features: list[torch.Tensor] | None = None) -> list[str]:
+        """The texts of one step. Without images, equal prompts are generated once."""
+        step = self.task.steps[name]
+        prompts = [fill_prompt(step, row) for row in rows]
+        distinct = prompts if features is not None else list(dict.fromkeys(prompts))
+        shown = None if features is None else torch.stack(features)
+        options = step.generate_kwargs()
+        texts = complete(self.model, self.tokenizer, distinct, shown, self.batch_size, desc=name, **options)
+        if features is not None:
+            return texts
+        text_of = dict(zip(distinct, texts, strict=True))
+        return [text_of[prompt] for prompt in prompts]
 
 
+def fill_prompt(step: Step, row: Row) -> str:
+    """The step's prompt with the row's question and caption; the caption's final full stop is removed."""
+    caption = " ".join(row.get("caption", "").split()).rstrip(". ")
+    return step.prompt.format(question=row.get("question", "").strip(), caption=caption)
+
+
+def normalize(text: str, step: Step) -> str:
+    """The text on one line, cut after the first sentence if the step says so."""
+    text = first_sentence_of(text) if step.normalization == "first_sentence" else text
+    return " ".join(text.split())
+
+
+# ----------------------------------------------------------------------------------------------------------- retrieval
 def retrieve(
-    examples: Examples,
-    model: PreTrainedModel,
-    processor: Any,
-    args: argparse.Namespace,
-    figures: MetricTable,
-    remarks: list[str],
-) -> None:
-    """Retrieval by BART's text embedding and, as a control, by the text tower of the CLIP that the images' is."""
-    image_embeds, text_embeds, image_of_text = embed_all(model, processor, examples, args.batch_size)
-    figures.extend("direct", score_retrieval(image_embeds, text_embeds, image_of_text))
-    named = args.clip or next(iter(model.config.base_models or ()), None)
+    model: PreTrainedModel, processor: Any, examples: Examples, clip: str | None, batch_size: int
+) -> tuple[list[tuple[str, list[Result]]], list[str]]:
+    """Results with BART's text embedding and, as a control, with the text tower of the model's CLIP; and remarks.
+
+    Args:
+        clip: the CLIP checkpoint; None takes the one in the model's config, and leaves the control out if that fails.
+    """
+    image_embeds, text_embeds, image_of_text = embed_all(model, processor, examples, batch_size)
+    results = [("direct", score_retrieval(image_embeds, text_embeds, image_of_text))]
+    name = clip or next(iter(model.config.base_models or ()), None)
+    if name is None:
+        return results, []
     try:
-        clip_embeds = None if named is None else clip_text_embeds(named, model, examples, args.batch_size)
+        clip_embeds = clip_text_embeds(name, model, examples, batch_size)
     except ValueError as error:
-        if args.clip:
+        if clip:
             raise
-        clip_embeds = None
-        remarks.append(f"{CLIP_TEXT} is left out: {error}")
-    if clip_embeds is not None:
-        figures.extend(CLIP_TEXT, score_retrieval(image_embeds, clip_embeds, image_of_text))
+        return results, [f"{CLIP_TEXT} is left out: {error}"]
+    return [*results, (CLIP_TEXT, score_retrieval(image_embeds, clip_embeds, image_of_text))], []
 
 
-def strategies_of(task: Task, asked: list[str] | None) -> list[str]:
-    """The command's for questions, the task's own otherwise."""
-    return list(dict.fromkeys(asked)) if asked and task.kind == "vqa" else list(task.strategies)
+@torch.no_grad()
+def embed_all(
+    model: PreTrainedModel, processor: Any, examples: Examples, batch_size: int = 64
+) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """Unit vectors of all images (n, d_j) and all captions (m, d_j), and the image's row of each caption."""
+    images, numbers = [], range(len(examples.rows))
+    for start in tqdm(range(0, len(numbers), batch_size), desc="images", unit="batch"):
+        features = encode_rows(model, processor, examples, numbers[start : start + batch_size], batch_size)
+        images += [image_features[0].cpu() for image_features in features.values()]  # the class token
+    image_embeds = torch.nn.functional.normalize(torch.stack(images).float(), dim=-1)
+    text_embeds = _embed_captions(
+        examples,
+        processor.tokenizer,
+        batch_size,
+        model.device,
+        lambda inputs: model.get_text_features(**inputs).pooler_output,
+    )
+    image_of_text = [number for number, row in enumerate(examples.rows) for _ in row["captions"]]
+    return image_embeds, text_embeds, image_of_text
+
+
+def clip_text_embeds(clip: str, model: PreTrainedModel, examples: Examples, batch_size: int = 64) -> torch.Tensor:
+    """Unit vectors of the captions (m, d_j) from CLIP's text tower.
+
+    Raises:
+        ValueError: the checkpoint does not exist, or is not the model's CLIP.
+    """
+    teacher, tokenizer = load_teacher(clip)
+    check_same_clip(clip, model)
+    teacher = teacher.to(model.device)
+    return _embed_captions(
+        examples, tokenizer, batch_size, model.device, lambda inputs: teacher_embeds(teacher, **inputs)
+    )
+
+
+@torch.no_grad()
+def _embed_captions(
+    examples: Examples, tokenizer: Any, batch_size: int, device: torch.device, embed: Callable
+) -> torch.Tensor:
+    captions = [caption for row in examples.rows for caption in row["captions"]]
+    embeds = []
+    for start in tqdm(range(0, len(captions), batch_size), desc="captions", unit="batch"):
+        batch = captions[start : start + batch_size]
+        inputs = tokenizer(batch, padding=True, truncation=True, return_tensors="pt").to(device)
+        embeds.append(embed(inputs).cpu().float())
+    return torch.cat(embeds)

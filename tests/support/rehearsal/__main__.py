@@ -95,7 +95,8 @@ def steps_of(size: Size, steps: int, batch: int, images: int) -> list[Step]:
         Step(f"vlkd evaluate {model} --task vqav2 --limit {images}", partial(check_task, task="vqav2")),
         Step(f"vlkd evaluate {model} --task coco-caption --limit {images}", partial(check_task, task="coco-caption")),
         Step(
-            f"vlkd evaluate --task text-retention --before {size.bart} --after outputs/streamed --limit {images}",
+            f"vlkd evaluate --task text-retention --model outputs/streamed --reference_model {size.bart} "
+            f"--limit {images}",
             partial(check_task, task="text-retention"),
         ),
         Step(f"vlkd push outputs/streamed {REPO} --metrics evaluation/vqav2/metrics.json", check_push),

@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from trainer.cli import main
 from trainer.evaluation.metrics_file import load_metrics
-from trainer.evaluation.scoring import score_captions, score_vqa
+from trainer.evaluation.scoring import caption_report, score_vqa
 from trainer.evaluation.tasks.task import FOLDER
 
 ROOT = Path(__file__).parents[3]
@@ -93,7 +93,7 @@ def test_every_command_of_the_page_runs(here, tmp_path, capsys, command):
     assert main(words) == 0, capsys.readouterr().err
     out = capsys.readouterr().out
     if "--predictions_only" in words:
-        assert "No score" in out and not (folder / "metrics.json").exists()
+        assert "without scores" in out and not (folder / "metrics.json").exists()
         return
     metrics = load_metrics(folder / "metrics.json")
     assert set(shlex.split(metrics["command"])) == {"vlkd", *words, "--dtype", metrics["dtype"]}
@@ -118,9 +118,9 @@ def test_vqa(here, tmp_path, capsys, images):
         "num_beams": 5,
         "length_penalty": 1.0,
         "max_new_tokens": 40,
-        "normalisation": "none",
+        "normalization": "none",
     }
-    assert "caption: prompt '<mask>', num_beams 5, length_penalty 1.0, max_new_tokens 40, normalisation 'none'" in out
+    assert "caption: prompt '<mask>', num_beams 5, length_penalty 1.0, max_new_tokens 40, normalization 'none'" in out
     rows = list(data.vqav2(images).remove_columns("image"))
     for strategy in conditions:
         results = json.loads((tmp_path / f"vqav2.{strategy}.json").read_text())
@@ -161,13 +161,13 @@ def test_nocaps_by_domain(here, tmp_path, capsys):
     results = json.loads((tmp_path / "nocaps.direct.json").read_text())
     assert [list(result) for result in results] == [["image_id", "caption"]] * 4
     references = json.loads(Path("nocaps_val_4500_captions.json").read_text())
-    assert_figures(metrics, "direct", score_captions(references, results))
+    assert_figures(metrics, "direct", caption_report(references, results)["figures"])
     for domain, ids in (("in-domain", {0, 3}), ("near-domain", {1}), ("out-domain", {2})):
         part = {
             "images": [image for image in references["images"] if image["id"] in ids],
             "annotations": [a for a in references["annotations"] if a["image_id"] in ids],
         }
-        figures = score_captions(part, [result for result in results if result["image_id"] in ids])
+        figures = caption_report(part, [result for result in results if result["image_id"] in ids])["figures"]
         assert_figures(metrics, "direct", [{**figure, "row": f"{figure['row']}, {domain}"} for figure in figures])
 
 
@@ -187,7 +187,7 @@ def test_predictions_only(here, tmp_path, capsys):
     assert code == 2 and "question_id 42000 has no answers" in error and "--predictions_only" in error
     assert not list(tmp_path.iterdir())
     code, out, _ = run(capsys, *options, "--output_dir", str(tmp_path), "--predictions_only")
-    assert code == 0 and "No score" in out
+    assert code == 0 and "without scores" in out
     results = json.loads((tmp_path / "vqav2.direct.json").read_text())
     assert [result["question_id"] for result in results] == [
         (42 + number) * 1000 + kind for kind in (0, 1) for number in range(4)
@@ -200,22 +200,22 @@ def test_predictions_only(here, tmp_path, capsys):
         (["--task", "vqa"], "--task 'vqa' is unknown; choose one of coco-caption, flickr30k-retrieval, microworld"),
         (["--task", "none.yaml"], "--task none.yaml cannot be read"),
         (["--task", "vqav2", "--strategy", "guess"], "invalid choice: 'guess'"),
-        (["--task", "nocaps", "--strategy", "direct"], "--strategy is of no use to task 'nocaps'"),
+        (["--task", "nocaps", "--strategy", "direct"], "task 'nocaps' does not use --strategy"),
         (["--task", "vqav2", "--limit", "0"], "--limit 0 must be 1 or more"),
         (["--task", "vqav2", "--limit", "-3"], "--limit -3 must be 1 or more"),
         (["--task", "vqav2", "--batch_size", "0"], "--batch_size 0 must be 1 or more"),
         (["--task", "vqav2", "--split", "tset"], "has no split 'tset'; it has validation, testdev"),
         (["--task", "vqav2", "--columns", "image"], "must be a mapping such as '{image: photo}'"),
         (["--task", "vqav2", "--columns", "{image: ["], "--columns '{image: [' cannot be read"),
-        (["--task", "vqav2", "--before", "x"], "--before is of no use to task 'vqav2'"),
-        (["--task", "vqav2", "--clip", "x"], "--clip is of no use to task 'vqav2'"),
-        (["--task", "microworld", "--dataset_name", "x"], "--dataset_name is of no use to task 'microworld'"),
+        (["--task", "vqav2", "--reference_model", "x"], "task 'vqav2' does not use --reference_model"),
+        (["--task", "vqav2", "--clip", "x"], "task 'vqav2' does not use --clip"),
+        (["--task", "microworld", "--dataset_name", "x"], "task 'microworld' does not use --dataset_name"),
         (["--task", "microworld", "--split", "tset"], "split='tset' is unknown: choose one of train, validation"),
-        (["--task", "flickr30k-retrieval", "--predictions_only"], "has no predictions to be scored elsewhere"),
+        (["--task", "flickr30k-retrieval", "--predictions_only"], "does not use --predictions_only"),
         (["--task", "flickr30k-retrieval", "--clip", "lmms-lab"], "lmms-lab"),
         (
             ["--task", "vqav2", "--dataset_name", "my_text", "--split", "test"],
-            "'my_text' has no column 'image' (image)",
+            "--columns image: dataset 'my_text' has no column 'image'",
         ),
     ],
 )
@@ -225,5 +225,5 @@ def test_bad_input_is_one_line(here, tmp_path, capsys, options, message):
 
 
 def test_no_model(here, capsys):
-    assert "--model is missing: task 'vqav2' needs it" in run(capsys, "--task", "vqav2")[2]
+    assert "required: --model" in run(capsys, "--task", "vqav2")[2]
     assert "--model: 'bart_before' is no VLKD" in run(capsys, "--task", "vqav2", "--model", "bart_before")[2]

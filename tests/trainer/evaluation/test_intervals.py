@@ -1,9 +1,8 @@
-"""Proportions, their intervals and R@1, against values known from elsewhere or worked out by hand."""
+"""Proportions and their Wilson intervals, against published values."""
 
 import pytest
-import torch
 
-from trainer.evaluation.intervals import first_hits, proportion
+from trainer.evaluation.intervals import proportion
 
 
 @pytest.mark.parametrize(
@@ -37,25 +36,3 @@ def test_as_dict():
 def test_nothing_to_score():
     with pytest.raises(ValueError, match="no trials"):
         proportion([])
-
-
-def test_first_hits_by_hand():
-    """Query 0 is nearest to its own item; 1 to item 0; 2 to its own."""
-    gallery = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
-    queries = torch.tensor([[0.8, 0.6], [0.8, 0.6], [-0.6, 0.8]])
-    assert first_hits(queries, gallery, pool=3) == [True, False, False]
-    assert first_hits(gallery, queries, pool=3) == [True, False, True]  # item 1: 0.6, 0.6 and 0.8
-
-
-def test_pools_are_apart_and_a_rest_is_left_out():
-    queries = torch.eye(2).repeat(2, 1)  # rows 0 and 2 are equal, and so are 1 and 3
-    assert first_hits(queries, queries, pool=2) == [True] * 4
-    assert first_hits(queries, queries, pool=4) == [True, True, False, False]
-    assert first_hits(queries[:3], queries[:3], pool=2) == [True, True]
-
-
-def test_too_few_pairs():
-    with pytest.raises(ValueError, match="needs at least 100 pairs: got 99 and 99 rows"):
-        first_hits(torch.eye(99), torch.eye(99))
-    with pytest.raises(ValueError, match="got 3 and 2 rows"):
-        first_hits(torch.eye(3), torch.eye(3)[:2], pool=2)

@@ -1,13 +1,11 @@
 """Recall worked out by hand."""
 
-import evaluate
 import numpy as np
 import pytest
 import torch
 
 from trainer.evaluation import scoring
-from trainer.evaluation.metrics import retrieval_recall
-from trainer.evaluation.metrics.retrieval_recall.recall import recall_scores
+from trainer.evaluation.metrics.ranks import recall_scores
 
 
 def circle(*degrees: float) -> np.ndarray:
@@ -85,19 +83,13 @@ def test_score_retrieval_names_its_figures():
     [
         (IMAGES, TEXTS[:, :1], OWNERS, "do not fit"),
         (IMAGES, TEXTS, OWNERS[:3], "do not fit"),
-        (IMAGES, TEXTS, [0, 0, 1, 3], "whole numbers from 0 to 2"),
-        (IMAGES, TEXTS, [0.0, 0, 1, 2], "whole numbers"),
-        (IMAGES, TEXTS, [0, 0, 1, 1], "image 2 has no text .1 have none."),
-        (IMAGES * np.nan, TEXTS, OWNERS, "image_embeds must be rows of finite numbers"),
-        (IMAGES, TEXTS * 0, OWNERS, "text_embeds must be .* none of them all zero"),
+        (IMAGES, TEXTS, [0, 0, 1, 3], "integers from 0 to 2"),
+        (IMAGES, TEXTS, [0.0, 0, 1, 2], "integers"),
+        (IMAGES, TEXTS, [0, 0, 1, 1], "image 2 has no text .1 images have none."),
+        (IMAGES * np.nan, TEXTS, OWNERS, "image_embeds must be nonzero rows of finite"),
+        (IMAGES, TEXTS * 0, OWNERS, "text_embeds must be nonzero"),
     ],
 )
 def test_what_does_not_fit_is_named(images, texts, owners, message):
     with pytest.raises(ValueError, match=message):
         recall_scores(images, texts, owners)
-
-
-def test_evaluate_loads_the_folder():
-    metric = evaluate.load(retrieval_recall.__path__[0])
-    found = metric.compute(predictions=TEXTS, references=OWNERS, image_embeds=IMAGES)
-    assert found["text_to_image"]["R@1"]["value"] == 0.75

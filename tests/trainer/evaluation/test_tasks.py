@@ -17,13 +17,17 @@ from microworld.exam import exam as exam
 from microworld.exam.exam import TEXT_QA_PROMPT
 from microworld.exam.tasks import score_answers, score_captions
 from modeling_vlkd.processing_vlkd import VQA_PROMPT
-from trainer.evaluation.datasets import Where, load_examples
-from trainer.evaluation.runner import Log, answer_all, embed_all, normalize
+from trainer.evaluation.datasets import DatasetOverrides, load_examples
+from trainer.evaluation.runner import GenerationLog, embed_all, generate_all, normalize
 from trainer.evaluation.tasks.task import FOLDER, Step, load_task, task_names
 
 
 def task_of(name: str):
     return load_task(name)[0]
+
+
+def with_strategies(task, *names: str):
+    return replace(task, strategies=names)
 
 
 def same_image(one: Image.Image, other: Image.Image) -> bool:
@@ -62,26 +66,26 @@ def test_prompts_are_the_processors_and_the_exams(name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "vqa2"}, "own.yaml: kind: 'vqa2' is unknown; choose one of vqa, captions"),
+        ({"kind": "vqa2"}, "own.yaml: kind: 'vqa2' is unknown; choose from vqa, captions"),
         ({"metrics": "vqa"}, "own.yaml: task 'own' has the unknown key `metrics`"),
         ({"metric": None}, "own.yaml: task 'own' lacks the key `metric`"),
         ({"columns": {"image": "image"}}, "own.yaml: columns lacks the key `question`"),
-        ({"strategies": ["guess"]}, "own.yaml: a task of kind vqa knows no strategy 'guess'"),
-        ({"strategies": ["caption-then-answer"]}, "needs the step `caption`"),
+        ({"strategies": ["guess"]}, "own.yaml: unknown strategy 'guess'; choose from direct"),
+        ({"strategies": ["caption-then-answer"]}, "requires the step `caption`"),
         (
             {"steps": {"answer": {"prompt": "{question}"}}},
-            "answer: prompt: '{question}' must hold <mask> and {question}",
+            "answer: prompt: '{question}' must have <mask> and {question}",
         ),
-        ({"steps": {"answer": {"prompt": "<mask>"}}}, "prompt: '<mask>' must hold <mask> and {question}"),
-        ({"steps": {"answer": {"prompt": "{question}{x}<mask>"}}}, "and no other place"),
+        ({"steps": {"answer": {"prompt": "<mask>"}}}, "prompt: '<mask>' must have <mask> and {question}"),
+        ({"steps": {"answer": {"prompt": "{question}{x}<mask>"}}}, "and no other placeholder"),
         ({"steps": {"answer": {"prompt": "{question}<mask>", "beams": 5}}}, "answer has the unknown key `beams`"),
         (
             {"steps": {"answer": {"prompt": "{question}<mask>", "num_beams": 0}}},
             "num_beams and max_new_tokens must be 1",
         ),
         (
-            {"steps": {"answer": {"prompt": "{question}<mask>", "normalisation": "x"}}},
-            "choose of none, first_sentence",
+            {"steps": {"answer": {"prompt": "{question}<mask>", "normalization": "x"}}},
+            "choose from none, first_sentence",
         ),
     ],
 )
@@ -96,7 +100,7 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path, change, message):
 
 
 @pytest.mark.parametrize(
-    ("text", "normalisation", "expected"),
+    ("text", "normalization", "expected"),
     [
         ("red. Question: how", "first_sentence", "red"),
         ("red.", "first_sentence", "red"),
@@ -105,8 +109,8 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path, change, message):
         ("", "first_sentence", ""),
     ],
 )
-def test_normalisation(text, normalisation, expected):
-    assert normalize(text, Step("<mask>", normalisation=normalisation)) == expected
+def test_normalization(text, normalization, expected):
+    assert normalize(text, Step("<mask>", normalization=normalization)) == expected
 
 
 # ------------------------------------------------------------------------------------------------------- the Hub's
@@ -114,7 +118,7 @@ def test_normalisation(text, normalisation, expected):
 
 def test_vqav2(images, tmp_path):
     folder = data.save({"validation": data.vqav2(images)}, tmp_path / "hub")
-    examples = load_examples(task_of("vqav2"), Where(folder))
+    examples = load_examples(task_of("vqav2"), DatasetOverrides(folder))
     assert (examples.dataset, examples.split, len(examples.rows)) == (folder, "validation", 8)
     assert examples.rows[4] == {
         "image_id": 42,
@@ -129,7 +133,7 @@ def test_vqav2(images, tmp_path):
 
 def test_okvqa_tells_images_by_their_bytes(images, tmp_path):
     folder = data.save({"val2014": data.okvqa(images)}, tmp_path / "hub")
-    rows = load_examples(task_of("okvqa"), Where(folder)).rows
+    rows = load_examples(task_of("okvqa"), DatasetOverrides(folder)).rows
     assert [row["question_id"] for row in rows] == [420, 430, 440, 450, 421, 431, 441, 451]
     ids = [row["image_id"] for row in rows]
     assert ids[:4] == ids[4:] and len(set(ids)) == 4
@@ -142,14 +146,14 @@ def test_coco_captions_fetch_their_images(images, web, tmp_path):
         image.save(tmp_path / "image.png")
         urls.append(web.add(f"/{number}.png", (tmp_path / "image.png").read_bytes()))
     folder = data.save({"test": data.coco_karpathy(urls)}, tmp_path / "hub")
-    examples = load_examples(task_of("coco-caption"), Where(folder))
+    examples = load_examples(task_of("coco-caption"), DatasetOverrides(folder))
     assert examples.rows[1] == {"image_id": 43, "captions": data.captions_of(1)}
     assert all(same_image(examples.image(number), images[number]) for number in range(4))
 
 
 def test_coco_captions_with_a_folder_of_images(images, tmp_path):
     folder = data.save({"test": data.coco_karpathy(["http://127.0.0.1:9/none"] * 4)}, tmp_path / "hub")
-    where = Where(folder, images=data.save_images(images, tmp_path / "coco"))
+    where = DatasetOverrides(folder, images=data.save_images(images, tmp_path / "coco"))
     examples = load_examples(task_of("coco-caption"), where)
     assert examples.rows[3] == {"image_id": 45, "captions": data.captions_of(3)}
     assert all(same_image(examples.image(number), images[number]) for number in range(4))
@@ -157,16 +161,16 @@ def test_coco_captions_with_a_folder_of_images(images, tmp_path):
 
 def test_nocaps_takes_its_domains_from_the_official_file(images, tmp_path):
     folder = data.save({"validation": data.nocaps(images)}, tmp_path / "hub")
-    rows = load_examples(task_of("nocaps"), Where(folder)).rows
+    rows = load_examples(task_of("nocaps"), DatasetOverrides(folder)).rows
     assert rows[2] == {"image_id": 2, "captions": data.captions_of(2)}
     annotations = data.nocaps_captions(4, tmp_path / "nocaps_val_4500_captions.json")
-    rows = load_examples(task_of("nocaps"), Where(folder, annotations=annotations)).rows
+    rows = load_examples(task_of("nocaps"), DatasetOverrides(folder, annotations=annotations)).rows
     assert [row["domain"] for row in rows] == ["in-domain", "near-domain", "out-domain", "in-domain"]
 
 
 def test_flickr30k(images, tmp_path):
     folder = data.save({"test": data.flickr30k(images)}, tmp_path / "hub")
-    examples = load_examples(task_of("flickr30k-retrieval"), Where(folder))
+    examples = load_examples(task_of("flickr30k-retrieval"), DatasetOverrides(folder))
     assert examples.rows[2] == {"image_id": 2, "captions": data.captions_of(2)}
     assert same_image(examples.image(2), images[2])
 
@@ -177,9 +181,11 @@ def test_flickr30k(images, tmp_path):
 def test_vqas_official_files_give_the_same_rows(images, tmp_path):
     dataset = data.vqav2(images)
     questions, annotations = data.vqa_files(dataset, tmp_path)
-    where = Where(questions=questions, annotations=annotations, images=data.save_images(images, tmp_path / "coco"))
+    where = DatasetOverrides(
+        questions=questions, annotations=annotations, images=data.save_images(images, tmp_path / "coco")
+    )
     examples = load_examples(task_of("vqav2"), where)
-    hub = load_examples(task_of("vqav2"), Where(data.save({"validation": dataset}, tmp_path / "hub")))
+    hub = load_examples(task_of("vqav2"), DatasetOverrides(data.save({"validation": dataset}, tmp_path / "hub")))
     assert examples.rows == hub.rows
     assert (examples.dataset, examples.split) == (questions, "val2014")
     assert all(same_image(examples.image(number), images[number % 4]) for number in range(8))
@@ -188,7 +194,9 @@ def test_vqas_official_files_give_the_same_rows(images, tmp_path):
 def test_test_dev_asks_about_images_of_test(images, tmp_path):
     questions, _ = data.vqa_files(data.vqav2(images, answers=False), tmp_path, "test-dev2015")
     folder = data.save_images(images, tmp_path / "coco", lambda number: f"COCO_test2015_{42 + number:012d}.jpg")
-    examples = load_examples(task_of("vqav2"), Where(questions=questions, images=folder), need_references=False)
+    examples = load_examples(
+        task_of("vqav2"), DatasetOverrides(questions=questions, images=folder), need_references=False
+    )
     assert examples.split == "test-dev2015" and same_image(examples.image(1), images[1])
 
 
@@ -196,22 +204,22 @@ def test_test_dev_asks_about_images_of_test(images, tmp_path):
 def test_karpathys_splits(images, tmp_path, name):
     annotations = data.karpathy(4, tmp_path / "dataset.json", name.split("-")[0])
     folder = data.save_images(images, tmp_path / "coco")
-    examples = load_examples(task_of(name), Where(annotations=annotations, images=folder))
+    examples = load_examples(task_of(name), DatasetOverrides(annotations=annotations, images=folder))
     first = 42 if name == "coco-caption" else 0
     assert examples.rows == [{"image_id": first + n, "captions": data.captions_of(n)} for n in range(3)]
     assert examples.split == "test" and same_image(examples.image(2), images[2])
-    other = load_examples(task_of(name), Where(annotations=annotations, images=folder, split="train"))
+    other = load_examples(task_of(name), DatasetOverrides(annotations=annotations, images=folder, split="train"))
     assert [row["image_id"] for row in other.rows] == [first + 3]
 
 
 def test_cocos_and_nocaps_captions(images, tmp_path):
     folder = data.save_images(images, tmp_path / "coco")
-    where = Where(annotations=data.coco_captions(4, tmp_path / "captions_val2014.json"), images=folder)
+    where = DatasetOverrides(annotations=data.coco_captions(4, tmp_path / "captions_val2014.json"), images=folder)
     examples = load_examples(task_of("coco-caption"), where)
     assert examples.rows[3] == {"image_id": 45, "captions": data.captions_of(3)}
     assert examples.split == "captions_val2014" and same_image(examples.image(3), images[3])
     folder = data.save_images(images, tmp_path / "nocaps", lambda number: f"{number:016x}.jpg")
-    where = Where(annotations=data.nocaps_captions(4, tmp_path / "nocaps.json"), images=folder)
+    where = DatasetOverrides(annotations=data.nocaps_captions(4, tmp_path / "nocaps.json"), images=folder)
     examples = load_examples(task_of("nocaps"), where)
     assert examples.rows[2] == {"image_id": 2, "captions": data.captions_of(2), "domain": "out-domain"}
     assert same_image(examples.image(2), images[2])
@@ -225,7 +233,7 @@ def vqa_dir(images, tmp_path) -> str:
     return data.save({"validation": data.vqav2(images)}, tmp_path / "hub")
 
 
-def complaint(name: str, where: Where, **options) -> str:
+def complaint(name: str, where: DatasetOverrides, **options) -> str:
     with pytest.raises(ValueError, match=".") as error:
         load_examples(task_of(name), where, **options)
     return str(error.value)
@@ -233,24 +241,25 @@ def complaint(name: str, where: Where, **options) -> str:
 
 def test_another_column_name(images, tmp_path):
     folder = data.save({"validation": data.vqav2(images).rename_column("question", "asked")}, tmp_path / "other")
-    message = complaint("vqav2", Where(folder))
-    assert f"dataset '{folder}' has no column 'question' (question); it has question_type, " in message
-    assert "--columns '{question: NAME}'" in message
-    rows = load_examples(task_of("vqav2"), Where(folder, columns={"question": "asked", "question_type": None})).rows
+    message = complaint("vqav2", DatasetOverrides(folder))
+    assert f"--columns question: dataset '{folder}' has no column 'question'; it has question_type, " in message
+    rows = load_examples(
+        task_of("vqav2"), DatasetOverrides(folder, columns={"question": "asked", "question_type": None})
+    ).rows
     assert rows[0]["question"] == data.QUESTIONS[0] and "question_type" not in rows[0]
 
 
 def test_options_that_contradict_the_task(vqa_dir, tmp_path):
-    assert "'photo' is none of this task's names: image, " in complaint(
-        "vqav2", Where(vqa_dir, columns={"photo": "x"})
+    assert "unknown name 'photo'; this task has image, " in complaint(
+        "vqav2", DatasetOverrides(vqa_dir, columns={"photo": "x"})
     )
-    assert "leaves out 'question'" in complaint("vqav2", Where(vqa_dir, columns={"question": None}))
-    assert "--limit 0 must be 1 or more" in complaint("vqav2", Where(vqa_dir, limit=0))
-    assert "has no split 'test'; it has validation" in complaint("vqav2", Where(vqa_dir, "test"))
-    assert "--questions belongs to tasks that ask" in complaint("nocaps", Where(questions="q.json"))
-    assert "needs --images" in complaint("vqav2", Where(questions="q.json"))
-    assert "either --dataset_name or official" in complaint("vqav2", Where(vqa_dir, questions="q.json", images="x"))
-    assert "needs --questions and --images" in complaint("vqav2", Where(annotations="a.json"))
+    assert "requires 'question'" in complaint("vqav2", DatasetOverrides(vqa_dir, columns={"question": None}))
+    assert "has no split 'test'; it has validation" in complaint("vqav2", DatasetOverrides(vqa_dir, "test"))
+    assert "requires --images" in complaint("vqav2", DatasetOverrides(questions="q.json"))
+    assert "either --dataset_name or official" in complaint(
+        "vqav2", DatasetOverrides(vqa_dir, questions="q.json", images="x")
+    )
+    assert "requires --questions and --images" in complaint("vqav2", DatasetOverrides(annotations="a.json"))
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
@@ -267,7 +276,9 @@ def test_answers_that_look_like_numbers_or_missing(images, tmp_path, kind):
         lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
         (tmp_path / "metadata.csv").write_text("\n".join(lines))
     columns = {"question_id": "number", "image_id": None, "question_type": None, "answer_type": None}
-    examples = load_examples(task_of("vqav2"), Where(str(tmp_path), "train", columns=columns | {"answers": "answer"}))
+    examples = load_examples(
+        task_of("vqav2"), DatasetOverrides(str(tmp_path), "train", columns=columns | {"answers": "answer"})
+    )
     found = [(row["question_id"], row["question"], row["answers"]) for row in examples.rows]
     true = "True" if kind == "csv" else "true"
     assert found == [(7, "which year?", ["1984"]), (8, "is it?", [true]), (9, "who?", ["None"]), (10, "7", ["N/A"])]
@@ -277,32 +288,32 @@ def test_answers_that_look_like_numbers_or_missing(images, tmp_path, kind):
 def test_a_row_without_an_id(images, tmp_path):
     rows = Dataset.from_list([{**data.vqav2(images)[0], "question_id": None}], features=data.VQAV2)
     folder = data.save({"validation": rows}, tmp_path / "none")
-    assert "a row has no question_id" in complaint("vqav2", Where(folder))
+    assert "a row has no question_id" in complaint("vqav2", DatasetOverrides(folder))
 
 
 def test_double_ids(images, tmp_path):
     twice = Dataset.from_list([*data.vqav2(images), data.vqav2(images)[2]], features=data.VQAV2)
     folder = data.save({"validation": twice}, tmp_path / "twice")
-    assert "question_id 44000 stands there twice" in complaint("vqav2", Where(folder))
+    assert "question_id 44000 occurs twice" in complaint("vqav2", DatasetOverrides(folder))
 
 
 def test_a_split_without_references(images, tmp_path):
     folder = data.save({"testdev": data.vqav2(images, answers=False)}, tmp_path / "testdev")
-    message = complaint("vqav2", Where(folder, "testdev"))
+    message = complaint("vqav2", DatasetOverrides(folder, "testdev"))
     assert f"{folder} (testdev): question_id 42000 has no answers" in message and "--predictions_only" in message
-    assert len(load_examples(task_of("vqav2"), Where(folder, "testdev"), need_references=False).rows) == 8
+    assert len(load_examples(task_of("vqav2"), DatasetOverrides(folder, "testdev"), need_references=False).rows) == 8
     folder = data.save({"test": data.nocaps(images, captions=False)}, tmp_path / "test")
-    assert "image_id 0 has no captions" in complaint("nocaps", Where(folder, "test"))
+    assert "image_id 0 has no captions" in complaint("nocaps", DatasetOverrides(folder, "test"))
 
 
 def test_missing_images(images, tmp_path):
     questions, annotations = data.vqa_files(data.vqav2(images), tmp_path)
     folder = data.save_images(images[:2], tmp_path / "coco")
-    where = Where(questions=questions, annotations=annotations, images=folder)
+    where = DatasetOverrides(questions=questions, annotations=annotations, images=folder)
     message = complaint("vqav2", where)
-    assert f"--images {folder} lacks 2 of the 4 images of {questions}: no file is, or ends in, '44'" in message
+    assert f"--images {folder} lacks 2 of the 4 images of {questions}, such as '44'" in message
     assert len(load_examples(task_of("vqav2"), replace(where, limit=2)).rows) == 2
-    assert "is no folder with images" in complaint("vqav2", replace(where, images=str(tmp_path / "none")))
+    assert "is not a folder with images" in complaint("vqav2", replace(where, images=str(tmp_path / "none")))
 
 
 def test_an_image_that_a_row_lacks_or_that_is_broken(images, tmp_path):
@@ -310,30 +321,32 @@ def test_an_image_that_a_row_lacks_or_that_is_broken(images, tmp_path):
     rows[1]["image"], rows[2]["image"] = None, {"bytes": b"no image", "path": None}
     examples = load_examples(
         task_of("vqav2"),
-        Where(data.save({"validation": Dataset.from_list(rows, features=data.VQAV2)}, tmp_path / "a")),
+        DatasetOverrides(data.save({"validation": Dataset.from_list(rows, features=data.VQAV2)}, tmp_path / "a")),
     )
-    with pytest.raises(ValueError, match=r"a: image 43 is missing: the row has none"):
+    with pytest.raises(ValueError, match=r"a: image 43 is missing"):
         examples.image(1)
-    with pytest.raises(ValueError, match=r"a: image 44 cannot be read"):
+    with pytest.raises(ValueError, match=r"a: image 44 .*cannot be read"):
         examples.image(2)
 
 
 def test_official_files_of_the_wrong_kind(images, tmp_path):
     questions, annotations = data.vqa_files(data.vqav2(images), tmp_path)
     folder = data.save_images(images, tmp_path / "coco")
-    swapped = Where(questions=annotations, annotations=questions, images=folder)
-    assert f"--questions {annotations} has no list of `questions`" in complaint("vqav2", swapped)
+    swapped = DatasetOverrides(questions=annotations, annotations=questions, images=folder)
+    assert f"--questions {annotations} must hold a non-empty list of `questions`" in complaint("vqav2", swapped)
     content = json.loads(Path(annotations).read_text())
     content["annotations"].pop(3)
     Path(annotations).write_text(json.dumps(content))
-    where = Where(questions=questions, annotations=annotations, images=folder)
-    assert f"{annotations} has no question_id 45000 of {questions}" in complaint("vqav2", where)
+    where = DatasetOverrides(questions=questions, annotations=annotations, images=folder)
+    assert f"{annotations} has no question_id 45000 of --questions {questions}" in complaint("vqav2", where)
     assert "cannot be read as JSON" in complaint("vqav2", replace(where, questions=str(tmp_path / "none.json")))
     karpathy = data.karpathy(4, tmp_path / "dataset.json", "coco")
-    message = complaint("coco-caption", Where(annotations=karpathy, images=folder, split="val"))
-    assert "has no split 'val'; give --split one of test, train" in message
+    message = complaint("coco-caption", DatasetOverrides(annotations=karpathy, images=folder, split="val"))
+    assert "has no split 'val'; set --split to one of test, train" in message
     no_captions = data.write(tmp_path / "info.json", {"images": [{"id": 42, "file_name": data.coco_name(0)}]})
-    assert "image_id 42 has no captions" in complaint("coco-caption", Where(annotations=no_captions, images=folder))
+    assert "image_id 42 has no captions" in complaint(
+        "coco-caption", DatasetOverrides(annotations=no_captions, images=folder)
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- answering
@@ -346,14 +359,14 @@ def written_alone(model, processor, image: Image.Image, prompt: str | None, step
     ids = model.generate(
         **inputs, num_beams=step.num_beams, max_new_tokens=step.max_new_tokens, do_sample=False, **options
     )
-    first = step.normalisation == "first_sentence"
+    first = step.normalization == "first_sentence"
     return " ".join(processor.post_process_generation(ids, inputs["input_ids"], first_sentence=first)[0].split())
 
 
 def test_answers_are_the_models(model, processor, images, vqa_dir, tmp_path):
     task = task_of("vqav2")
-    examples = load_examples(task, Where(vqa_dir))
-    texts = answer_all(model, processor, task, examples, ["direct", "blind"], tmp_path, batch_size=1)
+    examples = load_examples(task, DatasetOverrides(vqa_dir))
+    texts = generate_all(model, processor, with_strategies(task, "direct", "blind"), examples, tmp_path, batch_size=1)
     prompts = [processor.build_vqa_prompt(row["question"]) for row in examples.rows]
     step = task.steps["answer"]
     alone = [
@@ -365,8 +378,8 @@ def test_answers_are_the_models(model, processor, images, vqa_dir, tmp_path):
 
 def test_captions_are_the_models(model, processor, images, tmp_path):
     task = task_of("nocaps")
-    examples = load_examples(task, Where(data.save({"validation": data.nocaps(images)}, tmp_path / "hub")))
-    texts = answer_all(model, processor, task, examples, task.strategies, tmp_path)
+    examples = load_examples(task, DatasetOverrides(data.save({"validation": data.nocaps(images)}, tmp_path / "hub")))
+    texts = generate_all(model, processor, task, examples, tmp_path)
     assert texts["direct"] == [written_alone(model, processor, i, None, task.steps["caption"]) for i in images]
     assert len(set(texts["blind"])) == 1
 
@@ -375,8 +388,10 @@ def test_caption_then_answer_reads_the_caption_as_plain_text(model, processor, i
     task = task_of("vqav2")
     steps = {**task.steps, "caption": replace(task.steps["caption"], max_new_tokens=6, num_beams=2)}
     task = replace(task, steps=steps)
-    examples = load_examples(task, Where(vqa_dir))
-    texts = answer_all(model, processor, task, examples, ["caption-then-answer"], tmp_path)["caption-then-answer"]
+    examples = load_examples(task, DatasetOverrides(vqa_dir))
+    texts = generate_all(model, processor, with_strategies(task, "caption-then-answer"), examples, tmp_path)[
+        "caption-then-answer"
+    ]
     bart = model.to_bart().eval()
     plain = {"num_beams": 1, "no_repeat_ngram_size": 0, "forced_eos_token_id": None}  # the tiny BART has its own
     for number in (0, 5):
@@ -409,47 +424,60 @@ def counted(model):
 
 def test_an_image_is_encoded_once(model, processor, vqa_dir, tmp_path, counted):
     task = replace(task_of("vqav2"), strategies=("direct", "blind"))
-    answer_all(model, processor, task, load_examples(task, Where(vqa_dir)), task.strategies, tmp_path, batch_size=1)
+    generate_all(model, processor, task, load_examples(task, DatasetOverrides(vqa_dir)), tmp_path, batch_size=1)
     assert counted.images == 4  # of 8 questions
 
 
 def test_a_stopped_run_goes_on_where_it_was(model, processor, vqa_dir, tmp_path, counted):
     task = task_of("vqav2")
-    examples = load_examples(task, Where(vqa_dir))
-    expected = answer_all(model, processor, task, examples, ["direct"], tmp_path)
+    examples = load_examples(task, DatasetOverrides(vqa_dir))
+    expected = generate_all(model, processor, with_strategies(task, "direct"), examples, tmp_path)
     (log,) = tmp_path.glob("*.jsonl")
     lines = log.read_bytes().splitlines(keepends=True)
     assert len(lines) == 8
     log.write_bytes(b"".join(lines[:5]) + lines[5][:20])  # killed in the middle of a line
     counted.images = 0
-    assert answer_all(model, processor, task, examples, ["direct"], tmp_path) == expected
+    assert generate_all(model, processor, with_strategies(task, "direct"), examples, tmp_path) == expected
     assert counted.images == 2  # rows stand image by image: two were done, and half of the third
     assert sorted(log.read_bytes().splitlines()) == sorted(line.rstrip() for line in lines)
     counted.images = 0
-    assert answer_all(model, processor, task, examples, ["direct"], tmp_path) == expected
+    assert generate_all(model, processor, with_strategies(task, "direct"), examples, tmp_path) == expected
     assert counted.images == 0
 
 
 def test_a_text_may_hold_any_character(tmp_path):
     record = {"id": 1, "question": None, "text": "a\u2028b\x85c\nd"}  # some take the first two for line breaks
-    Log(tmp_path / "log").append([record])
-    log = Log(tmp_path / "log")
-    log.read()
-    assert log.texts == {1: record}
+    GenerationLog(tmp_path / "log").append([record])
+    log = GenerationLog(tmp_path / "log")
+    assert log.records == {1: record}
 
 
 def test_a_limited_run_is_the_beginning_of_the_whole(model, processor, vqa_dir, tmp_path, counted):
     task = task_of("vqav2")
-    some = answer_all(model, processor, task, load_examples(task, Where(vqa_dir, limit=3)), ["direct"], tmp_path)
+    some = generate_all(
+        model,
+        processor,
+        with_strategies(task, "direct"),
+        load_examples(task, DatasetOverrides(vqa_dir, limit=3)),
+        tmp_path,
+    )
     counted.images = 0
-    every = answer_all(model, processor, task, load_examples(task, Where(vqa_dir)), ["direct"], tmp_path)
+    every = generate_all(
+        model, processor, with_strategies(task, "direct"), load_examples(task, DatasetOverrides(vqa_dir)), tmp_path
+    )
     assert every["direct"][:3] == some["direct"] and counted.images == 4  # each has a question left
 
 
 @pytest.mark.parametrize("change", ["prompt", "beams", "weights", "question"])
 def test_what_was_changed_is_answered_anew(model, processor, images, vqa_dir, tmp_path, change):
     task = task_of("vqav2")
-    answer_all(model, processor, task, load_examples(task, Where(vqa_dir)), ["direct"], tmp_path / "kept")
+    generate_all(
+        model,
+        processor,
+        with_strategies(task, "direct"),
+        load_examples(task, DatasetOverrides(vqa_dir)),
+        tmp_path / "kept",
+    )
     shutil.copytree(tmp_path / "kept", tmp_path / "used")
     step = task.steps["answer"]
     if change == "prompt":
@@ -463,14 +491,14 @@ def test_what_was_changed_is_answered_anew(model, processor, images, vqa_dir, tm
         changed = data.vqav2(images).map(lambda row: {"question": row["question"].replace("circle", "square")})
         shutil.rmtree(vqa_dir)
         data.save({"validation": changed}, Path(vqa_dir))
-    examples = load_examples(task, Where(vqa_dir))
-    texts = answer_all(model, processor, task, examples, ["direct"], tmp_path / "used")
-    assert texts == answer_all(model, processor, task, examples, ["direct"], tmp_path / "fresh")
+    examples = load_examples(task, DatasetOverrides(vqa_dir))
+    texts = generate_all(model, processor, with_strategies(task, "direct"), examples, tmp_path / "used")
+    assert texts == generate_all(model, processor, with_strategies(task, "direct"), examples, tmp_path / "fresh")
 
 
 def test_embeddings_are_the_dual_encoders(model, processor, images, tmp_path):
     task = task_of("flickr30k-retrieval")
-    examples = load_examples(task, Where(data.save({"test": data.flickr30k(images)}, tmp_path / "hub")))
+    examples = load_examples(task, DatasetOverrides(data.save({"test": data.flickr30k(images)}, tmp_path / "hub")))
     image_embeds, text_embeds, image_of_text = embed_all(model, processor, examples, batch_size=3)
     assert image_of_text == [0] * 5 + [1] * 5 + [2] * 5 + [3] * 5
     with torch.no_grad():
@@ -482,7 +510,7 @@ def test_embeddings_are_the_dual_encoders(model, processor, images, tmp_path):
 
 def test_embeddings_of_a_bfloat16_model_are_compared_in_float32(model, processor, images, tmp_path):
     examples = load_examples(
-        task_of("flickr30k-retrieval"), Where(data.save({"test": data.flickr30k(images)}, tmp_path / "hub"))
+        task_of("flickr30k-retrieval"), DatasetOverrides(data.save({"test": data.flickr30k(images)}, tmp_path / "hub"))
     )
     exact, rounded = (embed_all(one, processor, examples) for one in (model, copy.deepcopy(model).bfloat16()))
     for due, found in zip(exact[:2], rounded[:2], strict=True):
@@ -491,7 +519,7 @@ def test_embeddings_of_a_bfloat16_model_are_compared_in_float32(model, processor
 
 def test_the_microworld_is_its_own_exam():
     tasks = [replace(task, dataset_kwargs={"size": 10}) for task in load_task("microworld")]
-    asked, captions = (load_examples(tasks[number], Where()) for number in (0, 2))
+    asked, captions = (load_examples(tasks[number], DatasetOverrides()) for number in (0, 2))
     drawn = exam.draw_exam("test", 10)
     assert [row["question"] for row in asked.rows] == [question.question for _, question in drawn.questions]
     assert [row["image_id"] for row in asked.rows] == [row for row, _ in drawn.questions]

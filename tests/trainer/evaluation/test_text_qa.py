@@ -1,13 +1,9 @@
 """Exact match and token F1 worked out by hand."""
 
-from pathlib import Path
-
-import evaluate
 import pytest
 
-from trainer.evaluation import metrics, scoring
-from trainer.evaluation.metrics import text_qa
-from trainer.evaluation.metrics.text_qa.matching import exact_match, normalize, token_f1
+from trainer.evaluation import scoring
+from trainer.evaluation.metrics.matching import exact_match, normalize, token_f1
 
 
 def test_normalization():
@@ -47,19 +43,3 @@ def test_the_best_of_several_answers_counts():
 def test_what_does_not_fit_is_named(said, meant, message):
     with pytest.raises(ValueError, match=message):
         scoring.score_text_qa(said, meant)
-
-
-def test_evaluate_loads_the_folder():
-    found = evaluate.load(text_qa.__path__[0]).compute(predictions=["the red one"], references=[["red", "a red one"]])
-    assert found["exact_match"] == {"value": 1, "n": 1, "low": 1, "high": 1}
-
-
-def test_every_metric_folder_is_a_whole_space():
-    folders = [path for path in Path(metrics.__path__[0]).iterdir() if (path / "__init__.py").is_file()]
-    assert len(folders) == 4
-    for path in folders:
-        for name in ("README.md", "app.py", "requirements.txt", f"{path.name}.py"):
-            assert (path / name).is_file(), path / name
-        assert (path / "README.md").read_text(encoding="utf-8").startswith("---\ntitle: ")
-    # Each Space stands alone, so each holds the file of the intervals: one and the same.
-    assert len({(path / "interval.py").read_bytes() for path in folders}) == 1

@@ -1,4 +1,4 @@
-"""Denoising loss and text QA before and after; and `to_bart()` as GLUE's and XSum's scripts of transformers use it."""
+"""Denoising loss and text QA of a model and its BART; `to_bart()` in the example scripts of transformers."""
 
 import copy
 import json
@@ -11,25 +11,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from huggingface_hub import HfApi
-from transformers import (
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    DataCollatorForSeq2Seq,
-    DataCollatorWithPadding,
-    Seq2SeqTrainer,
-    Seq2SeqTrainingArguments,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import AutoModelForSeq2SeqLM
 
 from modeling_vlkd.image_loading_vlkd import download
 from trainer.cli import main
 from trainer.data.infilling import TextInfilling, seeded_rng
 from trainer.evaluation.metrics_file import load_metrics
-from trainer.evaluation.retention import CORRUPTION, denoising_losses, loss_figures
+from trainer.evaluation.retention import CORRUPTION, denoising_losses, loss_results
 
 BART = str(Path(__file__).parents[3] / "microworld" / "teachers" / "bart")
 TEXTS = ["a photo of a red circle and a blue square", "two dogs", "the green triangle is left of it! one cat"]
@@ -52,7 +42,7 @@ def test_the_loss_of_each_text_is_what_it_is_alone(model, processor):
 def test_the_change_is_paired():
     before = np.array([10.0, 40.0, 90.0, 20.0])
     counts = np.array([10, 20, 30, 10])
-    worse = loss_figures({"after": (before + counts, counts), "before": (before, counts)})
+    worse = loss_results({"model": (before + counts, counts), "reference": (before, counts)})
     (_, (after,)), (_, (was,)), (_, (change,)) = worse
     assert (was["value"], after["value"], was["n"]) == (160 / 70, 230 / 70, 4)
     assert was["low"] < was["value"] < was["high"]  # the documents differ much
@@ -67,14 +57,14 @@ def run(folder: Path, *argv: str) -> dict:
 
 
 def test_a_model_that_was_not_trained_forgot_nothing(micro_dir, tmp_path):
-    figures = run(tmp_path, "--before", BART, "--after", micro_dir, "--limit", "30")
+    figures = run(tmp_path, "--reference_model", BART, "--model", micro_dir, "--limit", "30")
     for (metric, row, condition), figure in figures.items():
-        if condition == "before":
-            same = figures[metric, row, "after"]
+        if condition == "reference":
+            same = figures[metric, row, "model"]
             assert [same[key] for key in ("value", "low", "high")] == [figure[key] for key in ("value", "low", "high")]
         if "change" in row:
             assert (figure["value"], figure["low"], figure["high"]) == (0, 0, 0)
-    assert figures["denoising loss", "nats per token", "before"]["n"] == 30
+    assert figures["denoising loss", "nats per token", "reference"]["n"] == 30
     assert {metric for metric, _, _ in figures} == {"denoising loss", "text QA"}
 
 
@@ -88,8 +78,8 @@ def test_a_model_that_was_shaken_forgot(model, processor, vlkd_dir, bart_dir, tm
     text = tmp_path / "text"
     Dataset.from_dict({"story": TEXTS * 4}).save_to_disk(text)
     options = ("--dataset_name", str(text), "--split", "train", "--columns", "{text: story}")
-    figures = run(tmp_path, "--before", bart_dir, "--after", str(tmp_path / "after"), *options)
-    change = figures["denoising loss", "change", "after"]
+    figures = run(tmp_path, "--reference_model", bart_dir, "--model", str(tmp_path / "after"), *options)
+    change = figures["denoising loss", "change", "model"]
     assert set(metric for metric, _, _ in figures) == {"denoising loss"}  # no questions about a user's own text
     assert change["low"] > 0 and change["n"] == 12
     assert "denoising loss: change" in capsys.readouterr().out
@@ -98,24 +88,33 @@ def test_a_model_that_was_shaken_forgot(model, processor, vlkd_dir, bart_dir, tm
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "--before is missing: task 'text-retention' needs it"),
-        (["--before", BART], "--after is missing"),
-        (["--before", BART, "--after", "{empty}"], "empty' is no checkpoint that can be read"),
-        (["--before", "{clip}", "--after", "{vlkd}"], "holds a model of type 'clip'; give a BART or a VLKD"),
-        (["--before", BART, "--after", "{vlkd}"], "have different vocabularies"),
-        (["--before", "{bart}", "--after", "{vlkd}", "--limit", "0"], "--limit 0 must be 1 or more"),
-        (["--before", "{bart}", "--after", "{vlkd}", "--model", "x"], "--model is of no use to task 'text-retention'"),
+        (["--model", "{vlkd}"], "task 'text-retention' requires --reference_model"),
+        (["--reference_model", BART], "required: --model"),
+        (["--reference_model", BART, "--model", "{empty}"], "empty' cannot be loaded as a checkpoint"),
+        (["--reference_model", "{clip}", "--model", "{vlkd}"], "holds a model of type 'clip'; give a BART or a VLKD"),
+        (["--reference_model", BART, "--model", "{vlkd}"], "have different vocabularies"),
+        (["--reference_model", "{bart}", "--model", "{vlkd}", "--limit", "0"], "--limit 0 must be 1 or more"),
+        (["--reference_model", "{bart}", "--model", "{vlkd}", "--clip", "x"], "'text-retention' does not use --clip"),
         (
-            ["--before", "{bart}", "--after", "{vlkd}", "--predictions_only"],
-            "has no predictions to be scored elsewhere",
+            ["--reference_model", "{bart}", "--model", "{vlkd}", "--predictions_only"],
+            "does not use --predictions_only",
         ),
         (
-            ["--before", "{bart}", "--after", "{vlkd}", "--dataset_name", "{text}"],
-            "has no column 'text' (text); it has story",
+            ["--reference_model", "{bart}", "--model", "{vlkd}", "--dataset_name", "{text}"],
+            "has no column 'text'; it has story",
         ),
         (
-            ["--before", "{bart}", "--after", "{vlkd}", "--dataset_name", "{text}", "--columns", "{text: story}"],
-            "row 1: column 'story' holds ''. Filter such rows out",
+            [
+                "--reference_model",
+                "{bart}",
+                "--model",
+                "{vlkd}",
+                "--dataset_name",
+                "{text}",
+                "--columns",
+                "{text: story}",
+            ],
+            "row 1: column 'story' is ''; it must be a non-empty text",
         ),
     ],
 )
@@ -154,69 +153,6 @@ def test_to_bart_is_the_bart_in_the_model(plain_bart, model):
     assert type(bart).__name__ == "BartForConditionalGeneration"
     for name, tensor in model.to_bart().state_dict().items():
         assert torch.equal(bart.state_dict()[name], tensor)
-
-
-def test_glue(plain_bart, tmp_path):
-    """The calls of transformers' run_glue.py, on SST-2-like rows: a classifier on the BART, by the plain Trainer."""
-    rows = ["sentence,label", *(f"a {'good' if n % 2 else 'bad'} photo of {n} dogs,{n % 2}" for n in range(16))]
-    (tmp_path / "sst2.csv").write_text("\n".join(rows))
-    dataset = load_dataset("csv", data_files=str(tmp_path / "sst2.csv"), split="train", cache_dir=str(tmp_path))
-    tokenizer = AutoTokenizer.from_pretrained(plain_bart)
-    model = AutoModelForSequenceClassification.from_pretrained(plain_bart, num_labels=2)
-    dataset = dataset.map(lambda batch: tokenizer(batch["sentence"], truncation=True), batched=True)
-    args = TrainingArguments(
-        str(tmp_path / "out"), num_train_epochs=20, learning_rate=5e-3, report_to="none", use_cpu=True, seed=0
-    )
-    trainer = Trainer(
-        model,
-        args,
-        train_dataset=dataset,
-        eval_dataset=dataset,
-        processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer),
-        compute_metrics=lambda result: {"accuracy": (result.predictions[0].argmax(-1) == result.label_ids).mean()},
-    )
-    trainer.train()
-    assert trainer.evaluate()["eval_accuracy"] == 1.0
-
-
-def test_xsum(plain_bart, tmp_path):
-    """The calls of transformers' run_summarization.py, on XSum-like rows: the BART itself, by the Seq2SeqTrainer."""
-    rows = [{"document": f"{word} {word} and a very long caption", "summary": word} for word in ("red", "two", "cat")]
-    (tmp_path / "xsum.json").write_text("\n".join(map(json.dumps, rows * 4)))
-    dataset = load_dataset("json", data_files=str(tmp_path / "xsum.json"), split="train", cache_dir=str(tmp_path))
-    tokenizer = AutoTokenizer.from_pretrained(plain_bart)
-    model = AutoModelForSeq2SeqLM.from_pretrained(plain_bart)
-    dataset = dataset.map(
-        lambda batch: tokenizer(batch["document"], text_target=batch["summary"], truncation=True),
-        batched=True,
-        remove_columns=dataset.column_names,
-    )
-    args = Seq2SeqTrainingArguments(
-        str(tmp_path / "out"),
-        num_train_epochs=40,
-        learning_rate=5e-3,
-        predict_with_generate=True,
-        generation_max_length=8,
-        report_to="none",
-        use_cpu=True,
-        seed=0,
-    )
-    trainer = Seq2SeqTrainer(
-        model,
-        args,
-        train_dataset=dataset,
-        processing_class=tokenizer,
-        data_collator=DataCollatorForSeq2Seq(tokenizer, model),
-    )
-    trainer.train()
-    written = trainer.predict(dataset.select(range(3))).predictions
-    written = np.where(written < 0, tokenizer.pad_token_id, written)
-    assert [text.strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)] == [
-        "red",
-        "two",
-        "cat",
-    ]
 
 
 @pytest.fixture

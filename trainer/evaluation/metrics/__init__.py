@@ -1,1 +1,4 @@
-"""The metrics, each a folder that `evaluate.load` takes and that is a Space of the Hub as it stands."""
+"""The metrics, in a form that `evaluate` can load: `evaluate.load("trainer/evaluation/metrics/text_qa.py")`.
+
+Each can be published as a Space: see README.md.
+"""

@@ -1,4 +1,4 @@
-"""The tasks of `vlkd evaluate`: one YAML file each, which says all that a figure depends on beside the model.
+"""The task files of `vlkd evaluate`, which fix everything that a result depends on except the model.
 
 A file holds one task or, under `parts`, several by name. A user's own file is given by its path.
 """
@@ -13,8 +13,8 @@ import yaml
 from modeling_vlkd.processing_vlkd import MASK
 
 FOLDER = Path(__file__).parent
-NORMALISATIONS = ("none", "first_sentence")
-# What each strategy needs, by kind of task.
+NORMALIZATIONS = ("none", "first_sentence")
+# The steps of each strategy, by kind of task.
 STRATEGIES = {
     "vqa": {
         "direct": ("answer",),
@@ -25,31 +25,31 @@ STRATEGIES = {
     "retrieval": {"direct": ()},
     "text-retention": {"direct": ("answer_from_caption",)},
 }
-COLUMNS = {  # that every dataset of this kind must have
+COLUMNS = {  # required in every dataset of this kind
     "vqa": ("image", "question"),
     "captions": ("image",),
     "retrieval": ("image", "captions"),
     "text-retention": ("text",),
 }
-PLACES = {"caption": set(), "answer": {"question"}, "answer_from_caption": {"caption", "question"}}
+PLACEHOLDERS = {"caption": set(), "answer": {"question"}, "answer_from_caption": {"caption", "question"}}
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing the model is made to write.
+    """One text that the model generates.
 
     Args:
-        prompt: with one `<mask>`, and `{question}` or `{caption}` where they go.
+        prompt: with one `<mask>`, and the placeholders `{question}` and `{caption}` of the step.
         num_beams, length_penalty, max_new_tokens: as in `generate`.
-        normalisation: "first_sentence" keeps the first sentence without its mark, "none" all. (What a metric does
-            to a text beyond that is the metric's.)
+        normalization: "first_sentence" keeps the first sentence without its final mark, "none" the whole text. The
+            metric may normalize further.
     """
 
     prompt: str
     num_beams: int = 1
     length_penalty: float = 1.0
     max_new_tokens: int = 24
-    normalisation: str = "none"
+    normalization: str = "none"
 
     def generate_kwargs(self) -> dict[str, Any]:
         beams = {"length_penalty": self.length_penalty} if self.num_beams > 1 else {}
@@ -58,21 +58,20 @@ class Step:
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked, of which data, and how it is judged.
+    """The data, prompts and metric of an evaluation.
 
     Args:
-        name: names the files it writes.
+        name: used in file names.
         kind: "vqa", "captions", "retrieval" or "text-retention".
         metric: "vqa", "ok-vqa", "captions", "retrieval", "text-retention", or "module:function", which is called as
-            `function(rows, texts)` and returns a list of figures without `condition`.
-        dataset: folder, hub name or "module:function".
+            `function(rows, texts)` and returns a list of {"metric", "row", "value", "n", "low", "high"}.
+        dataset: a folder, a name on the Hub, or "module:function".
         split: of the dataset.
-        columns: the dataset's column for each of our names; those beyond our own names reach the metric.
-        strategies: those that are run unless the command says otherwise, the model's own figure first.
+        columns: the dataset's column for each of our names; other names reach the metric's rows.
+        strategies: that are run by default, the model's own result first.
         steps: by name: "caption", "answer", "answer_from_caption".
         dataset_kwargs: further arguments of `load_dataset` or of the function.
-        questions: of text retention: a dataset with the columns `caption`, `question` and `answer`, all plain text.
-        about: one line.
+        questions: of text retention: a dataset with the text columns `caption`, `question` and `answer`.
     """
 
     name: str
@@ -85,13 +84,20 @@ class Task:
     steps: dict[str, Step] = field(default_factory=dict)
     dataset_kwargs: dict[str, Any] = field(default_factory=dict)
     questions: str | None = None
-    about: str = ""
 
-    def settings(self, strategies: list[str]) -> dict[str, Any]:
-        """What the figures of these strategies depend on, for the reader and for metrics.json."""
-        used = {step for name in strategies for step in STRATEGIES[self.kind][name]}
+    def settings(self) -> dict[str, Any]:
+        """What the results depend on, for the user and for metrics.json."""
+        used = {step for name in self.strategies for step in STRATEGIES[self.kind][name]}
         steps = {name: asdict(step) for name, step in self.steps.items() if name in used}
-        return {"metric": self.metric, "strategies": list(strategies), "steps": steps}
+        return {"metric": self.metric, "strategies": list(self.strategies), "steps": steps}
+
+    def check_strategies(self, source: str) -> None:
+        """Raise a ValueError that names `source` for an unknown strategy, or one whose steps are missing."""
+        for strategy in self.strategies:
+            if strategy not in (known := STRATEGIES[self.kind]):
+                raise ValueError(f"{source}: unknown strategy '{strategy}'; choose from {', '.join(known)}.")
+            if missing := [step for step in known[strategy] if step not in self.steps]:
+                raise ValueError(f"{source}: strategy '{strategy}' requires the step `{missing[0]}` under `steps`.")
 
 
 def task_names() -> list[str]:
@@ -102,7 +108,7 @@ def load_task(name: str) -> list[Task]:
     """The parts of a task, by the task's name or by the path of a file.
 
     Raises:
-        ValueError: there is no such task, or its file is wrong; it names file and key.
+        ValueError: the task does not exist, or its file is invalid; the message names file and key.
     """
     own = name.endswith((".yaml", ".yml"))
     file = Path(name) if own else FOLDER / f"{name}.yaml"
@@ -114,7 +120,7 @@ def load_task(name: str) -> list[Task]:
     except (OSError, yaml.YAMLError) as error:
         raise ValueError(f"--task {name} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"--task {name} holds no `key: value` lines.")
+        raise ValueError(f"--task {name} must hold `key: value` lines.")
     parts = content.get("parts", {file.stem: content})
     return [_as_task(part, values, str(file)) for part, values in parts.items()]
 
@@ -124,37 +130,27 @@ def _as_task(name: str, values: dict[str, Any], file: str) -> Task:
     _check_keys(values, known, {"kind", "metric", "dataset", "split", "columns"}, f"{file}: task '{name}'")
     kind = values["kind"]
     if kind not in STRATEGIES:
-        raise ValueError(f"{file}: kind: '{kind}' is unknown; choose one of {', '.join(STRATEGIES)}.")
+        raise ValueError(f"{file}: kind: '{kind}' is unknown; choose from {', '.join(STRATEGIES)}.")
     _check_keys(values["columns"], None, set(COLUMNS[kind]), f"{file}: columns")
     steps = {step: _as_step(step, value, file) for step, value in values.get("steps", {}).items()}
     task = Task(name, **{**values, "steps": steps, "strategies": tuple(values.get("strategies", ("direct",)))})
-    for strategy in task.strategies:
-        check_strategy(task, strategy, file)
+    task.check_strategies(file)
     return task
-
-
-def check_strategy(task: Task, strategy: str, where: str) -> None:
-    """Raise a ValueError unless the task knows the strategy and has the steps for it."""
-    if strategy not in STRATEGIES[task.kind]:
-        known = ", ".join(STRATEGIES[task.kind])
-        raise ValueError(f"{where}: a task of kind {task.kind} knows no strategy '{strategy}'; choose of {known}.")
-    missing = [step for step in STRATEGIES[task.kind][strategy] if step not in task.steps]
-    if missing:
-        raise ValueError(f"{where}: strategy '{strategy}' needs the step `{missing[0]}`; add it under `steps`.")
 
 
 def _as_step(name: str, values: dict[str, Any], file: str) -> Step:
     where = f"{file}: steps: {name}"
-    if name not in PLACES:
-        raise ValueError(f"{where} is unknown; choose of {', '.join(PLACES)}.")
+    if name not in PLACEHOLDERS:
+        raise ValueError(f"{where} is unknown; choose from {', '.join(PLACEHOLDERS)}.")
     _check_keys(values, {field.name for field in fields(Step)}, {"prompt"}, where)
     step = Step(**values)
-    places = {place for _, place, _, _ in string.Formatter().parse(step.prompt) if place is not None}
-    if places != PLACES[name] or step.prompt.count(MASK) != 1:
-        needed = " and ".join([MASK, *(f"{{{place}}}" for place in sorted(PLACES[name]))])
-        raise ValueError(f"{where}: prompt: {step.prompt!r} must hold {needed} once, and no other place.")
-    if step.normalisation not in NORMALISATIONS:
-        raise ValueError(f"{where}: normalisation: '{step.normalisation}'; choose of {', '.join(NORMALISATIONS)}.")
+    found = {placeholder for _, placeholder, _, _ in string.Formatter().parse(step.prompt) if placeholder is not None}
+    if found != PLACEHOLDERS[name] or step.prompt.count(MASK) != 1:
+        needed = " and ".join([MASK, *(f"{{{placeholder}}}" for placeholder in sorted(PLACEHOLDERS[name]))])
+        raise ValueError(f"{where}: prompt: {step.prompt!r} must have {needed} once, and no other placeholder.")
+    if step.normalization not in NORMALIZATIONS:
+        known = ", ".join(NORMALIZATIONS)
+        raise ValueError(f"{where}: normalization: '{step.normalization}' is unknown; choose from {known}.")
     if step.num_beams < 1 or step.max_new_tokens < 1:
         raise ValueError(f"{where}: num_beams and max_new_tokens must be 1 or more.")
     return step
@@ -166,4 +162,4 @@ def _check_keys(values: Any, known: set[str] | None, needed: set[str], where: st
     if missing := sorted(needed - values.keys()):
         raise ValueError(f"{where} lacks the key `{missing[0]}`.")
     if known is not None and (unknown := sorted(values.keys() - known)):
-        raise ValueError(f"{where} has the unknown key `{unknown[0]}`; it may have {', '.join(sorted(known))}.")
+        raise ValueError(f"{where} has the unknown key `{unknown[0]}`; the keys are {', '.join(sorted(known))}.")

@@ -1,4 +1,4 @@
-"""95% bootstrap intervals. Every metric's folder holds this same file, because each folder is a Space of its own."""
+"""Seeded 95% bootstrap intervals."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,10 +8,10 @@ from scipy.stats import bootstrap
 RESAMPLES = 1000
 
 
-def resampled(data: Sequence[np.ndarray], statistic: Callable, seed: int) -> tuple[float, float]:
-    """The percentile bootstrap interval of `statistic(*data, axis=…)`; an index draws from all of `data` together.
+def bootstrap_interval(data: Sequence[np.ndarray], statistic: Callable, seed: int) -> tuple[float, float]:
+    """The percentile interval of `statistic(*data, axis=...)`. The arrays in `data` are resampled together.
 
-    One item, or items that are all alike, leave nothing to resample: both ends are then the statistic itself.
+    With a single item there is nothing to resample: both ends are then the statistic itself.
     """
     if len(data[0]) < 2:
         value = float(statistic(*data, axis=-1))
@@ -25,10 +25,14 @@ def resampled(data: Sequence[np.ndarray], statistic: Callable, seed: int) -> tup
 def mean_estimate(scores: Sequence[float], groups: Sequence | None = None, seed: int = 0) -> dict[str, float]:
     """The mean score as {"value", "n", "low", "high"}.
 
-    What shares a group (the questions of one image) is drawn together, so that it is not taken for so much evidence.
+    Args:
+        scores: one per item.
+        groups: of each item, such as the image of a question. Groups are resampled as a whole, because items of one
+            group are not independent.
+        seed: of the bootstrap.
     """
     scores = np.asarray(scores, dtype=float)
     of_group = np.arange(len(scores)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     sums, counts = np.bincount(of_group, weights=scores), np.bincount(of_group)
-    low, high = resampled([sums, counts], lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis), seed)
+    low, high = bootstrap_interval([sums, counts], lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis), seed)
     return {"value": float(scores.mean()), "n": len(scores), "low": low, "high": high}

@@ -1,20 +1,19 @@
-"""The Penn Treebank tokens of captions without Java.
+"""Penn Treebank tokenization of captions without Java.
 
-It gives, token for token, what the COCO evaluation's tokenizer gives on captions (CoreNLP 3.4.1's PTBTokenizer with
--preserveLines -lowerCase, its punctuation tokens then dropped). The rules were found by observing that program on
-probes. Known differences, all rare in captions: HTML entities (decoded there), tags with attributes, a lone letter
-with a period before a sentence's first word ("plan B. The"; there the word may even stand in the next caption),
-letters of scripts that Unicode took up after 2012 (dropped there), and dialect spellings with an apostrophe that no
-rule names.
+It matches the tokenizer of the COCO evaluation on captions (CoreNLP 3.4.1's PTBTokenizer with -preserveLines
+-lowerCase, followed by removal of punctuation). The rules were found by running that program on probes. Known
+differences, all rare in captions: HTML entities, tags with attributes, a single letter with a period before the first
+word of a sentence ("plan B. The"), letters added to Unicode after 2012, and dialect spellings with an apostrophe that
+no rule names.
 """
 
 import re
 import unicodedata
 
-# What the COCO evaluation drops. Brackets it means to drop too, but their tokens are in lower case by then and stay.
+# What the COCO evaluation removes. Its list also has brackets in capitals, but their tokens are in lower case by then.
 PUNCTUATION = {"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"}
 
-# Their period belongs to them; the second list only with a capital, the third only before a number.
+# Abbreviations that keep their period; the second list only with a capital, the third only before a number.
 ABBREVIATIONS = """
 adj adm adv al ala alex apr ariz assn assoc asst atty attys aug ave bancorp bhd bldg blvd brig bros calif capt cf
 cie cmdr co col colo comdr conn corp cos cpl ct dak dec dept det dr drs elec ens esq est etc ext feb fla fri ft ga
@@ -34,7 +33,7 @@ ALONE |= {"½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
 
 
 def _letters() -> str:
-    """The inside of a character class: letters and the marks on them, in the planes that the tokenizer knows."""
+    """The inside of a character class: letters and combining marks of the basic multilingual plane."""
     is_letter = [
         unicodedata.category(chr(code)) in ("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc") and not 0xFE00 <= code < 0xFE10
         for code in range(0x10000)
@@ -44,7 +43,7 @@ def _letters() -> str:
 
 
 def _rules() -> re.Pattern:
-    """One alternative a kind of token; the first that matches is the token, so the order is part of the rules."""
+    """One alternative for each kind of token. The first match wins, so the order matters."""
     L, A = f"[{_letters()}]", "['’]"  # letter, apostrophe
     N = rf"[{_letters()}0-9]"  # letter or digit
     clitic = rf"{A}(?:[msd]|re|ve|ll)(?![a-z])"
@@ -92,7 +91,7 @@ _TOKEN = _rules()
 def tokenize(caption: str) -> str:
     """The tokens of a caption, in lower case and without punctuation, joined by spaces.
 
-    What no rule matches is dropped: punctuation, and what the Java program calls untokenizable (most emoji).
+    Characters that no rule matches are removed, such as most emoji, as the Java program does.
     """
     tokens: list[str] = []
     for match in _TOKEN.finditer(caption):
@@ -105,11 +104,11 @@ def tokenize(caption: str) -> str:
 
 
 def _written(token: str) -> str:
-    """A token as the tokenizer writes it: currency and brackets by name, a straight apostrophe in n't and 's."""
+    """A token as the Java program writes it: currency and brackets by name, a straight apostrophe in n't and 's."""
     if token in ALONE:
         return ALONE[token]
     if re.fullmatch(r"’(?:[msd]|re|ve|ll)|n’t", token):
         return token.replace("’", "'")
     token = token.replace("(", "-lrb-").replace(")", "-rrb-").replace("\u00ad", "")
-    # "5 1/2" is one token: its space is not one that separates tokens.
+    # "5 1/2" is one token, so its space must not separate tokens.
     return token.replace(" ", "\u00a0")

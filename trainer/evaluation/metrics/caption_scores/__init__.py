@@ -1,1 +1,0 @@
-"""The COCO caption metrics."""

@@ -1,1 +1,0 @@
-"""Exact match and token F1 of answers."""
