@@ -71,14 +71,14 @@ def copy_code(target: str | os.PathLike, origin: str | os.PathLike = "") -> None
 
 
 @contextmanager
-def value_errors(summary: str) -> Iterator[None]:
-    """Re-raises errors other than OSError as a one-line ValueError: a wrong type in a file can raise any kind."""
+def value_errors(summary: str, keep: tuple[type[Exception], ...] = (OSError,)) -> Iterator[None]:
+    """Re-raises errors, except those of the classes `keep`, as a ValueError. A broken file can raise any kind."""
     try:
         yield
-    except OSError:
+    except keep:
         raise
     except Exception as error:
-        raise ValueError(f"{summary}: {textwrap.shorten(str(error), 500)}") from error
+        raise ValueError(f"{summary}: {textwrap.shorten(str(error), 700)}") from error
 
 
 class VLKDConfig(PreTrainedConfig):

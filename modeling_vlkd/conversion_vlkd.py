@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .configuration_vlkd import VLKDConfig
+from .configuration_vlkd import VLKDConfig, value_errors
 from .generation_vlkd import as_plain_dict
 from .loading_vlkd import check_weights, load_with_info
 from .processing_vlkd import check_tokenizer, has_vocabulary
@@ -80,13 +80,10 @@ def check_checkpoint(argument: str, path: str, model_type: str) -> PreTrainedCon
     Raises:
         ValueError: There is none, or it is not of `model_type`.
     """
-    try:
+    with value_errors(
+        f"`{argument}`={str(path)!r} is not a readable checkpoint; give a Hub name or a folder", keep=()
+    ):
         config = AutoConfig.from_pretrained(path)
-    except Exception as error:  # a wrong type in config.json can raise any kind
-        raise ValueError(
-            f"`{argument}`={str(path)!r} is not a readable checkpoint; give the Hub name or folder of a "
-            f"{model_type} model. ({error})"
-        ) from error
     if config.model_type != model_type:
         raise ValueError(
             f"`{argument}`={str(path)!r} is a checkpoint of type {config.model_type!r}; give one of {model_type!r}."
@@ -103,34 +100,25 @@ def load_part(
     Raises:
         ValueError: The weights cannot be read, or do not match the config; the message names the `argument`.
     """
-    try:
+    summary = f"`{argument}`={str(path)!r} has no complete weights of a {model_class.__name__}"
+    with value_errors(summary, keep=(MemoryError, torch.OutOfMemoryError)):
         model, info = load_with_info(model_class.from_pretrained, path, dtype=dtype)
         if model_class is BartForConditionalGeneration:
-            info = {
-                **info,
-                "missing_keys": info["missing_keys"] - _copy_shared_embeddings(model, info["missing_keys"]),
-            }
+            _copy_shared_embeddings(model, info["missing_keys"])
         check_weights(path, info)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"`{argument}`={str(path)!r} has a config, but not the weights of a {model_class.__name__}; give the Hub "
-            f"name or folder of a complete checkpoint. {error}"
-        ) from error
     return model
 
 
-def _copy_shared_embeddings(bart: BartForConditionalGeneration, missing: set[str]) -> set[str]:
+def _copy_shared_embeddings(bart: BartForConditionalGeneration, missing: set[str]) -> None:
     """
-    Copies `shared` to the missing input embeddings of encoder and decoder; returns the names of these.
+    Copies `shared` to the input embeddings of encoder and decoder that are `missing`, and removes these from the set.
 
     With `tie_word_embeddings=False`, transformers 4 saved them once as `shared`; transformers 5 expects all three.
     """
-    copied = {"model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"} & missing
-    if "model.shared.weight" in missing:
-        return set()
-    for name in copied:
-        bart.get_parameter(name).data.copy_(bart.get_input_embeddings().weight)
-    return copied
+    for name in ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"):
+        if name in missing and "model.shared.weight" not in missing:
+            bart.get_parameter(name).data.copy_(bart.get_input_embeddings().weight)
+            missing.remove(name)
 
 
 def _tokenizer(bart: str) -> PreTrainedTokenizerBase | None:
@@ -151,24 +139,16 @@ def _initialize_maps(model: PreTrainedModel, projector_init: str, seed: int, dty
 
     model.image_projection.to_empty(device="cpu").to(dtype)
     layers = [module for module in model.image_projection.modules() if isinstance(module, nn.Linear)]
+    w_d = torch.linalg.pinv(w_e)  # (d_model, d_j)
     if projector_init == "random":
         weights = [torch.randn(x.weight.shape, generator=generator) * x.in_features**-0.5 for x in layers]
-    else:
-        weights = _as_linear_map(torch.linalg.pinv(w_e), layers)
+    elif len(layers) == 1:
+        weights = [w_d]
+    else:  # two layers compute W_d exactly: the hidden layer holds z and -z, and gelu(z) - gelu(-z) = z
+        identity = torch.eye(len(w_d))
+        weights = [torch.cat([w_d, -w_d]), torch.cat([identity, -identity], dim=1)]
     with torch.no_grad():
         for layer, weight in zip(layers, weights, strict=True):
             layer.weight.copy_(weight)
             if layer.bias is not None:
                 layer.bias.zero_()
-
-
-def _as_linear_map(w_d: torch.Tensor, layers: list[nn.Linear]) -> list[torch.Tensor]:
-    """
-    Returns weights with which the projector equals the linear map `w_d` (d_model, d_j).
-
-    Two layers can do this exactly, because gelu(z) - gelu(-z) = z: the hidden layer computes z and -z.
-    """
-    if len(layers) == 1:
-        return [w_d]
-    identity = torch.eye(len(w_d))
-    return [torch.cat([w_d, -w_d]), torch.cat([identity, -identity], dim=1)]

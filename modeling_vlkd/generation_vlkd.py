@@ -22,17 +22,10 @@ class VLKDEncoder(nn.Module):
         self.encode = model.encode_multimodal  # a bound method, so that the model does not become a submodule
 
     def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        pixel_values: torch.FloatTensor | None = None,
-        image_features: torch.FloatTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        return_dict: bool | None = None,
-        **kwargs,
+        self, input_ids: torch.LongTensor | None = None, return_dict: bool | None = None, **kwargs
     ) -> ModelOutput:
         """See [`VLKDForConditionalGeneration.encode_multimodal`]."""
-        return self.encode(input_ids, attention_mask, pixel_values, image_features, inputs_embeds, **kwargs)
+        return self.encode(input_ids, **kwargs)
 
 
 class VLKDGenerationMixin(GenerationMixin):

@@ -1,6 +1,5 @@
 """Checks weights while loading: transformers itself fills missing ones with random values and only warns."""
 
-import json
 import os
 from collections.abc import Callable
 from functools import partial
@@ -40,7 +39,7 @@ def load_with_info(from_pretrained: Callable, name: str | os.PathLike | None, *a
 
 
 def _damage(name: str | os.PathLike | None) -> str | None:
-    """Describes the damaged files of a local folder."""
+    """Describes the damaged file of a local folder."""
     if name is None or not os.path.isdir(name):
         return None
     files = sorted(file for file in Path(name).iterdir() if file.suffix in (".safetensors", ".bin"))
@@ -48,20 +47,8 @@ def _damage(name: str | os.PathLike | None) -> str | None:
         with open(file, "rb") as content:
             if content.read(len(LFS_POINTER)) == LFS_POINTER:
                 return f"{file.name} is a Git LFS pointer instead of the file; run `git lfs pull` in that folder"
-    damaged = [file.name for file in files if file.suffix == ".bin" or _is_truncated(file)]
-    return f"{', '.join(damaged)} is damaged or truncated" if damaged else None
-
-
-def _is_truncated(file: Path) -> bool:
-    """Whether the size of a safetensors file differs from the size in its header."""
-    with open(file, "rb") as content:
-        length = int.from_bytes(content.read(8), "little")
-        try:
-            header = json.loads(content.read(min(length, 2**27)))
-            ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return True
-    return file.stat().st_size != 8 + length + max(ends, default=0)
+    names = ", ".join(file.name for file in files)
+    return f"{names} is damaged or truncated" if len(files) == 1 else f"one of {names} is damaged or truncated"
 
 
 def check_weights(name: str | os.PathLike, info: dict[str, Any], remedy: str = "") -> None:

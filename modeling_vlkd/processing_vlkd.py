@@ -329,9 +329,6 @@ def _as_list(images) -> list:
 
 
 def _load(auto_class, argument: str, path: str, part: str):
-    try:
+    summary = f"`{argument}`={str(path)!r} has no valid {part}; give a Hub name or a folder"
+    with value_errors(summary, keep=()):
         return auto_class.from_pretrained(path)
-    except Exception as error:  # a broken file can raise any kind
-        raise ValueError(
-            f"`{argument}`={str(path)!r} has no valid {part}; give a Hub name or a folder. ({error})"
-        ) from error

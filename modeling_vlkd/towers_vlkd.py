@@ -136,6 +136,11 @@ class VLKDPreTrainedModel(PreTrainedModel):
         self.logit_scale = nn.Parameter(torch.full((1,), float(config.logit_scale_init_value)))
         self.train(self.training)  # freezes CLIP
 
+    def post_init(self) -> None:
+        super().post_init()
+        # `Trainer` warns about tied weights as missing when it resumes, unless they are in this set.
+        self._keys_to_ignore_on_save |= set(self.all_tied_weights_keys)
+
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if module is self:

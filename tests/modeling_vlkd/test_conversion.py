@@ -141,7 +141,7 @@ def test_names_of_the_mlp_are_found():
         (("clip", "clip"), "`bart`=.* is a checkpoint of type 'clip'"),
         (("empty", "bart"), "`clip`=.* is not a readable checkpoint"),
         (("clip", "empty"), "`bart`=.* is not a readable checkpoint"),
-        (("clip", "weightless"), "`bart`=.* has a config, but not the weights of a BartFor.*no file named"),
+        (("clip", "weightless"), "`bart`=.* has no complete weights of a BartFor.*no file named"),
     ],
 )
 def test_wrong_checkpoints_are_value_errors(clip_dir, bart_dir, tmp_path, pair, message):

@@ -64,7 +64,7 @@ BROKEN = [
 def test_weights_that_are_missing_are_named(copied, part, change, message):
     folder = copied(part)
     change_weights(folder, change)
-    with pytest.raises(ValueError, match=f"`{part}`='{folder}' has a config, but not the weights.*{message}"):
+    with pytest.raises(ValueError, match=f"`{part}`='{folder}' has no complete weights.*{message}"):
         join(**{"clip": str(CLIP), "bart": str(BART), part: str(folder)})
     if part == "clip":
         with pytest.raises(ValueError, match=f"`clip`='{folder}' .*{message}"):
@@ -101,7 +101,7 @@ def test_a_bart_with_untied_embeddings(copied, tmp_path, stored):
 def test_the_bart_that_retention_compares_with_is_whole(copied):
     folder = copied("bart")
     change_weights(folder, without("model.encoder."))
-    with pytest.raises(ValueError, match=f"`--before`='{folder}' has a config, but not the weights.*model.encoder"):
+    with pytest.raises(ValueError, match=f"`--before`='{folder}' has no complete weights.*model.encoder"):
         load_language_model(str(folder), "--before")
 
 

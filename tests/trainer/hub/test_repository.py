@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from loopback_hub import Hub, check_card, running_hub
 
 from modeling_vlkd import VLKDConfig
-from modeling_vlkd.card_vlkd import MARK, NO_RESULTS, NO_RECIPE
+from modeling_vlkd.card_vlkd import MARK, NO_RECIPE, NO_RESULTS
 from modeling_vlkd.configuration_vlkd import AUTO_MAP, CUSTOM_PIPELINES
 from trainer.cli import main
 from trainer.evaluation.intervals import Proportion
@@ -162,7 +162,7 @@ def test_card_of_the_command(hub, pushed):
     ]
     assert data.eval_results[0].metric_args == {"n": 400, "low": 0.705, "high": 0.79}
     assert TABLE in made.text and data.model_name == "by-command"
-    sections = ("How to use", "Intended use", "Out of scope", "Training recipe", "Evaluation", "Limits", "Licence")
+    sections = ("How to use", "Intended use", "Out of scope", "Training recipe", "Evaluation", "Limits", "License")
     assert all(f"\n## {section}\n" in made.text for section in sections) and "${" not in made.text
 
 
