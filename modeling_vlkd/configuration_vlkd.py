@@ -98,7 +98,7 @@ class VLKDConfig(PreTrainedConfig):
         image_token_expansion (`int`): Number of vectors that the projector makes of each image token (1 in the paper).
         patch_attention (`str`): In CLIP's last layer a patch attends to all tokens (`"global"`, as in CLIP) or only to
             itself (`"self"`), which keeps other patches' content out of it. The class token is the same either way.
-        prompt_in_encoder (`bool`): Whether BART's encoder reads the whole prompt of an image. If False, it reads only
+        prompt_in_encoder (`bool`): Whether BART's encoder gets the whole prompt of an image. If False, it gets only
             the part from `<mask>` on. The decoder starts with the part before `<mask>` either way.
         logit_scale_init_value (`float`): Logarithm of CLIP's temperature factor.
         mask_token_id (`int`): Id of `<mask>`. Defaults to the last id of the vocabulary, as in BART.
@@ -193,24 +193,13 @@ class VLKDConfig(PreTrainedConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "VLKDConfig":
-        """
-        Same as `PreTrainedConfig.from_pretrained`.
-
-        Raises:
-            OSError: config.json is missing or is not JSON.
-            ValueError: config.json has an invalid value; the message names it.
-        """
+        """Same as `PreTrainedConfig.from_pretrained`; raises a ValueError that names an invalid value."""
         with value_errors(f"Invalid config.json in '{pretrained_model_name_or_path}'"):
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "VLKDConfig":
-        """
-        Same as `PreTrainedConfig.from_dict`.
-
-        Raises:
-            ValueError: `config_dict` describes another kind of model, or lacks a sub-config.
-        """
+        """Same as `PreTrainedConfig.from_dict`; raises a ValueError for another `model_type` or no sub-config."""
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(f"`model_type`={model_type!r} is not a VLKD model; load it with its own class.")

@@ -74,12 +74,7 @@ def join_checkpoints(
 
 
 def check_checkpoint(argument: str, path: str, model_type: str) -> PreTrainedConfig:
-    """
-    Returns the config at `path`.
-
-    Raises:
-        ValueError: There is none, or it is not of `model_type`.
-    """
+    """Returns the config at `path`; raises a ValueError if there is none, or if it is not of `model_type`."""
     with value_errors(
         f"`{argument}`={str(path)!r} is not a readable checkpoint; give a Hub name or a folder", keep=()
     ):
@@ -94,12 +89,7 @@ def check_checkpoint(argument: str, path: str, model_type: str) -> PreTrainedCon
 def load_part(
     model_class: type[PreTrainedModel], argument: str, path: str, dtype: torch.dtype | str
 ) -> PreTrainedModel:
-    """
-    Loads the CLIP or BART at `path`.
-
-    Raises:
-        ValueError: The weights cannot be read, or do not match the config; the message names the `argument`.
-    """
+    """Loads the CLIP or BART at `path`; raises a ValueError if weights are missing, unreadable or of another shape."""
     summary = f"`{argument}`={str(path)!r} has no complete weights of a {model_class.__name__}"
     with value_errors(summary, keep=(MemoryError, torch.OutOfMemoryError)):
         model, info = load_with_info(model_class.from_pretrained, path, dtype=dtype)

@@ -13,11 +13,7 @@ LFS_POINTER = b"version https://git-lfs"
 
 def load_with_info(from_pretrained: Callable, name: str | os.PathLike | None, *args, **kwargs) -> tuple[Any, dict]:
     """
-    Loads a model, and reports its weights for `check_weights`.
-
-    Args:
-        from_pretrained: Classmethod of the model's class.
-        name: Folder or Hub name.
+    Calls `from_pretrained` and returns the model and its loading info, for `check_weights`.
 
     Raises:
         ValueError: A file cannot be read; in a folder, the message names it.
@@ -53,16 +49,12 @@ def _damage(name: str | os.PathLike | None) -> str | None:
 
 def check_weights(name: str | os.PathLike, info: dict[str, Any], remedy: str = "") -> None:
     """
-    Checks that a checkpoint has all weights of its config, in the right shapes.
+    Raises a ValueError if weights are missing or have another shape than in the config.
 
     Args:
         name: Folder or Hub name, for the message.
         info: Loading info of `from_pretrained(output_loading_info=True)`.
         remedy: Added to the message.
-
-    Raises:
-        ValueError: Weights are missing or have another shape. The message names the first three, and one weight that
-            the config does not have.
     """
     wrong = [f"{key} is missing" for key in sorted(info["missing_keys"])]
     wrong += [

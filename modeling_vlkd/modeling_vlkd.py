@@ -72,7 +72,7 @@ class VLKDModel(VLKDPreTrainedModel):
 
 class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
     """
-    A BART whose decoder attends to CLIP's image tokens and to the encoder's text states (paper, section 3).
+    A BART whose decoder attends to CLIP's image tokens and to the encoder's text states.
 
     Without an image, its outputs are bitwise identical to those of the BART checkpoint.
 
@@ -165,9 +165,6 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
 
         Args:
             part: `"none"`, `"decoder"` (with the head and the embeddings that are tied to it) or `"all"`.
-
-        Raises:
-            ValueError: `part` is unknown.
         """
         if part not in ("none", "decoder", "all"):
             raise ValueError(f"`part`={part!r} is unknown; choose one of none, decoder, all.")

@@ -248,12 +248,7 @@ def _as_inputs(images) -> Any:
 
 
 def _as_pairs(images, texts: Iterable[str]) -> list[dict] | GeneratorType:
-    """
-    Pairs the images that `_as_inputs` returned with a text each, or one image with several texts.
-
-    Raises:
-        ValueError: The numbers of images and texts differ.
-    """
+    """Pairs the images that `_as_inputs` returned with a text each, or one image with several texts."""
     if isinstance(images, (GeneratorType, Dataset)):
         return ({"image": image, "text": text} for image, text in zip(images, texts, strict=True))
     texts = list(texts)

@@ -60,13 +60,7 @@ class VLKDProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "VLKDProcessor":
-        """
-        Same as `ProcessorMixin.from_pretrained`.
-
-        Raises:
-            OSError: A file is missing or is not JSON.
-            ValueError: A file has an invalid value.
-        """
+        """Same as `ProcessorMixin.from_pretrained`; raises a ValueError for an invalid value in a file."""
         kwargs.setdefault("trust_remote_code", False)  # without it, transformers asks on the terminal for some files
         with value_errors(f"'{pretrained_model_name_or_path}' has no valid VLKD processor"):
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
@@ -133,12 +127,7 @@ class VLKDProcessor(ProcessorMixin):
         return BatchFeature({**tokens, **features})
 
     def build_prompt(self, text: str | None = None) -> str:
-        """
-        Returns the prompt for a text with an image: it contains one `<mask>`, where the answer goes.
-
-        Raises:
-            ValueError: `text` has more than one `<mask>`.
-        """
+        """Returns the prompt for a text with an image: it has one `<mask>`, for the answer; two are an error."""
         mask = self.tokenizer.mask_token
         text = (text or "").replace(MASK, mask)
         if text.count(mask) > 1:
@@ -266,11 +255,7 @@ def has_vocabulary(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig | None = None) -> None:
     """
-    Checks a BART tokenizer.
-
-    Args:
-        tokenizer: Tokenizer of a BART checkpoint.
-        config: Config of the same checkpoint.
+    Checks a BART tokenizer, and that it matches the config of its checkpoint.
 
     Raises:
         ValueError: The tokenizer has no mask token or no vocabulary, does not add `<s>` and `</s>`, or its ids differ

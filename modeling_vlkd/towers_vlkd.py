@@ -201,8 +201,8 @@ class VLKDPreTrainedModel(PreTrainedModel):
         keep_layers = self.config.output_hidden_states if keep_layers is None else keep_layers
         local = self.config.patch_attention == "self"
         # Gradient checkpointing makes CLIP's embeddings require a gradient that no parameter uses.
-        learns = pixel_values.requires_grad or any(p.requires_grad for p in self.vision_model.parameters())
-        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+        needs_grad = pixel_values.requires_grad or any(p.requires_grad for p in self.vision_model.parameters())
+        with torch.set_grad_enabled(needs_grad and torch.is_grad_enabled()):
             output = self.vision_model(
                 pixel_values=pixel_values, return_dict=True, output_hidden_states=keep_layers or local, **kwargs
             )
@@ -275,9 +275,7 @@ class VLKDPreTrainedModel(PreTrainedModel):
         output = encoder(**inputs, return_dict=True, **kwargs)
         output.last_hidden_state = _roll(output.last_hidden_state, -shift)
         if output.hidden_states is not None:
-            output.hidden_states = tuple(
-                None if states is None else _roll(states, -shift) for states in output.hidden_states
-            )
+            output.hidden_states = tuple(_roll(states, -shift) for states in output.hidden_states)
         if output.attentions is not None:
             output.attentions = tuple(_roll_attentions(weights, -shift) for weights in output.attentions)
         return output
