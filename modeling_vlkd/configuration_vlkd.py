@@ -169,6 +169,10 @@ class VLKDConfig(PreTrainedConfig):
             if getattr(self, name) not in choices:
                 raise ValueError(f"`{name}`={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}.")
         for prefix, config in (("vision_config.", self.vision_config), ("text_config.", self.text_config), ("", self)):
+            if not isinstance(config.output_hidden_states, (bool, type(None))):
+                raise ValueError(
+                    f"`{prefix}output_hidden_states`={config.output_hidden_states!r} must be true or false."
+                )
             for names, limit in MAX_SIZES.items():
                 for name in names.split():
                     value = config.__dict__.get(name, 1)

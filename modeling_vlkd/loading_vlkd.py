@@ -28,23 +28,19 @@ def load_with_info(from_pretrained: Callable, name: str | os.PathLike | None, *a
     except (OSError, ValueError, TypeError, ImportError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # safetensors and pickle raise errors of their own
-        raise ValueError(
-            f"The weights of '{name}' cannot be read: {_damage(name) or 'the file is damaged or truncated'}. "
-            f"({type(error).__name__}: {str(error)[:200]})"
-        ) from error
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise ValueError(f"'{name}' cannot be loaded{_file_hint(name)}. ({reason})") from error
 
 
-def _damage(name: str | os.PathLike | None) -> str | None:
-    """Describes the damaged file of a local folder."""
-    if name is None or not os.path.isdir(name):
-        return None
-    files = sorted(file for file in Path(name).iterdir() if file.suffix in (".safetensors", ".bin"))
+def _file_hint(name: str | os.PathLike | None) -> str:
+    """Names the weight files of a local folder, and a Git LFS pointer among them."""
+    files = sorted(Path(name).iterdir()) if name is not None and os.path.isdir(name) else []
+    files = [file for file in files if file.suffix in (".safetensors", ".bin")]
     for file in files:
         with open(file, "rb") as content:
             if content.read(len(LFS_POINTER)) == LFS_POINTER:
-                return f"{file.name} is a Git LFS pointer instead of the file; run `git lfs pull` in that folder"
-    names = ", ".join(file.name for file in files)
-    return f"{names} is damaged or truncated" if len(files) == 1 else f"one of {names} is damaged or truncated"
+                return f": {file.name} is a Git LFS pointer instead of the file; run `git lfs pull` in that folder"
+    return f"; {', '.join(file.name for file in files)} may be damaged or truncated" if files else ""
 
 
 def check_weights(name: str | os.PathLike, info: dict[str, Any], remedy: str = "") -> None:

@@ -228,12 +228,10 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         output = self._encode_text(input_ids, attention_mask, inputs_embeds, **kwargs)
         if image_features is None:
             return VLKDEncoderOutput(**output)
-        image_features = image_features.to(self.dtype)  # a cache may store half precision
+        image_features = image_features.to(self.dtype)  # not the projection's dtype: a quantized one holds integers
         image_states = self.image_projection(self._visible_tokens(image_features))
         image_states = image_states.reshape(len(image_states), -1, self.config.text_config.d_model)
-        memory = torch.cat(
-            [image_states, output.last_hidden_state], dim=1
-        )  # (batch, image_tokens + text_tokens, d_model)
+        memory = torch.cat([image_states, output.last_hidden_state], dim=1)
         output = VLKDEncoderOutput(**{**output, "last_hidden_state": memory}, image_embeds=unit(image_features[:, 0]))
         if is_cut:
             output.memory_mask = _memory_mask(output, attention_mask)

@@ -21,6 +21,7 @@ from .configuration_vlkd import AUTO_MAP, IS_REMOTE_CODE, copy_code, value_error
 from .image_loading_vlkd import read_image
 
 MAX_SIDE = 4096  # largest side in pixels that an image processor may produce; the largest of a public CLIP is 448
+MAX_PIXEL = 1e6  # largest absolute value of a processed pixel
 MASK = "<mask>"  # as written in a prompt; replaced by the tokenizer's own mask token
 VQA_PROMPT = f"Question: {{question}} Answer: {MASK}"
 SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)|\n")
@@ -292,16 +293,16 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
 
 
 def _check_image_processor(image_processor) -> None:
-    """Raises a ValueError unless the image processor turns an image into finite pixels of a reasonable size."""
+    """Raises a ValueError unless the image processor produces pixels of a reasonable size and range."""
     for name in ("size", "crop_size"):
         sides = dict(getattr(image_processor, name, None) or {})
         if not all(side is None or (isinstance(side, int) and 1 <= side <= MAX_SIDE) for side in sides.values()):
             raise ValueError(f"`{name}`={sides} of the image processor; sides must be from 1 to {MAX_SIDE} pixels.")
     with value_errors("The image processor cannot process an image"):
         pixels = image_processor(Image.new("RGB", (32, 32), "white"), return_tensors="pt")["pixel_values"]
-        if not pixels.isfinite().all():
+        if not pixels.abs().max() < MAX_PIXEL:  # written so that NaN is an error too
             raise ValueError(
-                f"pixels become infinite with `image_mean`={image_processor.image_mean}, `image_std`="
+                f"pixel values are out of range with `image_mean`={image_processor.image_mean}, `image_std`="
                 f"{image_processor.image_std} and `rescale_factor`={image_processor.rescale_factor}"
             )
 

@@ -274,8 +274,10 @@ class VLKDPreTrainedModel(PreTrainedModel):
         inputs = {name: _roll(value, shift) for name, value in inputs.items()}
         output = encoder(**inputs, return_dict=True, **kwargs)
         output.last_hidden_state = _roll(output.last_hidden_state, -shift)
-        if output.hidden_states is not None:
-            output.hidden_states = tuple(_roll(states, -shift) for states in output.hidden_states)
+        if output.hidden_states is not None:  # None for layers that `output_hidden_states` does not select
+            output.hidden_states = tuple(
+                None if states is None else _roll(states, -shift) for states in output.hidden_states
+            )
         if output.attentions is not None:
             output.attentions = tuple(_roll_attentions(weights, -shift) for weights in output.attentions)
         return output

@@ -129,19 +129,19 @@ def point(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "reason"), [(cut, "damaged or truncated"), (point, "a Git LFS pointer.*git lfs pull")]
+    ("spoil", "reason"), [(cut, "may be damaged or truncated"), (point, "is a Git LFS pointer.*git lfs pull")]
 )
 def test_unreadable_weights_name_option_and_file(copied, spoil, reason, micro, tmp_path):
     for part in ("clip", "bart"):
         folder = copied(part)
         spoil(folder / "model.safetensors")
-        with pytest.raises(ValueError, match=f"`{part}`='{folder}'.*model.safetensors is {reason}"):
+        with pytest.raises(ValueError, match=f"`{part}`='{folder}'.*model.safetensors {reason}"):
             join(**{"clip": str(CLIP), "bart": str(BART), part: str(folder)})
-    with pytest.raises(ValueError, match=f"`clip`=.*model.safetensors is {reason}"):
+    with pytest.raises(ValueError, match=f"`clip`=.*model.safetensors {reason}"):
         load_teacher(str(tmp_path / "clip"))
     micro.save_pretrained(tmp_path / "vlkd")
     spoil(tmp_path / "vlkd" / "model.safetensors")
-    with pytest.raises(ValueError, match=f"vlkd' cannot be read: model.safetensors is {reason}"):
+    with pytest.raises(ValueError, match=f"vlkd' cannot be loaded.* model.safetensors {reason}"):
         VLKDForConditionalGeneration.from_pretrained(tmp_path / "vlkd")
 
 
