@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard
 
 from modeling_vlkd import VLKDConfig
-from modeling_vlkd.card_vlkd import MARK, NO_RESULTS, NO_RECIPE, model_card
+from modeling_vlkd.card_vlkd import MARK, NO_RECIPE, NO_RESULTS, model_card
 from trainer.evaluation.metrics_file import markdown_report
 from trainer.hub.train_config import load_recipe, published
 
