@@ -1,4 +1,4 @@
-"""VLKD for transformers. Importing the package registers its classes with the Auto classes and with `pipeline`."""
+"""VLKD for transformers. Importing this package registers its Auto classes and pipelines."""
 
 import logging
 
@@ -11,7 +11,6 @@ from transformers import (
     AutoModelForVisualQuestionAnswering,
     AutoModelForZeroShotImageClassification,
     AutoProcessor,
-    PreTrainedConfig,
 )
 from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 
@@ -20,8 +19,6 @@ from .modeling_vlkd import VLKDForConditionalGeneration, VLKDModel
 from .pipeline_vlkd import (
     VLKDImageTextToTextPipeline,
     VLKDVisualQuestionAnsweringPipeline,
-    VLKDZeroShotImageClassificationPipeline,
-    check_is_vlkd,
 )
 from .processing_vlkd import VLKDProcessor
 
@@ -38,40 +35,26 @@ for auto_class in (
     auto_class.register(VLKDConfig, VLKDForConditionalGeneration)
 
 
-def repair_message(record: logging.LogRecord) -> bool:
-    """transformers 5 gives its warning about "image-to-text" a category as if it were text, which breaks logging."""
-    if record.args == (UserWarning,):
-        record.args = ()
-    return True
-
-
-class AutoModelForVLKDQuestions(AutoModelForVisualQuestionAnswering):
-    """What `visual-question-answering` loads: for models of another kind the task stays removed."""
-
-    @classmethod
-    def from_pretrained(cls, name, *args, **kwargs):
-        config, _ = PreTrainedConfig.get_config_dict(name, **kwargs)  # before any weights are fetched
-        check_is_vlkd(config.get("model_type", "vlkd"))  # an adapter's folder may have none
-        return AutoModelForVisualQuestionAnswering.from_pretrained(name, *args, **kwargs)
-
-
-# transformers reads "image-to-text" as "image-text-to-text", whose own pipeline takes no image without a prompt. Ours
-# hand every model of another kind on to transformers'. "visual-question-answering" was removed, and is ours alone.
+# transformers maps "image-to-text" to "image-text-to-text", whose own pipeline requires a prompt. Our class returns it
+# for other kinds of models. "visual-question-answering" was removed from transformers.
 TASKS = PIPELINE_REGISTRY.supported_tasks
-for task, implementation in (
-    ("image-text-to-text", VLKDImageTextToTextPipeline),
-    ("zero-shot-image-classification", VLKDZeroShotImageClassificationPipeline),
-):
-    TASKS[task] = {**TASKS[task], "impl": implementation}
+TASKS["image-text-to-text"] = {**TASKS["image-text-to-text"], "impl": VLKDImageTextToTextPipeline}
 TASKS["visual-question-answering"] = {
     "impl": VLKDVisualQuestionAnsweringPipeline,
-    "pt": (AutoModelForVLKDQuestions,),
+    "pt": (AutoModelForVisualQuestionAnswering,),
     "default": {},
     "type": "multimodal",
 }
 PIPELINE_REGISTRY.task_aliases["vqa"] = "visual-question-answering"
 for task in ("visual-question-answering", "vqa"):
     REMOVED_TASKS.pop(task, None)
-logging.getLogger("transformers.pipelines").addFilter(repair_message)
+
+
+def is_well_formed(record: logging.LogRecord) -> bool:
+    """Drops transformers' message that "image-to-text" was removed: its arguments do not fit, so logging it fails."""
+    return record.args != (UserWarning,)
+
+
+logging.getLogger("transformers.pipelines").addFilter(is_well_formed)
 
 __all__ = ["VLKDConfig", "VLKDForConditionalGeneration", "VLKDModel", "VLKDProcessor"]

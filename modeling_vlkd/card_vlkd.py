@@ -1,23 +1,21 @@
-"""The model card: `model_card.md`, filled with what a model's config tells."""
+"""Fills the model card template `model_card.md` from a model's config."""
 
 import json
 from pathlib import Path
 from string import Template
 
-from transformers.utils import PushToHubMixin
-
 from .configuration_vlkd import VLKDConfig
 
-TEMPLATE = Path(__file__).with_name("model_card.md")  # transformers does not fetch it beside remote code
-MARK = "<!-- Made from a template and the run's files. Delete this line when you edit: the card is then kept. -->"
+TEMPLATE = Path(__file__).with_name("model_card.md")  # transformers does not download it with remote code
+MARK = "<!-- Generated. To keep your edits, delete this line; otherwise the next push overwrites the card. -->"
 TRANSFORMERS_CARD = "This model card has been automatically generated."
 
-NO_RECIPE = "Not recorded: there was no `train.yaml` beside the weights when this card was made."
-NO_FIGURES = "No figures: nothing was measured on these weights when this card was made."
+NO_RECIPE = "Not recorded: the model's folder had no `train.yaml` when this card was written."
+NO_RESULTS = "No results: these weights had not been evaluated when this card was written."
 IMAGE_TOKENS = {
-    "all": "every token of CLIP, class token first",
+    "all": "all tokens of CLIP, class token first",
     "patch": "CLIP's patch tokens",
-    "pooled": "CLIP's class token alone",
+    "pooled": "CLIP's class token only",
 }
 
 
@@ -26,15 +24,15 @@ def model_card(
     repo_id: str,
     base_models: list[str] | None = None,
     recipe: str = NO_RECIPE,
-    evaluation: str = NO_FIGURES,
+    evaluation: str = NO_RESULTS,
 ) -> str:
     """
-    The text of a README.md.
+    Returns the text of a model card (README.md).
 
     Args:
-        config: of the model.
-        repo_id: where the model will lie: "user/name".
-        base_models: Hub names of the CLIP and the BART it was made of, where known.
+        config: Config of the model.
+        repo_id: Repository on the Hub: "user/name".
+        base_models: Hub names of the CLIP and BART checkpoints, if known.
         recipe: Markdown of the section "Training recipe".
         evaluation: Markdown of the section "Evaluation".
     """
@@ -54,13 +52,3 @@ def model_card(
         recipe=recipe,
         evaluation=evaluation,
     )
-
-
-class CardMixin(PushToHubMixin):
-    """`push_to_hub` with our card, where the repository has none but the one transformers writes unasked."""
-
-    def _upload_modified_files(self, working_dir: str, repo_id: str, *args, **kwargs):
-        card = Path(working_dir, "README.md")
-        if TEMPLATE.is_file() and TRANSFORMERS_CARD in card.read_text(encoding="utf-8"):
-            card.write_text(model_card(self.config, repo_id, self.config.base_models), encoding="utf-8")
-        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""How a prompt becomes the decoder's first words, and how prompts of different lengths share a batch."""
+"""Generation for VLKD: a prompt becomes the decoder's first tokens; prompts of different lengths share a batch."""
 
 import copy
 from collections.abc import Callable
@@ -8,12 +8,12 @@ from torch import nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-# Inputs with one row for each sequence, which a group takes its own rows of.
+# Inputs with one row for each sequence: `generate` is called with the rows of one prompt length.
 ROW_INPUTS = ("input_ids", "attention_mask", "inputs_embeds", "pixel_values", "image_features", "encoder_outputs")
 
 
 class VLKDEncoder(nn.Module):
-    """The model's composite encoder as `generate` wants it: a module. It owns nothing; the model does the work."""
+    """The composite encoder as a module, which `generate` requires. It has no parameters and calls the model."""
 
     main_input_name = "input_ids"
 
@@ -22,60 +22,83 @@ class VLKDEncoder(nn.Module):
         self.encode = model.encode_multimodal  # a bound method, so that the model does not become a submodule
 
     def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        pixel_values: torch.FloatTensor | None = None,
-        image_features: torch.FloatTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        return_dict: bool | None = None,
-        **kwargs,
+        self, input_ids: torch.LongTensor | None = None, return_dict: bool | None = None, **kwargs
     ) -> ModelOutput:
-        """See [`VLKDForConditionalGeneration.encode`]."""
-        return self.encode(input_ids, attention_mask, pixel_values, image_features, inputs_embeds, **kwargs)
+        """See [`VLKDForConditionalGeneration.encode_multimodal`]."""
+        return self.encode(input_ids, **kwargs)
 
 
 class VLKDGenerationMixin(GenerationMixin):
-    """Generation beside an image: what `VLKDForConditionalGeneration` adds to transformers' own."""
+    """Adds prompts and images to transformers' `generate`."""
 
     def default_prompt(self, batch_size: int) -> torch.LongTensor:
-        """(batch_size, 3): the prompt `<mask>` of images that come without one."""
+        """(batch_size, 3): the prompt `<mask>`, for images without a text."""
         return torch.tensor([self.config.default_prompt_ids], device=self.device).repeat(batch_size, 1)
 
     def decoder_prompt_ids(
         self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None
     ) -> list[torch.LongTensor]:
         """
-        What the decoder has already said when it starts to answer.
+        Computes the tokens with which the decoder starts.
 
         Args:
-            input_ids: (batch, text_tokens), each row a prompt with one `<mask>`; without, the whole row is continued.
+            input_ids: (batch, text_tokens), prompts with one `<mask>` each. A row without `<mask>` is continued.
             attention_mask: (batch, text_tokens).
 
         Returns:
-            For each row the ids of decoder start, `<s>` and the tokens before `<mask>`.
+            One tensor of ids for each row: decoder start, `<s>`, and the tokens before `<mask>` (or before `</s>`).
 
         Raises:
-            ValueError: a row has more than one `<mask>`.
+            ValueError: A row has more than one `<mask>`.
         """
-        return decoder_prompts(self.config, input_ids, attention_mask)
+        text, mask_id = self.config.text_config, self.config.mask_token_id
+        prompts = []
+        for number, tokens in enumerate(_without_padding(text, input_ids, attention_mask)):
+            if tokens.count(mask_id) > 1:
+                raise ValueError(
+                    f"Row {number} of `input_ids` has {tokens.count(mask_id)} <mask> tokens; a prompt has one, where "
+                    "the answer goes."
+                )
+            if mask_id in tokens:
+                tokens = tokens[: tokens.index(mask_id)]
+            elif tokens and tokens[-1] == text.eos_token_id:
+                tokens = tokens[:-1]
+            prompts.append(torch.tensor([text.decoder_start_token_id, *tokens], device=input_ids.device))
+        return prompts
+
+    def encoder_prompt_ids(
+        self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None
+    ) -> tuple[torch.LongTensor, torch.LongTensor]:
+        """(batch, tokens) -> ids and mask of `<s>` and the part of each row from `<mask>` on."""
+        text, mask_id = self.config.text_config, self.config.mask_token_id
+        rows = []
+        for tokens in _without_padding(text, input_ids, attention_mask):
+            has_mask = mask_id in tokens
+            rest = (
+                [text.bos_token_id, *tokens[tokens.index(mask_id) :]] if has_mask else self.config.default_prompt_ids
+            )
+            rows.append(torch.tensor(rest))
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+        mask = (ids >= 0).long()
+        ids = ids.masked_fill(mask == 0, text.pad_token_id)
+        return ids.to(input_ids.device), mask.to(input_ids.device)
 
     def generate(
         self, inputs: torch.LongTensor | None = None, generation_config: GenerationConfig | None = None, **kwargs
     ) -> torch.LongTensor | ModelOutput:
         """
-        As every model's `generate`. With an image the decoder starts with the tokens before the prompt's `<mask>`,
-        and the returned ids hold them: `processor.post_process_generation` takes them off.
+        Same as `GenerationMixin.generate`, with images.
 
-        What neither `generation_config` nor a keyword sets is set by `model.generation_config` with an image, and by
-        `model.language_model.generation_config`, the BART checkpoint's own, without one.
+        With an image, the decoder starts with the tokens before the prompt's `<mask>`. The returned ids include them;
+        `processor.post_process_generation` removes them. `decoder_input_ids` may also be a list of 1-D tensors of
+        different lengths, as returned by `decoder_prompt_ids`: this answers prompts without an image. Every row gives
+        the same result as alone.
 
-        `decoder_input_ids` may also be a list of 1-D tensors of different lengths, as `decoder_prompt_ids` gives: so
-        a prompt is answered without an image. Rows are then generated in groups of equal length, and each gives what
-        it gives alone.
+        Defaults come from `model.generation_config` with an image, and from `model.language_model.generation_config`,
+        the BART checkpoint's own, without one.
 
         Raises:
-            ValueError: no image and no text; see also `encode` and `decoder_prompt_ids`.
+            ValueError: Neither image nor text; see also `encode_multimodal` and `decoder_prompt_ids`.
         """
         if inputs is not None:
             kwargs["input_ids"] = inputs
@@ -83,17 +106,17 @@ class VLKDGenerationMixin(GenerationMixin):
             if name in kwargs and kwargs[name] is None:
                 del kwargs[name]
         image = next((kwargs[name] for name in ("pixel_values", "image_features") if name in kwargs), None)
-        if image is not None and not {"input_ids", "inputs_embeds", "encoder_outputs"} & kwargs.keys():
-            kwargs["input_ids"] = self.default_prompt(len(image))
         if not {"input_ids", "inputs_embeds", "encoder_outputs"} & kwargs.keys():
-            raise ValueError(
-                "Neither an image nor a text is given to `generate`; give `pixel_values`, `image_features`, "
-                "`input_ids` or `inputs_embeds`."
-            )
+            if image is None:
+                raise ValueError(
+                    "No image and no text; give `pixel_values`, `image_features`, `input_ids` or `inputs_embeds`."
+                )
+            kwargs["input_ids"] = self.default_prompt(len(image))
         if image is not None and "input_ids" in kwargs:
             check_same_number(image, kwargs["input_ids"])
-        if image is not None and "input_ids" in kwargs and "decoder_input_ids" not in kwargs:
-            kwargs["decoder_input_ids"] = self.decoder_prompt_ids(kwargs["input_ids"], kwargs.get("attention_mask"))
+            if "decoder_input_ids" not in kwargs:
+                prompts = self.decoder_prompt_ids(kwargs["input_ids"], kwargs.get("attention_mask"))
+                kwargs["decoder_input_ids"] = prompts
         if image is None and getattr(kwargs.get("encoder_outputs"), "image_embeds", None) is None:
             generation_config, kwargs = self._text_generation_config(generation_config, kwargs)
         pad = self.config.text_config.pad_token_id
@@ -102,7 +125,7 @@ class VLKDGenerationMixin(GenerationMixin):
     def _text_generation_config(
         self, generation_config: GenerationConfig | None, kwargs: dict
     ) -> tuple[GenerationConfig, dict]:
-        """The user's choices, completed by the BART checkpoint's defaults; and the keywords that are none of them."""
+        """Completes the user's options with the BART checkpoint's defaults; returns the other keywords separately."""
         config = GenerationConfig() if generation_config is None else copy.deepcopy(generation_config)
         defaults = self.language_model.generation_config.to_diff_dict()
         config.update(defaults_only=True, allow_custom_entries=True, **defaults)
@@ -110,79 +133,35 @@ class VLKDGenerationMixin(GenerationMixin):
 
 
 def default_generation_config(text_config: PreTrainedConfig) -> GenerationConfig:
-    """Greedy decoding, the default with an image: what a BART was published with is meant for its own task."""
+    """Returns greedy decoding, the default with an image. BART checkpoints' own defaults are for summarization."""
     names = ("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id")
     return GenerationConfig(do_sample=False, num_beams=1, **{name: getattr(text_config, name) for name in names})
 
 
 def as_plain_dict(generation_config: GenerationConfig) -> dict:
-    """The options that are set, without where they came from."""
+    """Returns the options that are set, without transformers' metadata."""
     options = generation_config.to_diff_dict()
     return {name: options[name] for name in options if name not in ("_from_model_config", "transformers_version")}
 
 
 def check_same_number(images: torch.Tensor, texts: torch.Tensor) -> None:
-    """Raises a ValueError unless there are as many rows of images as of texts."""
+    """Raises a ValueError unless the numbers of images and texts are equal."""
     if images.shape[0] != texts.shape[0]:
         raise ValueError(f"{len(images)} image(s) but {len(texts)} text(s) are given; give one text for each image.")
 
 
-def decoder_prompts(
-    config: PreTrainedConfig, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None
-) -> list[torch.LongTensor]:
-    """
-    (batch, tokens) -> for each row: decoder start, `<s>`, and the tokens before `<mask>` (or before `</s>`).
-
-    Raises:
-        ValueError: a row has more than one `<mask>`.
-    """
-    text = config.text_config
-    kept = input_ids != text.pad_token_id if attention_mask is None else attention_mask.bool()
-    prompts = []
-    for number, (row, keep) in enumerate(zip(input_ids.tolist(), kept.tolist(), strict=True)):
-        tokens = [token for token, real in zip(row, keep, strict=True) if real]
-        masks = tokens.count(config.mask_token_id)
-        if masks > 1:
-            raise ValueError(
-                f"Row {number} of `input_ids` holds {masks} <mask> tokens; a prompt has one, where the answer goes."
-            )
-        if masks:
-            tokens = tokens[: tokens.index(config.mask_token_id)]
-        elif tokens and tokens[-1] == text.eos_token_id:
-            tokens = tokens[:-1]
-        prompts.append(torch.tensor([text.decoder_start_token_id, *tokens], device=input_ids.device))
-    return prompts
-
-
-def encoder_prompts(
-    config: PreTrainedConfig, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None
-) -> tuple[torch.LongTensor, torch.LongTensor]:
-    """(batch, tokens) -> ids and mask of what is left from each row's `<mask>` on, after `<s>`."""
-    text = config.text_config
-    kept = input_ids != text.pad_token_id if attention_mask is None else attention_mask.bool()
-    rows = []
-    for row, keep in zip(input_ids, kept, strict=True):
-        tokens = row[keep].tolist()
-        rest = tokens[tokens.index(config.mask_token_id) :] if config.mask_token_id in tokens else None
-        rows.append(torch.tensor(config.default_prompt_ids if rest is None else [text.bos_token_id, *rest]))
-    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
-    mask = (ids >= 0).long()
-    ids = ids.masked_fill(mask == 0, text.pad_token_id)
-    return ids.to(input_ids.device), mask.to(input_ids.device)
-
-
 def generate_by_prompt_length(generate: Callable, fill: int, **kwargs) -> torch.LongTensor | ModelOutput:
     """
-    Calls `generate` once for each length among the prompts in `decoder_input_ids`, and puts the rows back in order.
+    Calls `generate` once for each length of the prompts in `decoder_input_ids`, and restores the order of the rows.
 
-    BART's positions count from the decoder's first token, so prompts of different lengths cannot be padded to one.
+    BART's positions count from the decoder's first token, so prompts of different lengths cannot be padded.
 
     Returns:
-        (batch * num_return_sequences, tokens), padded on the right with `fill`; or, where one call is enough, what
-        `generate` gives.
+        (batch * num_return_sequences, tokens), padded on the right with `fill`; or the output of `generate`, if all
+        prompts have one length.
 
     Raises:
-        ValueError: several lengths, with an option that has no meaning for several calls.
+        ValueError: Different lengths, with an option that does not support several calls.
     """
     prompts = kwargs.pop("decoder_input_ids", None)
     if prompts is None:
@@ -193,10 +172,7 @@ def generate_by_prompt_length(generate: Callable, fill: int, **kwargs) -> torch.
 
     for name in ("past_key_values", "streamer", "prefix_allowed_tokens_fn"):
         if kwargs.get(name) is not None:
-            raise ValueError(
-                f"`{name}` is given, but the prompts have different lengths, which takes several calls; call "
-                "`generate` with prompts of one length."
-            )
+            raise ValueError(f"`{name}` requires prompts of one length; call `generate` once for each length.")
     shared = {name: value for name, value in kwargs.items() if name not in ROW_INPUTS}
     sequences: list[torch.LongTensor | None] = [None] * len(prompts)
     for length in sorted({len(prompt) for prompt in prompts}):
@@ -205,7 +181,7 @@ def generate_by_prompt_length(generate: Callable, fill: int, **kwargs) -> torch.
         ids = generate(decoder_input_ids=torch.stack([prompts[row] for row in rows]), **inputs, **shared)
         if not isinstance(ids, torch.Tensor):
             raise ValueError(
-                "`return_dict_in_generate` needs prompts of one length; call `generate` once for each length."
+                "`return_dict_in_generate` requires prompts of one length; call `generate` once for each length."
             )
         for row, group in zip(rows, ids.view(len(rows), -1, ids.shape[-1]), strict=True):
             sequences[row] = group  # (num_return_sequences, tokens)
@@ -214,7 +190,13 @@ def generate_by_prompt_length(generate: Callable, fill: int, **kwargs) -> torch.
 
 
 def _take(value: torch.Tensor | ModelOutput, rows: list[int]) -> torch.Tensor | ModelOutput:
-    """The given rows of a tensor, or of every tensor in an output."""
+    """Selects rows of a tensor, or of every tensor in an output."""
     if isinstance(value, ModelOutput):
         return type(value)(**{name: tensor[rows] for name, tensor in value.items() if torch.is_tensor(tensor)})
     return value[rows]
+
+
+def _without_padding(text_config: PreTrainedConfig, input_ids, attention_mask=None) -> list[list[int]]:
+    """(batch, tokens) -> each row's ids without padding."""
+    kept = input_ids != text_config.pad_token_id if attention_mask is None else attention_mask.bool()
+    return [row[keep].tolist() for row, keep in zip(input_ids, kept, strict=True)]

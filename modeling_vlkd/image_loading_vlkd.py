@@ -1,9 +1,8 @@
-"""Where images come from, and how each becomes what a person sees: upright, opaque, 8 bits, RGB."""
+"""Reads images from files, URLs, arrays and tensors, and converts them to upright, opaque, 8-bit RGB."""
 
 import base64
 import binascii
 import os
-import queue
 import threading
 import time
 from io import BytesIO
@@ -12,27 +11,27 @@ from urllib.request import Request, urlopen
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-TIMEOUT = 20.0  # seconds for a URL, from the first question to the last byte
+TIMEOUT = 20.0  # seconds for a URL, from the request to the last byte
 MAX_DOWNLOAD = 64 * 2**20  # bytes behind a URL
-MAX_ASPECT = 100  # the image processor makes the shorter side 224 or so, and the longer one follows
-ROUNDING = 1e-3  # share of the range by which float values may leave it
+MAX_ASPECT = 100  # limits memory: the image processor scales the shorter side to 224 or so
+ROUNDING = 1e-3  # fraction of the range by which float values may exceed it
 
 
 def read_image(image, name: str = "image", timeout: float = TIMEOUT, min_side: int | None = None) -> Image.Image:
     """
-    An image as a person sees it: upright, opaque, 8 bits, RGB; of an animated one the first frame.
+    Returns an image as upright, opaque, 8-bit RGB; of an animated one the first frame.
 
     Args:
         image: PIL image, path, http(s) URL, base64 string or data URI, a file's bytes, array (height, width[, 1, 3
             or 4]) or tensor ([1, 3 or 4, ]height, width).
-        name: what the message calls it.
-        timeout: seconds that a URL may take as a whole.
-        min_side: a JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, which is faster, as long as neither side gets
-            shorter than this; None decodes all of it.
+        name: Name of the image in error messages.
+        timeout: Seconds for a URL.
+        min_side: Decodes a JPEG file at 1/2, 1/4 or 1/8 of its size, which is faster, if neither side gets shorter
+            than this. None decodes the full size.
 
     Raises:
-        ValueError: it cannot be read, or is none of these; the message names it. Pillow's limit of pixels
-            (`PIL.Image.MAX_IMAGE_PIXELS`, an error at twice its value) holds, `MAX_DOWNLOAD` and `MAX_ASPECT` too.
+        ValueError: The image cannot be read or has an unsupported type. Limits: `PIL.Image.MAX_IMAGE_PIXELS` (an error
+            at twice its value), `MAX_DOWNLOAD` and `MAX_ASPECT`.
     """
     try:
         if isinstance(image, (str, bytes, os.PathLike)):
@@ -41,7 +40,7 @@ def read_image(image, name: str = "image", timeout: float = TIMEOUT, min_side: i
                     opened.draft(None, (min_side, min_side))
                 return to_rgb(opened)
         return to_rgb(image if isinstance(image, Image.Image) else _from_array(image))
-    except Exception as error:  # Pillow raises many kinds for broken files; a list must say which file it was
+    except Exception as error:  # Pillow raises many kinds for broken files
         source = image if isinstance(image, (str, os.PathLike)) else getattr(image, "filename", "")
         source = str(source or type(image).__name__)
         source = source if len(source) <= 200 else f"{source[:60]}… of {len(source)} characters"
@@ -53,17 +52,19 @@ def read_image(image, name: str = "image", timeout: float = TIMEOUT, min_side: i
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """
-    Turns by the EXIF tag, scales 16 bits and floats to 8 bits, lays transparency on white, makes every mode RGB.
+    Applies EXIF rotation, scales 16-bit and float images to 8 bits, and puts transparency on white.
 
-    An RGB image in memory that needs none of this is returned itself, not a copy.
+    An RGB image in memory that needs none of this is returned as is, not copied.
 
     Raises:
-        ValueError: no pixels, or a side more than `MAX_ASPECT` times the other; values that are no image's.
-        OSError: the file behind the image is truncated.
+        ValueError: A side is 0 or more than `MAX_ASPECT` times the other, or pixel values are out of range.
+        OSError: The file is truncated.
     """
     short, long = sorted(image.size)
     if long > MAX_ASPECT * short:  # an empty image too
-        raise ValueError(f"it has {image.width} x {image.height} pixels, and may not be {MAX_ASPECT} times as long")
+        raise ValueError(
+            f"it has {image.width} x {image.height} pixels; a side may be {MAX_ASPECT} times as long as the other"
+        )
     image.load()
     image = _upright(image)
     if image.mode.startswith("I") or image.mode == "F":
@@ -76,49 +77,45 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def download(url: str, timeout: float = TIMEOUT) -> bytes:
     """
-    What lies behind an http(s) URL.
+    Downloads an http(s) URL.
 
-    A thread waits for it, so that no silent name server and no server that sends a byte now and then can hold the
-    caller for longer than `timeout` seconds.
+    A thread does the work, so that neither a silent name server nor a slow server can exceed `timeout` seconds.
 
     Raises:
-        TimeoutError: it is not there in time.
-        ValueError: it is larger than `MAX_DOWNLOAD`.
-        OSError: the server cannot be reached, or refuses.
+        TimeoutError: The download takes longer.
+        ValueError: It is larger than `MAX_DOWNLOAD`.
+        OSError: The server cannot be reached, or returns an error.
     """
-    answer = queue.SimpleQueue()
-    threading.Thread(target=_download, args=(url, timeout, answer), daemon=True).start()
-    try:
-        result = answer.get(timeout=timeout)
-        if isinstance(getattr(result, "reason", result), TimeoutError):  # the socket's, a moment sooner
-            raise queue.Empty
-    except queue.Empty:
-        raise TimeoutError(f"the server gave no complete answer within {timeout:g} seconds") from None
-    if isinstance(result, Exception):
-        raise result
-    return result
+    result: list[bytes | Exception] = []
+    thread = threading.Thread(target=lambda: result.append(_fetch(url, timeout)), daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if not result:
+        raise TimeoutError(f"the server did not respond completely within {timeout:g} seconds")
+    if isinstance(result[0], Exception):
+        raise result[0]
+    return result[0]
 
 
-def _download(url: str, timeout: float, answer: queue.SimpleQueue) -> None:
-    """Puts the bytes behind `url`, or the error, into `answer`."""
-    end = time.monotonic() + timeout
+def _fetch(url: str, timeout: float) -> bytes | Exception:
+    """Returns the bytes of `url`, or the error."""
+    end, data = time.monotonic() + timeout, bytearray()
+    request = Request(url, headers={"User-Agent": "vlkd"})
     try:
-        data = bytearray()
-        with urlopen(Request(url, headers={"User-Agent": "vlkd"}), timeout=timeout) as response:
+        with urlopen(request, timeout=timeout + 1) as response:  # `download` stops waiting before the socket does
             announced = int(response.headers.get("Content-Length") or 0)
             while announced <= MAX_DOWNLOAD and len(data) <= MAX_DOWNLOAD and time.monotonic() < end:
                 chunk = response.read1(2**16)
                 if not chunk:
-                    return answer.put(bytes(data))
+                    return bytes(data)
                 data += chunk
-        if time.monotonic() < end:  # else nobody waits any more
-            raise ValueError(f"it is larger than {MAX_DOWNLOAD} bytes; load it yourself and give the PIL image")
+        return ValueError(f"it is larger than {MAX_DOWNLOAD} bytes; load it yourself and give the PIL image")
     except Exception as error:
-        answer.put(error)
+        return error
 
 
 def _open(source: str | bytes | os.PathLike, timeout: float) -> Image.Image:
-    """Opens a path, URL, data URI, base64 string or the bytes of a file; the pixels are not read yet."""
+    """Opens a path, URL, data URI, base64 string or the bytes of a file, without decoding pixels."""
     if isinstance(source, os.PathLike) and not os.path.isfile(source):
         raise FileNotFoundError("there is no such file")
     if isinstance(source, bytes):
@@ -134,7 +131,7 @@ def _open(source: str | bytes | os.PathLike, timeout: float) -> Image.Image:
     try:
         return Image.open(file)
     except UnidentifiedImageError as error:
-        raise ValueError(f"its {size} bytes are no image of a kind that Pillow reads") from error
+        raise ValueError(f"its {size} bytes are not an image that Pillow can read") from error
 
 
 def _decode_base64(source: str) -> bytes:
@@ -149,10 +146,10 @@ def _decode_base64(source: str) -> bytes:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned and mirrored as the EXIF tag says; a tag that cannot be read says nothing."""
+    """Applies the EXIF orientation; a broken EXIF block is ignored."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # a broken EXIF block makes Pillow raise, among others, a SyntaxError
+    except Exception:  # Pillow raises many kinds, even a SyntaxError
         return image
     return image if orientation == 1 else ImageOps.exif_transpose(image)
 
@@ -163,7 +160,7 @@ def _from_deep(image: Image.Image) -> Image.Image:
     dtype = torch.float32 if wide.mode == "F" else torch.int32
     values = torch.frombuffer(bytearray(wide.tobytes()), dtype=dtype).view(wide.height, wide.width)
     if image.mode.startswith("I;16"):
-        key = image.info.get("transparency", -1)  # a grey that stands for nothing: white, as all transparency
+        key = image.info.get("transparency", -1)  # the gray value that means transparent becomes white
         values = values.masked_fill(values == key, 65535).to(torch.uint16)
     return Image.fromarray(_to_eight_bits(values).numpy())
 
@@ -171,9 +168,9 @@ def _from_deep(image: Image.Image) -> Image.Image:
 def _from_array(array) -> Image.Image:
     """(height, width[, channels]) or (channels, height, width), with 1, 3 or 4 channels, -> PIL."""
     if not hasattr(array, "shape"):
-        raise TypeError("it is of another type")
+        raise TypeError("its type is not supported")
     if not isinstance(array, torch.Tensor):
-        array = array.copy()  # torch refuses the negative strides of `array[..., ::-1]`, OpenCV's BGR made RGB
+        array = array.copy()  # torch does not accept negative strides, as in `bgr[..., ::-1]`
     array = torch.as_tensor(array).detach().cpu()
     channels = (1, 3, 4)
     if array.dim() == 3 and array.shape[2] not in channels and array.shape[0] in channels:
@@ -190,23 +187,23 @@ def _from_array(array) -> Image.Image:
 
 def _to_eight_bits(values: torch.Tensor) -> torch.Tensor:
     """
-    Pixels of any type -> uint8, same shape.
+    Scales pixels of any type to uint8.
 
-    Floats are 0 to 1 or 0 to 255; integers 0 to 255 or, where one is larger or the type says so, 0 to 65535.
+    Floats range from 0 to 1 or 0 to 255; integers from 0 to 255, or to 65535 if a value or the dtype requires it.
 
     Raises:
-        ValueError: values outside of these; NaN.
+        ValueError: Values out of range, or NaN.
     """
     if values.dtype == torch.uint8:
         return values
     kind, values = values.dtype, values.float()
     low, high = (value.item() for value in values.aminmax())
     if kind.is_floating_point or kind == torch.bool:
-        top = 1 if high < 2 else 255  # 1.04 is neither a bright image of 0-1 nor a dark one of 0-255
+        top = 1 if high < 2 else 255  # 1.04 is an error: neither 0 to 1 nor a plausible 0 to 255
     else:
         top = 65535 if kind == torch.uint16 or high > 255 else 255
-    if not (low >= -ROUNDING * top and high <= (1 + ROUNDING) * top):  # so that NaN is refused, too
+    if not (low >= -ROUNDING * top and high <= (1 + ROUNDING) * top):  # written so that NaN is an error too
         raise ValueError(
-            f"its values run from {low:g} to {high:g}; give 0 to 255, floats from 0 to 1, or 16 bits from 0 to 65535"
+            f"its values range from {low:g} to {high:g}; give 0 to 255, floats from 0 to 1, or 16 bits from 0 to 65535"
         )
     return (values * (255 / top)).round().clamp(0, 255).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""VLKD: CLIP's image tokens and BART's text states in one decoder memory, CLIP's joint space on BART's encoder."""
+"""The models of VLKD: a dual encoder in CLIP's joint space, and a BART whose decoder also attends to images."""
 
 import copy
 import os
@@ -18,14 +18,12 @@ from .generation_vlkd import (
     as_plain_dict,
     check_same_number,
     default_generation_config,
-    encoder_prompts,
 )
-from .outputs_vlkd import VLKDEncoderOutput, VLKDOutput, VLKDSeq2SeqLMOutput
-from .towers_vlkd import VLKDPreTrainedModel, unit
+from .towers_vlkd import VLKDEncoderOutput, VLKDOutput, VLKDPreTrainedModel, VLKDSeq2SeqLMOutput, unit
 
 
 class VLKDModel(VLKDPreTrainedModel):
-    """The dual encoder: images and texts in CLIP's joint space. It loads from any VLKD checkpoint."""
+    """The dual encoder: embeds images and texts in CLIP's joint space. Loads from every VLKD checkpoint."""
 
     _keys_to_ignore_on_load_unexpected = [r"^image_projection\.", r"^language_model\.model\.decoder\.layers\."]
 
@@ -47,10 +45,10 @@ class VLKDModel(VLKDPreTrainedModel):
         Args:
             input_ids: (texts, text_tokens), BART's ids.
             attention_mask: (texts, text_tokens).
-            pixel_values: (images, 3, height, width); images and texts need not be equally many.
+            pixel_values: (images, 3, height, width). The numbers of images and texts may differ.
 
         Raises:
-            ValueError: neither `input_ids` nor `pixel_values` is given.
+            ValueError: Neither `input_ids` nor `pixel_values` is given.
         """
         if input_ids is None and pixel_values is None:
             raise ValueError("Neither `input_ids` nor `pixel_values` is given; give texts, images, or both.")
@@ -74,9 +72,29 @@ class VLKDModel(VLKDPreTrainedModel):
 
 class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
     """
-    BART that also sees: its decoder attends to CLIP's image tokens and to the encoder's text states.
+    A BART whose decoder attends to CLIP's image tokens and to the encoder's text states.
 
-    Without an image it is exactly the BART it was made from.
+    Without an image, its outputs are bitwise identical to those of the BART checkpoint.
+
+    Inputs of `forward`; `encode_multimodal` and `generate` take the first five of them too:
+        input_ids: (batch, text_tokens), prompts or, with `caption_input_ids`, corrupted captions. Defaults to `<mask>`
+            for images.
+        attention_mask: (batch, text_tokens), for the text only; the decoder attends to all image tokens.
+        pixel_values: (batch, 3, height, width).
+        image_features: (batch, image_tokens, d_j), instead of `pixel_values`: `last_hidden_state` of
+            `get_image_features`, class token first.
+        inputs_embeds: (batch, text_tokens, d_model), instead of `input_ids`.
+        decoder_input_ids: (batch, target_tokens). Defaults to `labels`, else `input_ids`, shifted right as in BART.
+        decoder_attention_mask: (batch, target_tokens).
+        encoder_outputs: Output of `get_encoder()`, instead of image and text.
+        past_key_values: The decoder's cache.
+        decoder_inputs_embeds: (batch, target_tokens, d_model), instead of `decoder_input_ids`.
+        labels: (batch, target_tokens), -100 where ignored; not shifted: `logits[:, i]` predicts `labels[:, i]`.
+        caption_input_ids: (batch, caption_tokens), the clean captions, for `text_embeds`.
+        caption_attention_mask: (batch, caption_tokens).
+        itdd_decoder_input_ids: (batch, itdd_tokens), decoder inputs for `itdd_hidden_states`: the decoder's states
+            with the image and the default prompt as its memory.
+        num_items_in_batch: Number of labels to divide the summed loss by. Defaults to those of this call.
     """
 
     def __init__(self, config: VLKDConfig):
@@ -108,22 +126,20 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         dtype: torch.dtype | str = torch.float32,
     ) -> "VLKDForConditionalGeneration":
         """
-        Joins a CLIP checkpoint and a BART checkpoint.
+        Builds a VLKD from a CLIP checkpoint and a BART checkpoint.
 
         Args:
             clip: Hub name or folder of a `CLIPModel`.
             bart: Hub name or folder of a `BartForConditionalGeneration`, with its tokenizer.
-            image_tokens: see [`VLKDConfig`].
-            image_projector: see [`VLKDConfig`].
-            image_token_expansion: see [`VLKDConfig`].
-            patch_attention: see [`VLKDConfig`].
-            prompt_in_encoder: see [`VLKDConfig`].
-            projector_init: `"pinv"`: W_d starts as the pseudo-inverse of the orthogonal W_e; `"random"`: at random.
-            seed: draws W_e (and a random W_d); the global generator is left alone.
-            dtype: of all weights; training starts here, hence float32 whatever the checkpoints are saved in.
+            image_tokens, image_projector, image_token_expansion, patch_attention, prompt_in_encoder: See
+                [`VLKDConfig`].
+            projector_init: `"pinv"` initializes W_d with the pseudo-inverse of the orthogonal W_e, `"random"` at
+                random.
+            seed: Seed of the random weights. The global random generator does not change.
+            dtype: Dtype of all weights. Training requires float32, so that is the default for every checkpoint.
 
         Raises:
-            ValueError: `clip` or `bart` is no checkpoint, or one of another kind; an option is unknown.
+            ValueError: `clip` or `bart` is not a checkpoint of that kind, or an option is unknown.
         """
         config = {
             "image_tokens": image_tokens,
@@ -135,23 +151,20 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         return join_checkpoints(cls, clip, bart, config, projector_init=projector_init, seed=seed, dtype=dtype)
 
     def to_bart(self) -> BartForConditionalGeneration:
-        """The language model alone: a plain BART with its own copy of the weights and of its generation config."""
+        """Returns the language model as a plain BART, with a copy of its weights and generation config."""
         return copy.deepcopy(self.language_model)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """As every model's. BART's own generation config is saved in config.json, the model's beside it."""
+        """Same as `PreTrainedModel.save_pretrained`; config.json also stores BART's own generation config."""
         self.config.text_generation_config = as_plain_dict(self.language_model.generation_config)
         super().save_pretrained(save_directory, **kwargs)
 
     def freeze_language_model(self, part: str) -> None:
         """
-        Chooses what of BART learns; the two maps always do, CLIP never does.
+        Freezes a part of BART. The two maps are always trained, CLIP never is.
 
         Args:
-            part: `"none"`; `"decoder"` (with the head and the embeddings tied to it; the encoder learns); `"all"`.
-
-        Raises:
-            ValueError: `part` is none of these.
+            part: `"none"`, `"decoder"` (with the head and the embeddings that are tied to it) or `"all"`.
         """
         if part not in ("none", "decoder", "all"):
             raise ValueError(f"`part`={part!r} is unknown; choose one of none, decoder, all.")
@@ -162,12 +175,12 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
             self.language_model.get_output_embeddings().requires_grad_(False)
 
     def projection_parameter_names(self) -> set[str]:
-        """Names, as in `named_parameters()`, of the parameters of W_e and W_d."""
+        """Returns the names of the parameters of W_e and W_d, as in `named_parameters()`."""
         maps = ("text_projection.", "image_projection.")
         return {name for name, _ in self.named_parameters() if name.startswith(maps)}
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
-        """The composite encoder; with `modality="image"`, CLIP's vision tower."""
+        """Returns the composite encoder, or with `modality="image"` CLIP's vision tower."""
         return VLKDEncoder(self) if modality is None else super().get_encoder(modality=modality)
 
     def get_decoder(self) -> nn.Module:
@@ -188,13 +201,13 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         **kwargs,
     ) -> VLKDEncoderOutput:
         """
-        The decoder's memory [W_d V ; E(x)]: (batch, image_tokens + text_tokens, d_model). Arguments as in `forward`.
+        Computes the decoder's memory [W_d V ; E(x)]: (batch, image_tokens + text_tokens, d_model).
 
-        With an image and `config.prompt_in_encoder=False`, `input_ids` is a prompt of which the encoder reads only the
-        part from `<mask>` on; `whole_text=True` reads all of it, as a corrupted caption is read.
+        With an image and `config.prompt_in_encoder=False`, the encoder receives only the part of each prompt from
+        `<mask>` on. `whole_text=True` encodes all of it, which corrupted captions require.
 
         Raises:
-            ValueError: no image and no text, two sources of one image, or not as many images as texts.
+            ValueError: Neither image nor text, two inputs for one image, or different numbers of images and texts.
         """
         if pixel_values is not None and image_features is not None:
             raise ValueError("`pixel_values` and `image_features` are both given; give one of them.")
@@ -203,8 +216,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         text = input_ids if inputs_embeds is None else inputs_embeds
         if text is None and image_features is None:
             raise ValueError(
-                "Neither an image nor a text is given; give `pixel_values`, `image_features`, `input_ids` or "
-                "`inputs_embeds`."
+                "No image and no text; give `pixel_values`, `image_features`, `input_ids` or `inputs_embeds`."
             )
         if text is None:
             input_ids = text = self.default_prompt(image_features.shape[0])
@@ -212,29 +224,28 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
             check_same_number(image_features, text)
         is_cut = not (self.config.prompt_in_encoder or whole_text or image_features is None or input_ids is None)
         if is_cut:
-            input_ids, attention_mask = encoder_prompts(self.config, input_ids, attention_mask)
+            input_ids, attention_mask = self.encoder_prompt_ids(input_ids, attention_mask)
         output = self._encode_text(input_ids, attention_mask, inputs_embeds, **kwargs)
         if image_features is None:
             return VLKDEncoderOutput(**output)
-        image_features = image_features.to(self.dtype)  # a cache may hold half precision, a quantised map integers
-        seen = self.image_projection(self._visible_tokens(image_features))
-        seen = seen.reshape(seen.shape[0], -1, self.config.text_config.d_model)  # (batch, seen_tokens, d_model)
-        memory = torch.cat([seen, output.last_hidden_state], dim=1)
-        return VLKDEncoderOutput(
-            **{**output, "last_hidden_state": memory},
-            image_embeds=unit(image_features[:, 0]),
-            memory_mask=_memory_mask(memory, attention_mask) if is_cut else None,
-        )
+        image_features = image_features.to(self.dtype)  # not the projection's dtype: a quantized one holds integers
+        image_states = self.image_projection(self._visible_tokens(image_features))
+        image_states = image_states.reshape(len(image_states), -1, self.config.text_config.d_model)
+        memory = torch.cat([image_states, output.last_hidden_state], dim=1)
+        output = VLKDEncoderOutput(**{**output, "last_hidden_state": memory}, image_embeds=unit(image_features[:, 0]))
+        if is_cut:
+            output.memory_mask = _memory_mask(output, attention_mask)
+        return output
 
     def _visible_tokens(self, image_features: torch.FloatTensor) -> torch.FloatTensor:
-        """(batch, tokens, d_j), class token first -> those tokens that the decoder sees."""
-        kind, vision = self.config.image_tokens, self.config.vision_config
-        needed = 1 if kind == "pooled" else 1 + (vision.image_size // vision.patch_size) ** 2
+        """(batch, tokens, d_j), class token first -> the tokens that the decoder attends to."""
+        kind = self.config.image_tokens
+        needed = 1 if kind == "pooled" else 1 + self.config.num_patches
         shape = tuple(image_features.shape)
         if len(shape) != 3 or shape[1] < needed or shape[2] != self.config.projection_dim:
             raise ValueError(
-                f"`image_features` has shape {shape}; `image_tokens`={kind!r} needs (batch, {needed}, "
-                f"{self.config.projection_dim}), as `get_image_features(pixel_values).last_hidden_state` gives."
+                f"`image_features` has shape {shape}; `image_tokens`={kind!r} requires (batch, {needed}, "
+                f"{self.config.projection_dim}), as returned by `get_image_features(pixel_values).last_hidden_state`."
             )
         return {"all": image_features, "patch": image_features[:, 1:], "pooled": image_features[:, :1]}[kind]
 
@@ -259,82 +270,50 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> VLKDSeq2SeqLMOutput | tuple:
-        """
-        Args:
-            input_ids: (batch, text_tokens), the prompt or, with `caption_input_ids`, the corrupted caption. An image
-                without one gets `<mask>`.
-            attention_mask: (batch, text_tokens), of the text alone; image tokens are always seen.
-            pixel_values: (batch, 3, height, width).
-            image_features: (batch, image_tokens, d_j), in place of `pixel_values`: what `get_image_features` gave as
-                `last_hidden_state`, class token first.
-            decoder_input_ids: (batch, target_tokens). Default: `labels`, else `input_ids`, shifted right as in BART.
-            decoder_attention_mask: (batch, target_tokens).
-            encoder_outputs: what `get_encoder()` gave, in place of image and text.
-            past_key_values: the decoder's cache.
-            inputs_embeds: (batch, text_tokens, d_model), in place of `input_ids`.
-            decoder_inputs_embeds: (batch, target_tokens, d_model), in place of `decoder_input_ids`.
-            labels: (batch, target_tokens), -100 where ignored; not shifted: `logits[:, i]` predicts `labels[:, i]`.
-            caption_input_ids: (batch, caption_tokens), the clean caption, for `text_embeds`.
-            caption_attention_mask: (batch, caption_tokens).
-            itdd_decoder_input_ids: (batch, itdd_tokens), any text, for `itdd_hidden_states`: the decoder's, where it
-                has written this and attends to the image and the default prompt.
-            num_items_in_batch: number of labels the loss is the mean of, where not those of this call.
-
-        Raises:
-            ValueError: see `encode`; or `attention_mask` is longer than the memory.
-        """
+        """See the class for the inputs. Raises a ValueError for invalid ones (see `encode_multimodal`)."""
         text_embeds = None
-        if caption_input_ids is not None:  # first, so that its dropout does not hang on what else the call computes
+        if caption_input_ids is not None:  # first, so that its dropout does not depend on the other inputs
             caption = self.get_text_features(caption_input_ids, caption_attention_mask, return_dict=True)
             text_embeds = caption.pooler_output
         if encoder_outputs is None:
+            whole = caption_input_ids is not None
             encoder_outputs = self.encode_multimodal(
-                input_ids,
-                attention_mask,
-                pixel_values,
-                image_features,
-                inputs_embeds,
-                whole_text=caption_input_ids is not None,
-                **kwargs,
+                input_ids, attention_mask, pixel_values, image_features, inputs_embeds, whole_text=whole, **kwargs
             )
-        memory_mask = getattr(encoder_outputs, "memory_mask", None)
-        if memory_mask is None:
-            memory_mask = _memory_mask(encoder_outputs[0], attention_mask)
-        if input_ids is None and labels is None and decoder_input_ids is None and decoder_inputs_embeds is None:
-            input_ids = self.default_prompt(encoder_outputs[0].shape[0])
+        memory = encoder_outputs[0]
+        if decoder_input_ids is None and decoder_inputs_embeds is None:
+            targets = input_ids if labels is None else labels
+            targets = self.default_prompt(len(memory)) if targets is None else targets
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(targets)
         self._check_length(labels=labels, decoder_input_ids=decoder_input_ids)
-        if labels is not None:
-            use_cache = False
-            if decoder_input_ids is None and decoder_inputs_embeds is None:
-                decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         output = self.language_model(
-            input_ids=input_ids,
-            attention_mask=memory_mask,
+            attention_mask=_memory_mask(encoder_outputs, attention_mask),
             encoder_outputs=encoder_outputs,
             decoder_input_ids=decoder_input_ids,
             decoder_attention_mask=decoder_attention_mask,
             decoder_inputs_embeds=decoder_inputs_embeds,
             past_key_values=past_key_values,
-            use_cache=use_cache,
+            use_cache=use_cache if labels is None else False,
             return_dict=True,
             **kwargs,
         )
-        loss = None
-        if labels is not None:
-            loss = _language_modelling_loss(output.logits, labels, num_items_in_batch)
         itdd_hidden_states = None
         if itdd_decoder_input_ids is not None:
-            itdd_hidden_states = self._read(encoder_outputs[0], input_ids.shape[1], itdd_decoder_input_ids)
-        image_embeds = getattr(encoder_outputs, "image_embeds", None)
-        embeds = {"image_embeds": image_embeds, "text_embeds": text_embeds}
-        return VLKDSeq2SeqLMOutput(**{**output, "loss": loss}, **embeds, itdd_hidden_states=itdd_hidden_states)
+            itdd_hidden_states = self._itdd_hidden_states(memory, input_ids, itdd_decoder_input_ids)
+        return VLKDSeq2SeqLMOutput(
+            **{**output, "loss": _language_modeling_loss(output.logits, labels, num_items_in_batch)},
+            image_embeds=getattr(encoder_outputs, "image_embeds", None),
+            text_embeds=text_embeds,
+            itdd_hidden_states=itdd_hidden_states,
+        )
 
-    def _read(self, memory, text_tokens: int, decoder_input_ids) -> tuple[torch.FloatTensor, ...]:
-        """The decoder's states of each layer at the image of `memory` and the default prompt."""
+    def _itdd_hidden_states(self, memory, input_ids, decoder_input_ids) -> tuple[torch.FloatTensor, ...]:
+        """Returns the hidden states of the decoder's layers on the image of `memory` and the default prompt."""
         prompt = self._encode_text(self.default_prompt(len(memory))).last_hidden_state
-        seen = memory[:, : memory.shape[1] - text_tokens]  # (batch, seen_tokens, d_model)
-        output = self.language_model.model(  # without the head, for no word is predicted
-            encoder_outputs=(torch.cat([seen, prompt], dim=1),),
+        text_tokens = prompt.shape[1] if input_ids is None else input_ids.shape[1]
+        image_states = memory[:, : memory.shape[1] - text_tokens]  # (batch, image_tokens, d_model)
+        output = self.language_model.model(  # without the head: no logits are needed
+            encoder_outputs=(torch.cat([image_states, prompt], dim=1),),
             decoder_input_ids=decoder_input_ids,
             output_hidden_states=True,
             use_cache=False,
@@ -343,21 +322,28 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         return output.decoder_hidden_states[1:]  # without the embeddings
 
 
-def _memory_mask(memory: torch.FloatTensor, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
-    """(batch, text_tokens) -> (batch, image_tokens + text_tokens): ones for the image tokens before the text."""
+def _memory_mask(encoder_outputs: BaseModelOutput | tuple, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+    """(batch, text_tokens) -> (batch, image_tokens + text_tokens), with ones for the image tokens."""
+    memory_mask = getattr(encoder_outputs, "memory_mask", None)
+    if memory_mask is not None:
+        return memory_mask
     if attention_mask is None or attention_mask.dim() != 2:
         return attention_mask
-    image_tokens = memory.shape[1] - attention_mask.shape[1]
-    if image_tokens < 0:
+    memory_tokens, text_tokens = encoder_outputs[0].shape[1], attention_mask.shape[1]
+    if text_tokens > memory_tokens:
         raise ValueError(
-            f"`attention_mask` covers {attention_mask.shape[1]} tokens, but the decoder's memory has only "
-            f"{memory.shape[1]}; give the mask of the text that `input_ids` or `encoder_outputs` holds."
+            f"`attention_mask` has {text_tokens} tokens, but the decoder's memory has only {memory_tokens}; give the "
+            "mask of the text in `input_ids` or `encoder_outputs`."
         )
-    return torch.cat([attention_mask.new_ones(attention_mask.shape[0], image_tokens), attention_mask], dim=1)
+    return torch.cat(
+        [attention_mask.new_ones(len(attention_mask), memory_tokens - text_tokens), attention_mask], dim=1
+    )
 
 
-def _language_modelling_loss(logits, labels, num_items_in_batch=None) -> torch.FloatTensor:
-    """Cross-entropy over the labels that are not -100: their mean, or their sum over `num_items_in_batch`."""
+def _language_modeling_loss(logits, labels=None, num_items_in_batch=None) -> torch.FloatTensor | None:
+    """Cross-entropy over the labels that are not -100: their mean, or their sum divided by `num_items_in_batch`."""
+    if labels is None:
+        return None
     logits, labels = logits.flatten(0, 1), labels.to(logits.device).flatten()
     if num_items_in_batch is None:
         return nn.functional.cross_entropy(logits, labels)

@@ -1,8 +1,4 @@
-"""
-`pipeline(task, model=...)` for VLKD.
-
-Tasks: image-to-text, image-text-to-text, visual-question-answering, zero-shot-image-classification.
-"""
+"""`pipeline(task, model=...)` for VLKD: image-to-text, image-text-to-text and visual-question-answering."""
 
 from collections.abc import Iterable
 from types import GeneratorType
@@ -11,28 +7,28 @@ from typing import Any
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
-from transformers import GenerationConfig, ImageTextToTextPipeline, Pipeline, ZeroShotImageClassificationPipeline
+from transformers import GenerationConfig, ImageTextToTextPipeline, Pipeline
 from transformers.utils import ModelOutput
 
 from .image_loading_vlkd import TIMEOUT, read_image
 from .processing_vlkd import MASK
 
-IMAGE_KEYS, TEXT_KEYS = ("image", "images"), ("text", "question", "prompt")  # of an example that is a dict
+IMAGE_KEYS, TEXT_KEYS = ("image", "images"), ("text", "question", "prompt")  # of an input that is a dict
 
 
 class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
     """
-    Captions an image, or continues a prompt beside it: `image-to-text` and `image-text-to-text`.
+    Captions an image or continues a prompt about it: `image-to-text` and `image-text-to-text`.
 
         pipe(image)                               -> [{"generated_text": "a red circle"}]
         pipe(image, text="a photo of")            -> [{"input_text": ..., "generated_text": "a photo of a red circle"}]
         pipe([image, image], text=[..., ...])     -> a list of such lists
         pipe({"image": image, "text": "a photo of"}), and lists of such dicts
-        pipe(a generator, dataset or column)      -> an iterator over what each would give
+        pipe(a generator, dataset or column)      -> an iterator over the results
 
-    An image is whatever the processor takes; a string is a path, URL or base64 image, never a prompt. The prompt is
-    part of `generated_text` unless `return_full_text=False`. A URL may take `timeout` seconds. Every keyword that is
-    not named in `__call__` goes to `generate`. A model of another kind gets transformers' own pipeline.
+    An image is anything that the processor accepts. A string is a path, URL or base64 image, never a prompt.
+    `generated_text` includes the prompt unless `return_full_text=False`. `timeout` limits the seconds for a URL.
+    Keywords that `__call__` does not name are passed to `generate`. Other models get transformers' own pipeline.
     """
 
     _default_generation_config = GenerationConfig(max_new_tokens=64)
@@ -43,7 +39,7 @@ class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
         return super().__new__(cls)
 
     def __init__(self, *args, **kwargs):
-        Pipeline.__init__(self, *args, **kwargs)  # the parent's checks the model against a list of its own
+        Pipeline.__init__(self, *args, **kwargs)  # the parent checks the model against a list of transformers' own
 
     def _sanitize_parameters(
         self,
@@ -55,9 +51,6 @@ class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
         **kwargs,
     ) -> tuple[dict, dict, dict]:
         preprocess = {"text": text, "timeout": timeout, "truncation": truncation}
-        twice = sorted(kwargs.keys() & (generate_kwargs or {}).keys())
-        if twice:
-            raise ValueError(f"`{twice[0]}` is given twice, by itself and in `generate_kwargs`; give it once.")
         generate_kwargs = {**(generate_kwargs or {}), **kwargs}
         return (
             {name: value for name, value in preprocess.items() if value is not None},
@@ -70,15 +63,15 @@ class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
     ) -> Any:
         """
         Args:
-            images: an image, a dict with `image` and `text`, a list of either, or a generator or dataset of them.
-            text: the prompt, or one for each image, or several for one image; alone, without images, it is BART's
+            images: An image, a dict with `image` and `text`, a list of either, or a generator or dataset of them.
+            text: One prompt for all images, or one for each image, or several for one image. Without images, BART's
                 input.
-            prompt: another name of `text`.
-            kwargs: `return_full_text`, `timeout`, `truncation` (of a prompt that is longer than BART reads),
-                `batch_size`, `num_workers`, `generate_kwargs`, and whatever `generate` takes.
+            prompt: Same as `text`.
+            kwargs: `return_full_text`, `timeout`, `truncation` (of prompts longer than BART's limit), `batch_size`,
+                `num_workers`, `generate_kwargs`, and any argument of `generate`.
 
         Raises:
-            ValueError: no image and no text, not as many texts as images, or an image that cannot be read.
+            ValueError: Neither images nor text, different numbers of them, or an image that cannot be read.
         """
         text = prompt if text is None else text
         one_text = text is None or isinstance(text, str)
@@ -87,20 +80,21 @@ class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
         if images is None:
             return Pipeline.__call__(self, {"text": text} if one_text else [{"text": one} for one in text], **kwargs)
         images = _as_inputs(images)
-        images, text = (images, text) if one_text else (_as_pairs(images, text), None)
+        if not one_text:
+            images, text = _as_pairs(images, text), None
         if isinstance(images, list) and not images:
-            return []  # transformers looks at the first
+            return []  # `Pipeline.__call__` looks at the first input
         return Pipeline.__call__(self, images, text=text, **kwargs)
 
     def preprocess(
         self, example, text: str | None = None, timeout: float = TIMEOUT, truncation: bool = False
     ) -> dict[str, Any]:
-        """One image, or dict of image and text, -> the processor's features, and the prompt as a string."""
+        """Converts an image, or a dict of image and text, to model inputs; keeps the prompt as a string."""
         example = example if isinstance(example, dict) else {"image": example}
         image = next((example[name] for name in IMAGE_KEYS if example.get(name) is not None), None)
         text = next((example[name] for name in TEXT_KEYS if example.get(name) is not None), text)
         if text is not None and not isinstance(text, str):
-            raise ValueError(f"`text`={text!r} is no string; give a prompt: VLKD reads prompts, not chats.")
+            raise ValueError(f"`text`={text!r} is not a string; VLKD takes prompts, not chats.")
         if image is None and text is None:
             raise ValueError(f"{list(example)} has neither an `image` nor a `text`; give one of them, or both.")
         if image is None:
@@ -110,7 +104,7 @@ class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
         return {**features, "prompt": prompt, "input_text": text or ""}
 
     def build_prompt(self, text: str | None) -> str:
-        """The prompt that stands for the user's `text`."""
+        """Returns the prompt for the user's `text`."""
         return self.processor.build_prompt(text)
 
     def _forward(self, model_inputs: dict[str, Any], generate_kwargs: dict | None = None) -> ModelOutput:
@@ -118,19 +112,19 @@ class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
         options = self._prepare_generate_kwargs(generate_kwargs or {}, return_dict_in_generate=False)
         given = {**self._generate_kwargs, **(generate_kwargs or {})}.keys() & {"max_new_tokens", "generation_config"}
         if "pixel_values" not in model_inputs and not given and self.model.language_model.generation_config.max_length:
-            options.pop("max_new_tokens", None)  # the pipeline's own default; a BART was published with another
+            options.pop("max_new_tokens", None)  # BART's own default replaces the pipeline's
         ids = self.model.generate(**model_inputs, **options)
         ids = ids.view(len(model_inputs["input_ids"]), -1, ids.shape[-1])  # (batch, num_return_sequences, tokens)
         return ModelOutput(generated=ids, input_ids=model_inputs["input_ids"], **names)
 
     def _new_texts(self, outputs: ModelOutput, first_sentence: bool = False) -> list[str]:
-        """What the model wrote for one example, `num_return_sequences` times, without the prompt."""
+        """Returns the generated texts of one input, without the prompt."""
         generated = outputs["generated"].flatten(0, 1)
-        prompt_ids = outputs["input_ids"] if outputs["prompt"] else None  # a text alone is no prompt
+        prompt_ids = outputs["input_ids"] if outputs["prompt"] else None  # text without an image is not a prompt
         return self.processor.post_process_generation(generated, prompt_ids, first_sentence=first_sentence)
 
     def postprocess(self, outputs: ModelOutput, return_full_text: bool = True) -> list[dict[str, str]]:
-        """One example's output -> a record for each returned sequence."""
+        """Returns one record for each generated sequence of an input."""
         texts = self._new_texts(outputs)
         if return_full_text and outputs["prompt"]:
             before, after = outputs["prompt"].split(self.processor.tokenizer.mask_token)
@@ -148,16 +142,20 @@ class VLKDVisualQuestionAnsweringPipeline(VLKDImageTextToTextPipeline):
         pipe({"image": image, "question": "what color is it?"}), and lists, generators and datasets of such dicts
         pipe(image, [question, question]), pipe([image, image], question), pipe([image, image], [question, question])
 
-    The question is wrapped by `processor.question`; a question that has a `<mask>` is taken as the prompt itself.
+    `processor.build_vqa_prompt` turns the question into a prompt. A question that contains `<mask>` is used as it is.
     """
 
     def __new__(cls, model, *args, **kwargs):
-        check_is_vlkd(model.config.model_type)
+        if model.config.model_type != "vlkd":
+            raise KeyError(
+                "transformers removed the task visual-question-answering; only VLKD models support it, not "
+                f"{model.config.model_type!r}. Use the `image-text-to-text` pipeline."
+            )
         return super().__new__(cls, model)
 
     def __init__(self, *args, top_k: int | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        if top_k is not None:  # transformers would take it for the `top_k` of sampling
+        if top_k is not None:  # transformers would use it as the `top_k` of sampling
             self._forward_params |= self._sanitize_parameters(top_k=top_k)[1]
 
     def _sanitize_parameters(self, top_k: int | None = None, **kwargs) -> tuple[dict, dict, dict]:
@@ -165,36 +163,36 @@ class VLKDVisualQuestionAnsweringPipeline(VLKDImageTextToTextPipeline):
         if top_k is None:
             return preprocess, forward, postprocess
         if not isinstance(top_k, int) or top_k < 1:
-            raise ValueError(f"`top_k`={top_k!r} is no number of answers; give 1 or more.")
+            raise ValueError(f"`top_k`={top_k!r} must be a positive integer, the number of answers.")
         return preprocess, {**forward, "answers": top_k}, postprocess
 
     def __call__(self, image=None, question: str | Iterable[str] | None = None, **kwargs) -> Any:
         """
         Args:
-            image: an image, a dict with `image` and `question`, a list of either, or a generator or dataset of them.
-            question: the question, or one for each image, or several for one image.
-            kwargs: `top_k`, `timeout`, `truncation`, `batch_size`, `num_workers`, `generate_kwargs`, and whatever
-                `generate` takes. With `top_k` the answers of that many beams come with their scores, best first; beams
-                that give one answer are one record, so there may be fewer. `score` is the probability, by the model
-                without sampling or penalties, of all that was written, of which the answer is the first sentence.
+            image: An image, a dict with `image` and `question`, a list of either, or a generator or dataset of them.
+            question: One question for all images, or one for each image, or several for one image.
+            kwargs: `top_k`, `timeout`, `truncation`, `batch_size`, `num_workers`, `generate_kwargs`, and any argument
+                of `generate`. `top_k` returns the answers of that many beams with scores, best first. Equal answers
+                are merged, so there may be fewer. `score` is the model's probability, without sampling or penalties,
+                of the generated text, whose first sentence is the answer.
 
         Raises:
-            ValueError: no image, no question, not as many questions as images, or an image that cannot be read.
+            ValueError: No image, no question, different numbers of them, or an image that cannot be read.
         """
         image = kwargs.pop("images", None) if image is None else image
         question = kwargs.pop("text", None) if question is None else question
         if image is None:
-            raise ValueError("`image` is not given; a question needs an image: give one for each question.")
+            raise ValueError("`image` is not given; give an image for each question.")
         return super().__call__(image, text=question, **kwargs)
 
     def preprocess(self, example, *args, **kwargs) -> dict[str, Any]:
-        """One dict of image and question, or an image, -> the processor's features."""
+        """Converts a dict of image and question, or an image, to model inputs."""
         if isinstance(example, dict) and all(example.get(name) is None for name in IMAGE_KEYS):
-            raise ValueError(f"`image` is not given: the question's dict has {list(example)}; a question needs one.")
+            raise ValueError(f"`image` is not given; the input has only {list(example)}.")
         return super().preprocess(example, *args, **kwargs)
 
     def build_prompt(self, text: str | None) -> str:
-        """The user's question as a prompt."""
+        """Returns the prompt for the user's question."""
         if not text:
             raise ValueError("`question` is not given; give a question for each image, or dicts with `question`.")
         return self.processor.build_prompt(text) if MASK in text else self.processor.build_vqa_prompt(text)
@@ -214,7 +212,7 @@ class VLKDVisualQuestionAnsweringPipeline(VLKDImageTextToTextPipeline):
         return outputs
 
     def _probabilities(self, inputs: dict[str, torch.Tensor], generated: torch.LongTensor) -> torch.FloatTensor:
-        """(batch, answers, tokens) -> (batch, answers): the probability of what follows each one's prompt."""
+        """(batch, answers, tokens) -> (batch, answers): the probability of the tokens after each prompt."""
         copies, ids = generated.shape[1], generated.flatten(0, 1)
         features = self.model.get_image_features(inputs.pop("pixel_values")).last_hidden_state
         prompts = self.model.decoder_prompt_ids(inputs["input_ids"], inputs["attention_mask"])
@@ -224,12 +222,12 @@ class VLKDVisualQuestionAnsweringPipeline(VLKDImageTextToTextPipeline):
         ).logits  # (batch * answers, tokens - 1, vocabulary)
         log_probs = logits.float().log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
         starts = torch.tensor([len(prompt) for prompt in prompts], device=ids.device).repeat_interleave(copies)
-        written = torch.arange(1, ids.shape[1], device=ids.device) >= starts[:, None]
-        written &= ids[:, 1:] != self.processor.tokenizer.pad_token_id
-        return (log_probs * written).sum(-1).exp().view(-1, copies)
+        is_new = torch.arange(1, ids.shape[1], device=ids.device) >= starts[:, None]
+        is_new &= ids[:, 1:] != self.processor.tokenizer.pad_token_id
+        return (log_probs * is_new).sum(-1).exp().view(-1, copies)
 
     def postprocess(self, outputs: ModelOutput, return_full_text: bool = False) -> list[dict[str, Any]]:
-        """One example's output -> the answers: the first sentence of each returned sequence."""
+        """Returns the answers to one input: the first sentence of each generated sequence."""
         texts = self._new_texts(outputs, first_sentence=True)
         if "probabilities" not in outputs:
             return [{"answer": text} for text in texts]
@@ -239,64 +237,18 @@ class VLKDVisualQuestionAnsweringPipeline(VLKDImageTextToTextPipeline):
         return [{"score": score, "answer": text} for text, score in sorted(scores.items(), key=lambda item: -item[1])]
 
 
-class VLKDZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline):
-    """
-    transformers' own `zero-shot-image-classification`, with images read as the processor reads them, and datasets'
-    columns. A model of another kind gets transformers' own.
-    """
-
-    def __new__(cls, model, *args, **kwargs):
-        if model.config.model_type != "vlkd":
-            return ZeroShotImageClassificationPipeline(model=model, **kwargs)
-        if model.can_generate():
-            raise ValueError(
-                f"zero-shot-image-classification needs the dual encoder, and this is a {type(model).__name__}; load "
-                "it by `AutoModelForZeroShotImageClassification`, or give the pipeline the name of its folder."
-            )
-        return super().__new__(cls)
-
-    def __init__(self, **kwargs):
-        Pipeline.__init__(self, **kwargs)
-
-    def __call__(self, image=None, candidate_labels: list[str] | None = None, **kwargs) -> Any:
-        """As the parent's."""
-        image = kwargs.pop("images", None) if image is None else image
-        if image is None or not candidate_labels:
-            raise ValueError("`image` or `candidate_labels` is not given; give both.")
-        return super().__call__(_as_inputs(image), candidate_labels=candidate_labels, **kwargs)
-
-    def preprocess(self, image, *args, timeout: float | None = None, **kwargs) -> dict[str, Any]:
-        """As the parent's."""
-        return super().preprocess(read_image(image, timeout=timeout or TIMEOUT), *args, **kwargs)
-
-
-def check_is_vlkd(model_type: str) -> None:
-    """Raises, for every other kind of model, the KeyError that transformers raises for the task it has removed."""
-    if model_type != "vlkd":
-        raise KeyError(
-            "The task visual-question-answering has been removed from transformers, and VLKD models alone have it "
-            f"here; this is a {model_type!r}. Use the `image-text-to-text` pipeline with a vision-language "
-            "chat model instead."
-        )
-
-
 def _as_inputs(images) -> Any:
-    """One input, a list, a torch dataset or a generator, which are what `Pipeline.__call__` tells apart."""
+    """Returns one input, a list, a torch dataset or a generator: the kinds that `Pipeline.__call__` accepts."""
     if isinstance(images, tuple) or getattr(images, "ndim", 0) == 4:
         return list(images)
-    one = isinstance(images, (str, bytes, dict, Image.Image)) or hasattr(images, "ndim")
-    if one or not isinstance(images, Iterable) or isinstance(images, (list, GeneratorType, Dataset)):
+    is_one = isinstance(images, (str, bytes, dict, Image.Image)) or hasattr(images, "ndim")
+    if is_one or not isinstance(images, Iterable) or isinstance(images, (list, GeneratorType, Dataset)):
         return images
-    return (image for image in images)  # one of `datasets`, or a column of it, or another iterator
+    return (image for image in images)  # a dataset or column of the library `datasets`, or an iterator
 
 
 def _as_pairs(images, texts: Iterable[str]) -> list[dict] | GeneratorType:
-    """
-    Images as `_as_inputs` gives them, with a text for each, or one image with several texts.
-
-    Raises:
-        ValueError: not as many texts as images.
-    """
+    """Pairs the images that `_as_inputs` returned with a text each, or one image with several texts."""
     if isinstance(images, (GeneratorType, Dataset)):
         return ({"image": image, "text": text} for image, text in zip(images, texts, strict=True))
     texts = list(texts)

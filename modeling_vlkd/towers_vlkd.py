@@ -1,22 +1,86 @@
-"""The two towers that both models share: CLIP's frozen vision tower and BART, with the two embeddings."""
+"""The base class of both models, with CLIP's frozen vision tower and BART, and the output classes."""
 
-from typing import Unpack
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Unpack
 
 import torch
 from torch import nn
 from transformers import BartForConditionalGeneration, CLIPVisionModel, GenerationConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
-from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling, Seq2SeqLMOutput
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
-from .card_vlkd import CardMixin
+from .card_vlkd import TEMPLATE, TRANSFORMERS_CARD, model_card
 from .configuration_vlkd import VLKDConfig
-from .loading_vlkd import StrictLoadingMixin
-from .padding_vlkd import encode_from_left, left_padding
+from .loading_vlkd import check_weights, load_with_info
 
 
-class VLKDPreTrainedModel(StrictLoadingMixin, CardMixin, PreTrainedModel):
-    """What `VLKDModel` and `VLKDForConditionalGeneration` share; neither is made of it alone."""
+@dataclass
+class VLKDOutput(ModelOutput):
+    """
+    Output of [`VLKDModel`], in the field order of `CLIPModel`'s.
+
+    Args:
+        logits_per_image: (images, texts), similarities times CLIP's temperature factor; None unless both are given.
+        logits_per_text: (texts, images), the transpose.
+        text_embeds: (texts, d_j), unit norm: BART's sentence embeddings in the joint space; None without texts.
+        image_embeds: (images, d_j), unit norm: CLIP's image embeddings; None without images.
+        text_model_output: Output of `get_text_features`.
+        vision_model_output: Output of `get_image_features`.
+    """
+
+    logits_per_image: torch.FloatTensor | None = None
+    logits_per_text: torch.FloatTensor | None = None
+    text_embeds: torch.FloatTensor | None = None
+    image_embeds: torch.FloatTensor | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
+    vision_model_output: BaseModelOutputWithPooling | None = None
+
+    def to_tuple(self) -> tuple:
+        """As in `CLIPModel`, the two inner outputs become tuples too."""
+        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
+
+
+@dataclass
+class VLKDEncoderOutput(BaseModelOutput):
+    """
+    Output of the composite encoder.
+
+    Args:
+        last_hidden_state: (batch, image_tokens + text_tokens, d_model), the decoder's memory [W_d V ; E(x)].
+        image_embeds: (batch, d_j), unit norm; None without images.
+        memory_mask: (batch, image_tokens + text_tokens), set if the encoder received a part of the prompts only, so
+            that the mask of `input_ids` does not apply.
+    """
+
+    image_embeds: torch.FloatTensor | None = None
+    memory_mask: torch.LongTensor | None = None
+
+
+@dataclass
+class VLKDSeq2SeqLMOutput(Seq2SeqLMOutput):
+    """
+    Output of [`VLKDForConditionalGeneration`]: BART's, and the embeddings.
+
+    Args:
+        loss: Scalar language modeling loss; None without `labels`.
+        logits: (batch, target_tokens, vocab_size); `logits[:, i]` predicts `labels[:, i]`.
+        encoder_last_hidden_state: (batch, image_tokens + text_tokens, d_model), the decoder's memory.
+        image_embeds: (batch, d_j), unit norm: CLIP's image embeddings; None without images.
+        text_embeds: (batch, d_j), unit norm: embeddings of the captions; None without `caption_input_ids`.
+        itdd_hidden_states: The decoder's hidden states on the image, one (batch, itdd_tokens, d_model) for each layer;
+            None without `itdd_decoder_input_ids`.
+    """
+
+    image_embeds: torch.FloatTensor | None = None
+    text_embeds: torch.FloatTensor | None = None
+    itdd_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+
+
+class VLKDPreTrainedModel(PreTrainedModel):
+    """Base class of `VLKDModel` and `VLKDForConditionalGeneration`: loading, and the image and text encoders."""
 
     config: VLKDConfig
     config_class = VLKDConfig
@@ -30,6 +94,37 @@ class VLKDPreTrainedModel(StrictLoadingMixin, CardMixin, PreTrainedModel):
     _supports_flex_attn = True
     _can_compile_fullgraph = True
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *args,
+        ignore_mismatched_sizes: bool = False,
+        output_loading_info: bool = False,
+        **kwargs,
+    ) -> Any:
+        """
+        Same as `PreTrainedModel.from_pretrained`, but missing weights and weights of another shape are errors.
+
+        `ignore_mismatched_sizes=True` initializes them at random; `output_loading_info=True` does so for missing ones.
+
+        Raises:
+            ValueError: The weights do not match the config (the message names them), or a file cannot be read.
+        """
+        name = pretrained_model_name_or_path
+        model, info = load_with_info(super().from_pretrained, name, *args, **kwargs)
+        if name is not None and not ignore_mismatched_sizes:
+            checked = {**info, "missing_keys": ()} if output_loading_info else info
+            check_weights(name, checked, "; `ignore_mismatched_sizes=True` initializes these at random")
+        return (model, info) if output_loading_info else model
+
+    def _upload_modified_files(self, working_dir: str, repo_id: str, *args, **kwargs):
+        """`push_to_hub` calls this: replaces the model card that transformers generates with ours."""
+        card = Path(working_dir, "README.md")
+        if TEMPLATE.is_file() and TRANSFORMERS_CARD in card.read_text(encoding="utf-8"):
+            card.write_text(model_card(self.config, repo_id, self.config.base_models), encoding="utf-8")
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+
     def _build_towers(self) -> None:
         config, text_config = self.config, self.config.text_config
         self.vision_model = CLIPVisionModel(config.vision_config)
@@ -41,6 +136,11 @@ class VLKDPreTrainedModel(StrictLoadingMixin, CardMixin, PreTrainedModel):
         self.logit_scale = nn.Parameter(torch.full((1,), float(config.logit_scale_init_value)))
         self.train(self.training)  # freezes CLIP
 
+    def post_init(self) -> None:
+        super().post_init()
+        # `Trainer` warns about tied weights as missing when it resumes, unless they are in this set.
+        self._keys_to_ignore_on_save |= set(self.all_tied_weights_keys)
+
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if module is self:
@@ -48,12 +148,12 @@ class VLKDPreTrainedModel(StrictLoadingMixin, CardMixin, PreTrainedModel):
 
     def train(self, mode: bool = True) -> "VLKDPreTrainedModel":
         """
-        As every module's, but CLIP stays frozen and in eval mode: its tower, its projection and its temperature.
+        Same as `nn.Module.train`, but CLIP's tower, projection and temperature stay frozen and in eval mode.
 
-        Loading a checkpoint makes every parameter learn again; as it ends in `eval()`, this is the place to undo it.
+        Loading a checkpoint makes every parameter trainable and then calls `eval()`, so freezing is done here.
 
         Raises:
-            ValueError: `mode` is True and PEFT has put adapters on CLIP, which would not learn.
+            ValueError: `mode` is True and PEFT has added adapters to CLIP, which would not be trained.
         """
         if mode:
             _check_no_adapter(self.vision_model, "vision_model")
@@ -77,9 +177,9 @@ class VLKDPreTrainedModel(StrictLoadingMixin, CardMixin, PreTrainedModel):
         self.language_model.set_output_embeddings(value)
 
     def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
-        """As `BartForConditionalGeneration.resize_token_embeddings`, which also resizes `final_logits_bias`."""
+        """Same as BART's method, which also resizes `final_logits_bias`."""
         embeddings = self.language_model.resize_token_embeddings(*args, **kwargs)
-        self.vocab_size = self.config.text_config.vocab_size  # as transformers' own method sets it
+        self.vocab_size = self.config.text_config.vocab_size  # transformers' method sets it too
         return embeddings
 
     @can_return_tuple
@@ -87,7 +187,7 @@ class VLKDPreTrainedModel(StrictLoadingMixin, CardMixin, PreTrainedModel):
         self, pixel_values: torch.FloatTensor, **kwargs: Unpack[TransformersKwargs]
     ) -> BaseModelOutputWithPooling:
         """
-        What CLIP sees.
+        Computes CLIP's image tokens and embedding.
 
         Args:
             pixel_values: (images, 3, height, width).
@@ -95,14 +195,14 @@ class VLKDPreTrainedModel(StrictLoadingMixin, CardMixin, PreTrainedModel):
         Returns:
             `last_hidden_state` (images, image_tokens, d_j): V, every token in the joint space, class token first;
             `pooler_output` (images, d_j), unit norm: v, CLIP's image embedding;
-            `hidden_states` and `attentions` of CLIP's layers, where asked for.
+            `hidden_states` and `attentions` of CLIP's layers, if requested.
         """
         keep_layers = kwargs.pop("output_hidden_states", None)
         keep_layers = self.config.output_hidden_states if keep_layers is None else keep_layers
         local = self.config.patch_attention == "self"
-        # Gradient checkpointing makes CLIP's embeddings require a gradient, which nothing learns from.
-        learns = pixel_values.requires_grad or any(p.requires_grad for p in self.vision_model.parameters())
-        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+        # Gradient checkpointing makes CLIP's embeddings require a gradient that no parameter uses.
+        needs_grad = pixel_values.requires_grad or any(p.requires_grad for p in self.vision_model.parameters())
+        with torch.set_grad_enabled(needs_grad and torch.is_grad_enabled()):
             output = self.vision_model(
                 pixel_values=pixel_values, return_dict=True, output_hidden_states=keep_layers or local, **kwargs
             )
@@ -121,8 +221,8 @@ class VLKDPreTrainedModel(StrictLoadingMixin, CardMixin, PreTrainedModel):
 
     def _attend_to_self(self, states: torch.FloatTensor) -> torch.FloatTensor:
         """
-        CLIP's last layer where each token attends to itself alone, so that its value is all it gets: (images, tokens,
-        hidden) -> the same. MaskCLIP (Zhou et al., ECCV 2022) reads dense features off CLIP in this way.
+        Runs CLIP's last layer with each token attending only to itself, so that attention returns the token's value:
+        (images, tokens, hidden) -> the same. MaskCLIP (Zhou et al., ECCV 2022) extracts dense features this way.
         """
         layer = self.vision_model.encoder.layers[-1]
         states = states + layer.self_attn.out_proj(layer.self_attn.v_proj(layer.layer_norm1(states)))
@@ -136,7 +236,7 @@ class VLKDPreTrainedModel(StrictLoadingMixin, CardMixin, PreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """
-        What BART's encoder reads.
+        Computes the states of BART's encoder and the sentence embedding.
 
         Args:
             input_ids: (texts, text_tokens), with `<s>` first.
@@ -144,8 +244,8 @@ class VLKDPreTrainedModel(StrictLoadingMixin, CardMixin, PreTrainedModel):
 
         Returns:
             `last_hidden_state` (texts, text_tokens, d_model): E(x);
-            `pooler_output` (texts, d_j), unit norm: s, the state at `<s>` in the joint space;
-            `hidden_states` and `attentions` of the encoder's layers, where asked for.
+            `pooler_output` (texts, d_j), unit norm: s, the state at `<s>` mapped to the joint space;
+            `hidden_states` and `attentions` of the encoder's layers, if requested.
         """
         output = self._encode_text(input_ids, attention_mask, **kwargs)
         states = output.last_hidden_state
@@ -159,22 +259,36 @@ class VLKDPreTrainedModel(StrictLoadingMixin, CardMixin, PreTrainedModel):
         )
 
     def _encode_text(self, input_ids, attention_mask=None, inputs_embeds=None, **kwargs) -> BaseModelOutput:
-        """E(x), with padding on either side."""
+        """
+        Computes E(x), with padding on either side.
+
+        BART counts positions from the left, so left-padded rows are rolled to the left and their states rolled back.
+        """
+        self._check_length(input_ids=input_ids, inputs_embeds=inputs_embeds)
         inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
         inputs = {name: value for name, value in inputs.items() if value is not None}
-        self._check_length(input_ids=input_ids, inputs_embeds=inputs_embeds)
         encoder = self.language_model.get_encoder()
         if attention_mask is None or attention_mask.dim() != 2:
             return encoder(**inputs, return_dict=True, **kwargs)
-        return encode_from_left(encoder, inputs, return_dict=True, **kwargs)
+        shift = left_padding(attention_mask)
+        inputs = {name: _roll(value, shift) for name, value in inputs.items()}
+        output = encoder(**inputs, return_dict=True, **kwargs)
+        output.last_hidden_state = _roll(output.last_hidden_state, -shift)
+        if output.hidden_states is not None:  # None for layers that `output_hidden_states` does not select
+            output.hidden_states = tuple(
+                None if states is None else _roll(states, -shift) for states in output.hidden_states
+            )
+        if output.attentions is not None:
+            output.attentions = tuple(_roll_attentions(weights, -shift) for weights in output.attentions)
+        return output
 
     def _check_length(self, **tokens: torch.Tensor | None) -> None:
-        """Raises a ValueError for a (batch, tokens, ...) that is longer than BART has positions."""
+        """Raises a ValueError if (batch, tokens, ...) has more tokens than BART has positions."""
         limit = self.config.text_config.max_position_embeddings
         for name, value in tokens.items():
             if value is not None and value.shape[1] > limit:
                 raise ValueError(
-                    f"`{name}` holds {value.shape[1]} tokens, but BART has `max_position_embeddings`={limit}; shorten "
+                    f"`{name}` has {value.shape[1]} tokens, but BART has `max_position_embeddings`={limit}; shorten "
                     "the text, or pass `truncation=True` to the processor."
                 )
 
@@ -184,10 +298,28 @@ def _check_no_adapter(part: nn.Module, name: str) -> None:
     if adapted:
         raise ValueError(
             f"The adapter has {len(adapted)} layers on CLIP (first {'.'.join([name, adapted[0]]).rstrip('.')}), which "
-            "is frozen; give PEFT's config `exclude_modules=r'(vision_model|visual_projection)(\\..*)?'`."
+            "is frozen; add `exclude_modules=r'(vision_model|visual_projection)(\\..*)?'` to PEFT's config."
         )
 
 
 def unit(vectors: torch.FloatTensor) -> torch.FloatTensor:
-    """The vectors (..., d_j) at norm 1."""
+    """Normalizes vectors (..., d_j) to unit norm."""
     return vectors / vectors.norm(dim=-1, keepdim=True)
+
+
+def left_padding(attention_mask: torch.Tensor) -> torch.LongTensor:
+    """(batch, tokens) -> (batch,): the number of padding tokens before each row's first token."""
+    return attention_mask.long().argmax(dim=1)
+
+
+def _roll(rows: torch.Tensor, shift: torch.LongTensor) -> torch.Tensor:
+    """(batch, tokens, ...) -> the same, with row i rolled left by shift[i]."""
+    columns = torch.arange(rows.shape[1], device=rows.device)
+    columns = (columns + shift.unsqueeze(1)) % rows.shape[1]  # (batch, tokens)
+    return rows[torch.arange(rows.shape[0], device=rows.device).unsqueeze(1), columns]
+
+
+def _roll_attentions(weights: torch.FloatTensor, shift: torch.LongTensor) -> torch.FloatTensor:
+    """(batch, heads, queries, keys) -> the same, with queries and keys of row i rolled left by shift[i]."""
+    weights = _roll(weights.transpose(1, 2), shift)  # (batch, queries, heads, keys)
+    return _roll(weights.transpose(1, 3), shift).permute(0, 2, 3, 1)

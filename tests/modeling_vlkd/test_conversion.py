@@ -81,9 +81,9 @@ def test_an_image_token_may_become_several_vectors(clip_dir, bart_dir, batch):
         torch.testing.assert_close(seen[:, 3 * 5 + 1], mapped[:, 5].chunk(3, dim=-1)[1], rtol=0, atol=1e-6)
         assert model.generate(**batch, max_new_tokens=3).shape[0] == 4
     assert model.config.image_projector_hidden_size == 3 * model.config.text_config.d_model
-    with pytest.raises(ValueError, match="`image_token_expansion`=3: .* use projector_init='random'"):
+    with pytest.raises(ValueError, match="`image_token_expansion`=3 requires projector_init='random'"):
         build_joined(clip_dir, bart_dir, image_token_expansion=3)
-    with pytest.raises(ValueError, match="`image_token_expansion`=0 must be 1 to 1024"):
+    with pytest.raises(ValueError, match="`image_token_expansion`=0 must be .* to 1024"):
         VLKDConfig(image_token_expansion=0)
 
 
@@ -131,17 +131,17 @@ def test_names_of_the_mlp_are_found():
     assert model.image_projection[0].out_features == 32
 
 
-# checkpoints that are none
+# wrong checkpoints
 
 
 @pytest.mark.parametrize(
     ("pair", "message"),
     [
-        (("bart", "bart"), "`clip`=.* is a checkpoint of type 'bart', not 'clip'"),
-        (("clip", "clip"), "`bart`=.* is a checkpoint of type 'clip', not 'bart'"),
-        (("empty", "bart"), "`clip`=.* is no checkpoint"),
-        (("clip", "empty"), "`bart`=.* is no checkpoint"),
-        (("clip", "weightless"), "`bart`=.* has a config but not the weights of a BartFor.*no file named"),
+        (("bart", "bart"), "`clip`=.* is a checkpoint of type 'bart'"),
+        (("clip", "clip"), "`bart`=.* is a checkpoint of type 'clip'"),
+        (("empty", "bart"), "`clip`=.* is not a readable checkpoint"),
+        (("clip", "empty"), "`bart`=.* is not a readable checkpoint"),
+        (("clip", "weightless"), "`bart`=.* has no complete weights of a BartFor.*no file named"),
     ],
 )
 def test_wrong_checkpoints_are_value_errors(clip_dir, bart_dir, tmp_path, pair, message):
@@ -156,9 +156,9 @@ def test_unknown_options_are_value_errors(clip_dir, bart_dir):
     for option in ("image_tokens", "image_projector", "patch_attention", "projector_init"):
         with pytest.raises(ValueError, match=f"`{option}`='other' is unknown; choose one of"):
             VLKDForConditionalGeneration.from_vision_text_pretrained(clip_dir, bart_dir, **{option: "other"})
-    with pytest.raises(ValueError, match="`mask_token_id`=50264 is outside .* 50264 tokens"):
+    with pytest.raises(ValueError, match="`mask_token_id`=50264 is outside the vocabulary of 50264"):
         VLKDConfig(text_config=BartConfig(vocab_size=50264), mask_token_id=50264)
-    with pytest.raises(ValueError, match="must hold `mask_token_id`=50264 once"):
+    with pytest.raises(ValueError, match="must contain `mask_token_id`=50264"):
         VLKDConfig(default_prompt_ids=[0, 2])
 
 

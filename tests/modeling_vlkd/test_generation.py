@@ -208,18 +208,18 @@ def test_a_prompt_without_a_mask_is_continued(model):
 
 def test_bad_input_is_a_value_error(model, batch):
     mask = model.config.mask_token_id
-    with pytest.raises(ValueError, match="Neither an image nor a text is given to `generate`"):
+    with pytest.raises(ValueError, match="No image and no text"):
         model.generate(max_new_tokens=3)
     with pytest.raises(ValueError, match=r"4 image\(s\) but 2 text\(s\)"):
         model.generate(pixel_values=batch["pixel_values"], input_ids=batch["input_ids"][:2])
-    with pytest.raises(ValueError, match="Row 1 of `input_ids` holds 2 <mask>"):
+    with pytest.raises(ValueError, match="Row 1 of `input_ids` has 2 <mask>"):
         ids = torch.tensor([[0, mask, 2, 1], [0, mask, mask, 2]])
         model.generate(pixel_values=batch["pixel_values"][:2], input_ids=ids)
     with pytest.raises(ValueError, match="both given"):
         model.generate(**batch, image_features=torch.zeros(4, 17, 24))
     with pytest.raises(ValueError, match="one length"):
         model.generate(**batch, max_new_tokens=3, return_dict_in_generate=True)
-    with pytest.raises(ValueError, match="`streamer` is given, but the prompts have different lengths"):
+    with pytest.raises(ValueError, match="`streamer` requires prompts of one length"):
         model.generate(**batch, max_new_tokens=3, streamer=object())
     with pytest.raises(ValueError, match="not used by the model.*max_new_token'"):
         model.generate(**batch, max_new_token=3)

@@ -174,16 +174,16 @@ def test_return_dict_false_gives_a_tuple(model, batch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"input_ids": None, "pixel_values": None}, "Neither an image nor a text"),
+        ({"input_ids": None, "pixel_values": None}, "No image and no text"),
         ({"image_features": torch.zeros(4, 17, 24)}, "both given"),
         ({"pixel_values": torch.zeros(3, 3, 32, 32)}, r"3 image\(s\) but 4 text\(s\)"),
         (
             {"pixel_values": None, "image_features": torch.zeros(4, 1, 24)},
-            r"shape \(4, 1, 24\).*needs \(batch, 17, 24",
+            r"shape \(4, 1, 24\).*requires \(batch, 17, 24",
         ),
         ({"input_ids": torch.zeros(4, 65, dtype=torch.long), "attention_mask": None}, "65 tokens.*=64"),
-        ({"labels": torch.zeros(4, 65, dtype=torch.long)}, "`labels` holds 65 tokens"),
-        ({"attention_mask": torch.ones(4, 90), "encoder_outputs": (torch.zeros(4, 20, 32),)}, "covers 90 tokens"),
+        ({"labels": torch.zeros(4, 65, dtype=torch.long)}, "`labels` has 65 tokens"),
+        ({"attention_mask": torch.ones(4, 90), "encoder_outputs": (torch.zeros(4, 20, 32),)}, "has 90 tokens"),
     ],
 )
 def test_bad_input_is_a_value_error(model, batch, change, message):
@@ -205,7 +205,7 @@ def test_loss_is_not_shifted_twice_and_can_be_scaled(model, batch):
     torch.testing.assert_close(scaled.loss, by_hand.sum() / 100)
 
 
-def test_readings_are_the_decoder_s_states_at_the_image(own_model, processor, batch):
+def test_itdd_hidden_states_are_the_decoders_on_the_image(own_model, processor, batch):
     written = processor(text=["a blue", "the red square", "two", "a"])["input_ids"]
     features = own_model.get_image_features(batch["pixel_values"]).last_hidden_state.requires_grad_()
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")} | {"image_features": features}
@@ -214,8 +214,10 @@ def test_readings_are_the_decoder_s_states_at_the_image(own_model, processor, ba
     options = {"decoder_input_ids": written, "output_hidden_states": True}
     at_image = own_model(image_features=features, **options).decoder_hidden_states
     assert len(ours.itdd_hidden_states) == len(at_image) - 1 and ours.itdd_hidden_states[0].requires_grad
-    for state, expected in zip(ours.itdd_hidden_states, at_image[1:], strict=True):
+    alone = own_model(image_features=features, labels=written, itdd_decoder_input_ids=written)
+    for state, other, expected in zip(ours.itdd_hidden_states, alone.itdd_hidden_states, at_image[1:], strict=True):
         torch.testing.assert_close(state, expected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(other, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_text_embedding_is_the_start_state_in_the_joint_space(model, bart, processor):

@@ -1,7 +1,8 @@
-"""`pipeline(...)` with the package and as remote code, by folder and by model object."""
+"""`pipeline(...)` with the package and as remote code, for folders and model objects."""
 
 import base64
 import copy
+import logging
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from datasets import Dataset
 from PIL import Image
 from transformers import (
@@ -170,8 +172,7 @@ def test_what_is_given_to_generate_reaches_it(captioner, model, processor, image
     sampled = expected(model, processor, images[:1], None, **sampling)[0]
     torch.manual_seed(5)
     assert caption(generate_kwargs={"do_sample": True, "top_k": 50}, temperature=3.0) == sampled != beams
-    with pytest.raises(ValueError, match="`max_new_tokens` is given twice"):
-        caption(max_new_tokens=3, generate_kwargs={"max_new_tokens": 3})
+    assert caption(max_new_tokens=3, generate_kwargs={"max_new_tokens": 6}) == caption(max_new_tokens=3)
     with pytest.raises(ValueError, match="return_everything"):
         caption(return_everything=True)
 
@@ -255,7 +256,7 @@ def test_top_k_answers_come_with_their_probability(answerer, model, processor, i
     three = pipeline("vqa", model=model, processor=processor, device="cpu", max_new_tokens=6, top_k=3)
     assert three(images[0], QUESTION) == due[0] and len(three(images[0], QUESTION, top_k=1)) == 1
     for top_k in (0, -1, 1.5, "all"):
-        with pytest.raises(ValueError, match=f"`top_k`={top_k!r} is no number of answers"):
+        with pytest.raises(ValueError, match=f"`top_k`={top_k!r} must be a positive integer"):
             answerer(images[0], QUESTION, top_k=top_k)
 
 
@@ -283,29 +284,16 @@ def test_answers_that_are_the_same_are_one(answerer, images):
 # zero-shot classification
 
 
-def test_zero_shot_classification_uses_the_dual_encoder(vlkd_dir, model, processor, images, tmp_path):
+def test_zero_shot_classification_uses_the_dual_encoder(vlkd_dir, model, processor, images):
+    """With transformers' own pipeline."""
     pipe = pipeline("zero-shot-image-classification", model=vlkd_dir, device="cpu")
-    options = {"candidate_labels": LABELS, "hypothesis_template": "a photo of a {}"}
-    clear = images[0].convert("RGBA")
-    clear.putalpha(Image.linear_gradient("L").resize(clear.size))
-    clear.save(tmp_path / "clear.png")
-    for image in (images[0], clear, str(tmp_path / "clear.png")):
-        output = pipe(image, **options)
-        texts = processor(text=["a photo of a red circle", "a photo of a blue square"])
-        v = model.get_image_features(processor(images=image)["pixel_values"]).pooler_output
-        due = (model.logit_scale.exp() * v @ model.get_text_features(**texts).pooler_output.T).softmax(-1)[0]
-        scores = {record["label"]: record["score"] for record in output}
-        assert [scores[label] for label in LABELS] == pytest.approx(due.tolist(), abs=1e-5)
-    due = [pipe(image, **options) for image in images]
-    data = Dataset.from_dict({"image": list(images)})
-    assert pipe(images, **options) == list(pipe(data["image"], **options)) == due
-    dual = pipe.model
-    parts = {"tokenizer": processor.tokenizer, "image_processor": processor.image_processor}
-    assert pipeline("zero-shot-image-classification", model=dual, **parts, device="cpu")(images, **options) == due
-    with pytest.raises(ValueError, match="needs the dual encoder, and this is a VLKDForConditionalGeneration"):
-        pipeline("zero-shot-image-classification", model=model, **parts, device="cpu")
-    with pytest.raises(ValueError, match="`image` or `candidate_labels` is not given"):
-        pipe(images[0])
+    assert type(pipe) is ZeroShotImageClassificationPipeline
+    output = pipe(images[0], candidate_labels=LABELS, hypothesis_template="a photo of a {}")
+    texts = processor(text=["a photo of a red circle", "a photo of a blue square"])
+    v = model.get_image_features(processor(images=images[0])["pixel_values"]).pooler_output
+    due = (model.logit_scale.exp() * v @ model.get_text_features(**texts).pooler_output.T).softmax(-1)[0]
+    scores = {record["label"]: record["score"] for record in output}
+    assert [scores[label] for label in LABELS] == pytest.approx(due.tolist(), abs=1e-5)
 
 
 # bad input
@@ -323,7 +311,7 @@ def test_bad_input_is_a_value_error(captioner, answerer, images):
         captioner("nowhere.png")
     with pytest.raises(ValueError, match=r"image \(bytes\) cannot be read"):
         captioner(b"bytes")
-    with pytest.raises(ValueError, match="reads prompts, not chats"):
+    with pytest.raises(ValueError, match="takes prompts, not chats"):
         captioner(images[0], text=[{"role": "user", "content": "hello"}])
     with pytest.raises(ValueError, match=r"\['img'\] has neither an `image` nor a `text`"):
         captioner({"img": images[0]})
@@ -331,7 +319,7 @@ def test_bad_input_is_a_value_error(captioner, answerer, images):
         answerer(images[0])
     with pytest.raises(ValueError, match="`image` is not given"):
         answerer(question=QUESTION)
-    with pytest.raises(ValueError, match=r"`image` is not given: the question's dict has \['question'\]"):
+    with pytest.raises(ValueError, match=r"`image` is not given.*\['question'\]"):
         answerer([{"question": QUESTION}])
 
 
@@ -361,10 +349,21 @@ def blip_dir(tmp_path_factory) -> str:
     return str(folder)
 
 
-def test_other_models_get_transformers_own_pipelines(blip_dir, clip_dir):
-    assert type(pipeline("image-text-to-text", model=blip_dir, device="cpu")) is ImageTextToTextPipeline
-    zero_shot = pipeline("zero-shot-image-classification", model=clip_dir, device="cpu")
-    assert type(zero_shot) is ZeroShotImageClassificationPipeline
+def test_other_models_get_transformers_own_pipelines(blip_dir):
+    blip = pipeline("image-text-to-text", model=blip_dir, device="cpu")
+    assert type(blip) is ImageTextToTextPipeline
+    with pytest.raises(KeyError, match="only VLKD models support it, not 'blip'"):
+        pipeline("visual-question-answering", model=blip.model, processor=blip.processor)
+
+
+def test_image_to_text_logs_no_warning(model, processor, caplog):
+    """transformers warns that the task was removed, with arguments that its own logger cannot format."""
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    transformers.utils.logging.warning_once.cache_clear()
+    pipeline("image-to-text", model=model, processor=processor, device="cpu")
+    logger.removeHandler(caplog.handler)
+    assert not [record for record in caplog.records if "image-to-text" in str(record.msg)]
 
 
 ISOLATED = """
@@ -403,8 +402,7 @@ def others():
     yield pipeline("image-to-text", model=blip, device="cpu")([image], text=["a"], max_new_tokens=4)
     yield pipeline("zero-shot-image-classification", model=clip, device="cpu")(image, candidate_labels=labels)
     for name in (blip, bart):
-        yield error_of("visual-question-answering", model=name, device="cpu")[:70]
-        yield "has been removed from transformers" in error_of("vqa", model=name, device="cpu")
+        yield type(error_of("visual-question-answering", model=name, device="cpu"))
 
 assert "modeling_vlkd" not in sys.modules
 before = list(others())

@@ -1,5 +1,6 @@
 """Saved, loaded, loaded as remote code, and turned back into BART."""
 
+import copy
 import logging
 import os
 import sys
@@ -14,6 +15,8 @@ from transformers import (
     AutoModelForZeroShotImageClassification,
     AutoProcessor,
     BartForConditionalGeneration,
+    Trainer,
+    TrainingArguments,
 )
 from transformers.models.clip.modeling_clip import CLIPOutput
 
@@ -44,6 +47,17 @@ def test_saved_model_gives_equal_logits(clip_dir, bart_dir, processor, batch, tm
     assert type(AutoProcessor.from_pretrained(folder)) is type(processor)
     reloaded = AutoProcessor.from_pretrained(folder)(text=PROMPTS)
     assert torch.equal(reloaded["input_ids"], processor(text=PROMPTS)["input_ids"])
+
+
+def test_resuming_warns_about_no_missing_weight(model, tmp_path, caplog):
+    """The tied embeddings are saved once; `Trainer` resumes with `load_state_dict`."""
+    model.save_pretrained(tmp_path)
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    trainer = Trainer(copy.deepcopy(model), TrainingArguments(tmp_path / "out", use_cpu=True))
+    trainer._load_from_checkpoint(str(tmp_path))
+    logger.removeHandler(caplog.handler)
+    assert not [record for record in caplog.records if "missing keys" in record.getMessage()]
 
 
 def test_saved_folder_is_complete_and_names_no_place(model, processor, bart_dir, tmp_path):

@@ -3,11 +3,11 @@
 import unittest
 
 import pytest
-from conftest import build_bart_tokenizer
 from transformers import CLIPImageProcessor
 from transformers_tests.test_processing_common import ProcessorTesterMixin
 
 from modeling_vlkd import VLKDProcessor
+from tests.conftest import build_bart_tokenizer
 
 pytestmark = pytest.mark.slow
 

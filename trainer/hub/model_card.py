@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard
 
 from modeling_vlkd import VLKDConfig
-from modeling_vlkd.card_vlkd import MARK, NO_FIGURES, NO_RECIPE, model_card
+from modeling_vlkd.card_vlkd import MARK, NO_RECIPE, NO_RESULTS, model_card
 from trainer.evaluation.metrics_file import markdown_report
 from trainer.hub.train_config import load_recipe, published
 
@@ -43,7 +43,7 @@ def make_card(
         repo_id,
         bases,
         recipe=recipe_section(recipe) if recipe else NO_RECIPE,
-        evaluation=evaluation_section(metrics) if metrics else NO_FIGURES,
+        evaluation=evaluation_section(metrics) if metrics else NO_RESULTS,
     )
     card = ModelCard(text)
     named = [recipe.get("dataset_name")]

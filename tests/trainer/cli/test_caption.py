@@ -99,7 +99,7 @@ def test_the_rest_is_done_when_images_cannot_be_read(photos, vlkd_dir, capsys):
     assert code == 1 and [line.split("\t")[0] for line in out] == ["photos/a.png"]
     assert sorted(line.split(":")[1].strip() for line in errors) == sorted(n for n in names if n != "photos/a.png")
     assert "vlkd: nowhere.png: there is no such file" in errors
-    assert any("are no image of a kind that Pillow reads" in line for line in errors)
+    assert any("are not an image that Pillow can read" in line for line in errors)
 
 
 def test_an_image_of_the_web(photos, vlkd_dir, web, capsys):
@@ -159,8 +159,8 @@ def test_options_reach_generate(photos, vlkd_dir, processor, capsys):
         (["caption", "photos", "--config", "x.yaml"], "unknown key 'config'"),
         (["caption", "photos", "--max_new_tokens", "many"], "--max_new_tokens"),
         (["caption", "photos", "--max_new_tokens", "0"], "max_new_tokens"),
-        (["ask", "photos", "a <mask> b?"], "holds 2 <mask>"),
-        (["ask", "photos", "why? " * 100], "BART reads at most 64"),
+        (["ask", "photos", "a <mask> b?"], "has 2 <mask>"),
+        (["ask", "photos", "why? " * 100], "BART accepts at most 64"),
     ],
 )
 def test_mistakes_are_one_line(photos, vlkd_dir, capsys, argv, message):
@@ -175,7 +175,7 @@ def test_a_model_must_be_a_vlkd_checkpoint(photos, bart_dir, clip_dir, capsys):
     for name in ("./nowhere", "photos", ".", bart_dir, clip_dir):
         code, _, errors = run(capsys, "caption", "photos", "--model", name)
         assert code == 2 and f"--model: '{name}' is no VLKD checkpoint" in errors[0]
-    assert "`model_type`='clip' in config.json, which is no VLKD" in errors[0]
+    assert "`model_type`='clip' is not a VLKD" in errors[0]
     assert run(capsys, "caption", "photos")[0] == 2
 
 

@@ -164,7 +164,7 @@ def test_attention_is_set_in_both_towers(clip_dir, bart_dir):
         ({"use_peft": True, "push_to_hub": True}, "hub_strategy=every_save would push checkpoints"),
         ({"clip": None}, "clip is not set"),
         ({"bart": None}, "set either bart"),
-        ({"clip": "./nowhere"}, "`clip`='./nowhere' gives no image processor"),
+        ({"clip": "./nowhere"}, "`clip`='./nowhere' has no valid image processor"),
         ({"model_name_or_path": "./nowhere", "bart": None}, "model_name_or_path: './nowhere' is no VLKD checkpoint"),
         ({"model_name_or_path": ".", "bart": None}, "model_name_or_path: '.' is no VLKD checkpoint"),
         ({"dataset_name": None}, "dataset_name is not set"),

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from loopback_hub import Hub, check_card, running_hub
 
 from modeling_vlkd import VLKDConfig
-from modeling_vlkd.card_vlkd import MARK, NO_FIGURES, NO_RECIPE
+from modeling_vlkd.card_vlkd import MARK, NO_RECIPE, NO_RESULTS
 from modeling_vlkd.configuration_vlkd import AUTO_MAP, CUSTOM_PIPELINES
 from trainer.cli import main
 from trainer.evaluation.intervals import Proportion
@@ -126,7 +126,7 @@ def test_model_and_processor_push_themselves(hub, pinned):
     assert hub.files("user/by-method", pinned).keys() == REPOSITORY
     made = card(hub, "user/by-method", pinned)
     assert made.data.base_model == ["tiny/clip", "tiny/bart"] and made.data.pipeline_tag == "image-to-text"
-    assert NO_FIGURES in made.text and NO_RECIPE in made.text and MARK in made.text
+    assert NO_RESULTS in made.text and NO_RECIPE in made.text and MARK in made.text
     config = json.loads(hub.files("user/by-method", pinned)["config.json"])
     assert config["auto_map"] == AUTO_MAP and config["custom_pipelines"] == CUSTOM_PIPELINES
 
@@ -162,7 +162,7 @@ def test_card_of_the_command(hub, pushed):
     ]
     assert data.eval_results[0].metric_args == {"n": 400, "low": 0.705, "high": 0.79}
     assert TABLE in made.text and data.model_name == "by-command"
-    sections = ("How to use", "Intended use", "Out of scope", "Training recipe", "Evaluation", "Limits", "Licence")
+    sections = ("How to use", "Intended use", "Out of scope", "Training recipe", "Evaluation", "Limits", "License")
     assert all(f"\n## {section}\n" in made.text for section in sections) and "${" not in made.text
 
 
@@ -171,7 +171,7 @@ def test_branch_and_card_without_figures(hub, pushed):
     assert hub.files("user/without-figures") == {}
     assert hub.files("user/without-figures", "draft").keys() == REPOSITORY
     made = card(hub, "user/without-figures", "draft")
-    assert NO_FIGURES in made.text and made.data.eval_results is None
+    assert NO_RESULTS in made.text and made.data.eval_results is None
 
 
 def test_public_repository_is_no_private_one(hub, pushed):
@@ -200,7 +200,7 @@ def test_trainer_pushes(hub, pushed, strategy):
     made = card(hub, f"user/{strategy}")
     assert made.data.pipeline_tag == "image-to-text" and made.data.base_model == ["tiny/clip", "tiny/bart"]
     assert made.data.datasets == ["tiny/captions"] and ("mine" in made.data.tags) is (strategy == "end")
-    assert "| learning_rate | `5e-05` |" in made.text and NO_FIGURES in made.text
+    assert "| learning_rate | `5e-05` |" in made.text and NO_RESULTS in made.text
     messages = list(hub.repos[f"user/{strategy}"].messages.values())[1:]
     step = "Training in progress, step {}".format
     twice = [step(1), step(1), step(2), step(2)]
