@@ -25,7 +25,6 @@ from transformers import (
 
 from modeling_vlkd import VLKDConfig
 from trainer.cache.columns import CachedColumn, fill, fingerprint, in_workers
-from trainer.cost.flops import num_patches
 from trainer.data.rows import draft_side, load_image, read_captions
 from trainer.data.sources import check_columns
 from trainer.models import teacher_embeds
@@ -178,7 +177,9 @@ class _PixelValues(torch.utils.data.Dataset):
 
 def features_width(config: VLKDConfig, tokens: ImageTokens) -> int:
     """How many numbers the cache holds of an image."""
-    return config.projection_dim * (1 if tokens == "pooled" else num_patches(config) + 1)
+    vision = config.vision_config
+    patches = (vision.image_size // vision.patch_size) ** 2
+    return config.projection_dim * (1 if tokens == "pooled" else patches + 1)
 
 
 def to_float16(values: Tensor, rows: range) -> np.ndarray:
