@@ -10,7 +10,7 @@ from trainer.models import check_teacher, load_teacher, teacher_name
 
 
 def add_command(commands: Any) -> None:
-    parser = commands.add_parser("cache", dataclass_types=ARGUMENTS, help="fill the feature cache of a training run")
+    parser = commands.add_parser("cache", dataclass_types=ARGUMENTS)
     parser.set_defaults(run=run)
 
 

@@ -19,7 +19,7 @@ from trainer.models import add_device_options, read_device_options
 
 
 def add_command(commands: Any) -> None:
-    parser = commands.add_parser("evaluate", help="run a task and print its figures")
+    parser = commands.add_parser("evaluate")
     parser.add_argument("--task", required=True, help=f"{', '.join(task_names())}, or a YAML file of your own")
     parser.add_argument("--model", metavar="DIR", help="folder or Hub name of a VLKD checkpoint")
     parser.add_argument("--dataset_name", help="in place of the task's: folder, hub name or module:function")

@@ -12,7 +12,7 @@ from trainer.evaluation.metrics_file import _write_whole, load_metrics, markdown
 
 # ------------------------------------------------------------------------------------------------------------ command
 def add_command(commands: Any) -> None:
-    parser = commands.add_parser("report", help="print the figures of a metrics.json, or put them into a document")
+    parser = commands.add_parser("report")
     parser.add_argument(
         "metrics", metavar="METRICS.json", help="figures, as `make demo` or `vlkd evaluate` writes them"
     )

@@ -17,7 +17,7 @@ DECIMALS = 6  # the official figures, to their last digit
 
 def add_command(commands: Any) -> None:
     """Add `vlkd score` with a parser for each kind of result."""
-    score = commands.add_parser("score", help="official metrics of result files, with 95%% intervals")
+    score = commands.add_parser("score")
     kinds = score.add_subparsers(dest="kind", metavar="KIND", required=True)
 
     vqa = kinds.add_parser("vqa", help="accuracy of answers about images: VQA, OK-VQA")

@@ -17,10 +17,10 @@ from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
 from trainer.arguments import DataArguments
 from trainer.data.metadata import as_text, file_dates, load_files
+from trainer.data.paths import is_missing_path
 from trainer.data.rows import DataError, as_rows
 
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 SHARDS = 64  # a dataset that lies on disk as a whole is streamed in so many pieces, in every layout alike
 # A caption in a tar file that is not UTF-8 would end the reading of its shard; this way its row is known as flawed.
 WebDataset.DECODERS = {**WebDataset.DECODERS, "txt": lambda data: data.decode("utf-8", errors="replace")}
@@ -68,12 +68,6 @@ def _instead_of_url(spec: str) -> str:
         return f"write dataset_name: {repository[1]}"
     options = f"dataset_name: parquet, dataset_kwargs: {{data_files: '{spec}'}}"
     return f"name the files' format and their URL, such as {options}"
-
-
-def is_missing_path(name: str) -> bool:
-    """Whether this is a path, not a name on the Hub, and nothing is there."""
-    is_path = name.startswith((".", "~")) or not HUB_NAME.fullmatch(name)
-    return is_path and not Path(name).exists()
 
 
 def check_columns(names: Sequence[str], spec: str, **columns: str) -> None:
