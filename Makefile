@@ -47,8 +47,7 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q tests/test_sizes.py
-	$(BIN)/pylint modeling_vlkd trainer vlkd
+	$(BIN)/python -m pytest -q tests/test_code_rules.py
 
 clean:
 	rm -rf $(VENV) site demo_output build dist *.egg-info .pytest_cache .ruff_cache

@@ -11,7 +11,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "vlkd" / "__init__.py").r
 RECIPES = {f"vlkd.recipes.{folder.name}": f"hub_configs/{folder.name}" for folder in ROOT.glob("hub_configs/vlkd-*")}
 
 TRAIN = ["accelerate>=1.10", "datasets>=5.0", "peft>=0.20", "torchdata>=0.11"]
-EVAL = ["accelerate>=1.10", "datasets>=5.0", "evaluate", "pycocoevalcap", "scipy"]
+EVAL = ["accelerate>=1.10", "datasets>=5.0", "evaluate", "peft>=0.20", "pycocoevalcap", "scipy"]
 DEMO = [*TRAIN, *EVAL, "matplotlib"]
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]
 DEV = [
@@ -20,7 +20,6 @@ DEV = [
     "optuna",
     "parameterized",
     "psutil",
-    "pylint",
     "pytest",
     "pytest-xdist",
     "ruff",
@@ -56,7 +55,7 @@ setup(
     ],
     extras_require={
         "train": TRAIN,
-        "eval": sorted({*TRAIN, *EVAL}),
+        "eval": EVAL,
         "demo": sorted({*DEMO}),
         "docs": DOCS,
         "dev": sorted({*DEV}),

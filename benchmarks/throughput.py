@@ -23,7 +23,8 @@ from transformers import HfArgumentParser
 
 from modeling_vlkd import VLKDConfig
 from trainer.cli.train import ARGUMENTS
-from trainer.cost.estimate import CAPTION_TOKENS, CC3M, build_on_meta, sample_flops, teacher_config
+from trainer.cost.estimate import CAPTION_TOKENS, CC3M, build_on_meta, teacher_config
+from trainer.cost.flops import step_flops
 from trainer.precision import find_device, is_bf16_fast
 
 LARGE = ["vlkd-vit-base-patch16-bart-large", "vlkd-vit-large-patch14-bart-large"]
@@ -50,7 +51,7 @@ def flops_per_sample(options: dict[str, Any], model: str, cached: bool) -> int:
     config = VLKDConfig.from_pretrained(ROOT / "hub_configs" / model)
     namespace = Namespace(**vars(model_args) | vars(args), caption_tokens=CAPTION_TOKENS)
     teacher = teacher_config(args.clip, config.projection_dim)
-    parts = sample_flops(*build_on_meta(config, teacher, namespace), namespace)
+    parts = step_flops(*build_on_meta(config, teacher, namespace), namespace)
     return sum(size for name, size in parts.items() if name != "teacher" and not (cached and name == "vision tower"))
 
 

@@ -72,6 +72,8 @@ def load_vlkd(
         words, known = len(processor.tokenizer), config.text_config.vocab_size
         if words > known:
             raise ValueError(f"its tokenizer knows {words} tokens, the model {known}.")
+    except ModuleNotFoundError:
+        raise
     except Exception as error:  # each library has its own kinds for a broken file
         reason = " ".join(str(error).split("\n")[:2])  # a few span lines: what, and which value
         of = "" if adapter is None else f", the base model of the adapter '{adapter}',"

@@ -23,15 +23,15 @@ from trainer.extras import missing_extra
 
 class Command(NamedTuple):
     module: str  # in trainer.cli
-    extra: str | None  # the optional dependencies it needs
+    extra: str | None  # the optional dependencies it needs; `caption` and `ask` for adapters only
     help: str
 
 
 COMMANDS = {
     "train": Command("train", "train", "join CLIP and BART, or train a VLKD model further"),
     "cache": Command("cache", "train", "fill the feature cache of a training run"),
-    "caption": Command("caption", None, "write a caption for each image"),
-    "ask": Command("caption", None, "answer a question about each image"),
+    "caption": Command("caption", "train", "write a caption for each image"),
+    "ask": Command("caption", "train", "answer a question about each image"),
     "push": Command("push", "train", "upload a trained model to the Hub, with a model card"),
     "evaluate": Command("evaluate", "eval", "evaluate a model on a task"),
     "score": Command("score", "eval", "compute the official metrics of result files"),

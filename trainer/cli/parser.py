@@ -40,8 +40,10 @@ class CommandParser(HfArgumentParser):
             if action.type is string_to_bool:
                 # `--bf16` alone means true, also where the default is neither true nor false.
                 action.type, action.nargs, action.const = as_bool, "?", True
-            # The parser accepts --max-steps too, but the help shows one spelling.
+            # The parser also accepts --max-steps, and --no_bf16 for --bf16 false; the help shows one spelling.
             action.option_strings = [flag for flag in action.option_strings if "-" not in flag[2:]]
+            if action.option_strings[:1] == [f"--no_{action.dest}"]:
+                action.help = argparse.SUPPRESS
         if self.dataclass_types:
             self.usage = "%(prog)s --config FILE [--option VALUE ...]"
             self._hide_inherited()

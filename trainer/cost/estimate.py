@@ -40,7 +40,7 @@ def estimate(args: argparse.Namespace) -> dict[str, Any]:
     clip = teacher_name(args.clip, config)
     model, teacher = build_on_meta(config, teacher_config(clip, config.projection_dim), args)
     parts = model_parts(model, teacher)
-    flops = sample_flops(model, teacher, args)
+    flops = step_flops(model, teacher, args)
     epochs, speed = epochs_of(args), args.device_flops * args.mfu
     settings = ("freeze", "lora_rank", "cache_image_features", "samples", "caption_tokens", "device_flops", "mfu")
     return {
@@ -182,15 +182,6 @@ def memory_bytes(
     itdd_teacher = count(parts["BART"], learning=False) if args.itdd_weight else 0
     weights = count([model], learning=False) + itdd_teacher
     return {"weights": 4 * weights, "gradients": 4 * learning, "optimizer": 4 * moments}
-
-
-def sample_flops(
-    model: PreTrainedModel, teacher: CLIPTextModelWithProjection, args: argparse.Namespace
-) -> dict[str, int]:
-    """FLOP of one image and its caption, by part; captions of `caption_tokens`, without padding."""
-    chunk = args.contrastive_chunk_size
-    chunked = chunk is not None and chunk < args.per_device_train_batch_size
-    return step_flops(model, teacher, min(args.caption_tokens, args.max_text_length), args, chunked)
 
 
 def cache_bytes(config: VLKDConfig, samples: int) -> dict[str, dict[str, int]]:

@@ -14,24 +14,22 @@ from transformers import CLIPTextModelWithProjection, PreTrainedModel
 from trainer.arguments import WEIGHTS
 
 
-def step_flops(
-    model: PreTrainedModel, teacher: CLIPTextModelWithProjection, tokens: int, args: Any, chunked: bool = False
-) -> dict[str, int]:
+def step_flops(model: PreTrainedModel, teacher: CLIPTextModelWithProjection, args: Any) -> dict[str, int]:
     """FLOP of one image and its caption in a training step, by part.
 
-    Activation checkpointing, if the model has it enabled, is part of the backward pass. The corrupted caption counts
-    with the length of the whole caption.
+    The caption has `caption_tokens` tokens and no padding; the corrupted caption counts with the same length.
+    Activation checkpointing, if the model has it enabled, is part of the backward pass.
 
     Args:
         model: the model to train, with eager attention, since torch does not count every kernel of sdpa.
         teacher: CLIP's text tower on the same device, with eager attention.
-        tokens: the number of tokens in the caption.
-        args: the options; a loss of weight 0 has no backward pass.
-        chunked: whether `contrastive_chunk_size` applies, which computes each sentence embedding twice.
+        args: the options of `vlkd train` and `caption_tokens`.
     """
-    size, device = model.config.vision_config.image_size, model.device
-    ids, pixels = torch.zeros(1, tokens, dtype=torch.long, device=device), torch.zeros(1, 3, size, size, device=device)
-    teacher_ids = ids[:, : teacher.config.max_position_embeddings]
+    tokens, size = min(args.caption_tokens, args.max_text_length), model.config.vision_config.image_size
+    ids = torch.zeros(1, tokens, dtype=torch.long, device=model.device)
+    teacher_tokens = min(args.caption_tokens, teacher.config.max_position_embeddings)
+    teacher_ids = torch.zeros(1, teacher_tokens, dtype=torch.long, device=model.device)
+    pixels = torch.zeros(1, 3, size, size, device=model.device)
     inputs = {"input_ids": ids, "decoder_input_ids": ids, "caption_input_ids": ids}
     parts = {}
     image = _count(parts, "vision tower", lambda: model.get_image_features(pixels, return_dict=True))
@@ -39,7 +37,7 @@ def step_flops(
     if args.itdd_weight:
         inputs["itdd_decoder_input_ids"] = ids
         _count(parts, "ITDD teacher", lambda: model.language_model.model(ids, decoder_input_ids=ids, use_cache=False))
-    if chunked:
+    if args.contrastive_chunk_size and args.contrastive_chunk_size < args.per_device_train_batch_size:
         _count(parts, "contrastive chunks", lambda: model.get_text_features(ids))
     inputs["image_features"] = image.last_hidden_state
     output = _count(parts, "student forward", lambda: model(**inputs, use_cache=False))

@@ -188,7 +188,7 @@ def test_help_shows_what_matters_and_help_all_the_rest(capsys):
     assert all(f"--{name}" in short for name in {*own, *COMMON, "config"})
     assert "--torch_compile" not in short and "--torch_compile" in long
     assert len(short) < len(long) / 2
-    assert "default: None" not in " ".join(long.split()) and "--learning-rate" not in long
+    assert "default: None" not in " ".join(long.split()) and "--learning-rate" not in long and "--no_" not in long
 
 
 def test_env_and_version(capsys):
@@ -236,12 +236,20 @@ def test_help_and_import_load_no_heavy_library(argv):
 BLOCK = f"import sys; sys.modules |= dict.fromkeys({sorted(OPTIONAL)})\n"  # importing one is a ModuleNotFoundError
 
 
-@pytest.mark.parametrize("command", [name for name, command in COMMANDS.items() if command.extra])
+@pytest.mark.parametrize("command", ["train", "score"])
 def test_a_missing_extra_is_named(command):
     ran = python(f"{BLOCK}from trainer.cli import main; sys.exit(main(sys.argv[1:]))", command)
     extra = COMMANDS[command].extra
     message = f"vlkd: error: vlkd {command} needs the extra '{extra}': pip install \"vlkd[{extra}]\"\n"
     assert (ran.returncode, ran.stderr) == (2, message)
+
+
+def test_an_adapter_needs_peft(images, tmp_path):
+    images[0].save(tmp_path / "a.png")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    argv = ("caption", str(tmp_path / "a.png"), "--model", str(tmp_path))
+    ran = python(f"{BLOCK}from trainer.cli import main; sys.exit(main(sys.argv[1:]))", *argv)
+    assert ran.returncode == 2 and ran.stderr.endswith("needs the extra 'train': pip install \"vlkd[train]\"\n")
 
 
 def test_another_missing_module_is_no_missing_extra(failing):

@@ -10,7 +10,8 @@ from transformers import BartConfig, CLIPTextConfig, CLIPVisionConfig
 
 from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration, VLKDProcessor
 from trainer import VLKDTrainer, VLKDTrainingArguments
-from trainer.cost.estimate import build_on_meta, sample_flops, teacher_config
+from trainer.cost.estimate import build_on_meta, teacher_config
+from trainer.cost.flops import step_flops
 from trainer.lora import add_lora
 
 # One layer each, all widths different. 10 tokens; 5 image tokens: a 4 x 4 image as 2 x 2 patches, and the class token.
@@ -51,7 +52,7 @@ def flops(**changes) -> dict[str, int]:
         hidden_size=TEXT, intermediate_size=TEXT, num_hidden_layers=1, num_attention_heads=1, projection_dim=JOINT
     )
     args = options(**changes)
-    return sample_flops(*build_on_meta(config, teacher, args), args)
+    return step_flops(*build_on_meta(config, teacher, args), args)
 
 
 def linear(rows: int, inputs: int, outputs: int) -> int:
@@ -136,7 +137,7 @@ def test_equals_a_real_step_of_the_microworld(tmp_path, changes):
     model.set_attn_implementation("eager")
     config, rows = model.config, 3
     args = options(**changes)
-    expected = sample_flops(*build_on_meta(config, teacher_config(teachers[0], config.projection_dim), args), args)
+    expected = step_flops(*build_on_meta(config, teacher_config(teachers[0], config.projection_dim), args), args)
 
     ids = torch.randint(5, 40, (rows, TOKENS))
     names = ["input_ids", "decoder_input_ids", "labels", "caption_input_ids"]
