@@ -1,53 +1,64 @@
 """Packaging of VLKD."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "vlkd" / "__init__.py").read_text(encoding="utf-8"), re.M)[1]
+# The recipes of real size, which `vlkd train --config NAME` finds in an installed package.
+RECIPES = {f"vlkd.recipes.{folder.name}": f"hub_configs/{folder.name}" for folder in ROOT.glob("hub_configs/vlkd-*")}
+
+TRAIN = ["accelerate>=1.10", "datasets>=5.0", "peft>=0.20", "torchdata>=0.11"]
+EVAL = ["accelerate>=1.10", "datasets>=5.0", "evaluate", "peft>=0.20", "pycocoevalcap", "scipy"]
+DEMO = [*TRAIN, *EVAL, "matplotlib"]
+DOCS = ["mkdocs-material", "mkdocstrings[python]"]
+DEV = [
+    *DEMO,
+    "import-linter",
+    "optuna",
+    "parameterized",
+    "psutil",
+    "pytest",
+    "pytest-xdist",
+    "ruff",
+    "scikit-learn",
+]
+
 setup(
     name="vlkd",
-    version="0.1.0",
+    version=VERSION,
     description="Multimodal generation on CLIP by vision-language knowledge distillation into BART",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
     classifiers=[f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)],
-    packages=find_packages(include=["modeling_vlkd*", "trainer*", "microworld*"]),
+    packages=[*find_packages(include=["vlkd", "modeling_vlkd*", "trainer*", "microworld*"]), *RECIPES],
+    package_dir=RECIPES,
     package_data={
         "microworld": ["teachers/*/*"],
         "modeling_vlkd": ["model_card.md"],
         "trainer.evaluation.metrics": ["*.md", "requirements.txt"],
         "trainer.evaluation.tasks": ["*.yaml"],
+        **dict.fromkeys(RECIPES, ["*.json", "*.yaml"]),
     },
+    # Enough for `from_pretrained`, the pipelines, `vlkd caption` and `vlkd ask`.
     install_requires=[
         "torch>=2.6",
         "transformers>=5.23,<6",
-        "accelerate>=1.10",
-        "datasets>=5.0",
-        "filelock",
         "huggingface_hub>=1.31",
-        "matplotlib",
-        "peft>=0.20",
         "pillow>=10.1",
         "pyyaml",
-        "scipy",
-        "torchdata>=0.11",
         "tqdm>=4.66.3",
     ],
     extras_require={
-        "eval": ["evaluate", "pycocoevalcap"],
-        "dev": [
-            "pytest",
-            "pytest-xdist",
-            "parameterized",
-            "ruff",
-            "import-linter",
-            "evaluate",
-            "pycocoevalcap",
-            "scikit-learn",
-            "optuna",
-        ],
+        "train": TRAIN,
+        "eval": EVAL,
+        "demo": sorted({*DEMO}),
+        "docs": DOCS,
+        "dev": sorted({*DEV}),
     },
     entry_points={"console_scripts": ["vlkd=trainer.cli:main"]},
 )

@@ -2,8 +2,8 @@
 
     python benchmarks/contrastive_batch.py
 
-The microworld's two teachers joined, captions and image features as the cache gives them, each measured in a process
-of its own; memory is the highest of the process, less what it had before the step.
+The model joins the two teachers of the microworld, and reads captions and image features of the cache's format. Each
+batch is measured in a separate process. Memory is the peak of the process minus its peak before the step.
 """
 
 import json
@@ -17,7 +17,7 @@ TEACHERS = Path(__file__).parents[1] / "microworld" / "teachers"
 
 
 def measure(rows: int, chunk: int | None) -> dict[str, float]:
-    """Of one step on one core."""
+    """Memory and speed of one step on one core."""
     import torch
 
     from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
@@ -46,7 +46,7 @@ def measure(rows: int, chunk: int | None) -> dict[str, float]:
 
 
 def peak_bytes() -> int:
-    """The most memory this process has had. Linux's `ru_maxrss` begins at what the parent had, its VmHWM does not."""
+    """The peak resident memory of this process. On Linux, `ru_maxrss` includes the parent's peak, VmHWM does not."""
     status = Path("/proc/self/status")
     if status.is_file():
         return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
@@ -63,7 +63,7 @@ def main() -> None:
 
     options = parser(__doc__.splitlines()[0])
     options.add_argument("--batches", nargs="+", default=["256", "1024", "4096/256"], help="rows, or rows/chunk")
-    options.add_argument("--rows", type=int, help="measure this batch alone, in this process, and print JSON")
+    options.add_argument("--rows", type=int, help="measure only this batch, in this process, and print JSON")
     options.add_argument("--chunk", type=int)
     args = options.parse_args()
     if args.rows:
@@ -77,12 +77,12 @@ def main() -> None:
             {
                 "batch": int(size),
                 "chunk": int(chunk) if chunk else None,
-                "MB of the step": result["megabytes"],
+                "MB per step": result["megabytes"],
                 "rows/s": result["rows_per_second"],
             }
         )
     for row in rows:
-        row |= {f"{name}, times the first": row[name] / rows[0][name] for name in ("MB of the step", "rows/s")}
+        row |= {f"{name}, relative to the first": row[name] / rows[0][name] for name in ("MB per step", "rows/s")}
     report("contrastive-batch", rows, args.into)
 
 

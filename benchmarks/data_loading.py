@@ -1,8 +1,8 @@
-"""Data loading: the trainer's sources, decoding, collator and workers against the plain loop of PIL and processor.
+"""Data loading: the loader of `vlkd train` compared with a plain loop over PIL and the processor.
 
     python benchmarks/data_loading.py
 
-An image folder of JPEGs and captions, in batches as a training step takes them; nothing is trained.
+It reads batches from a folder of JPEGs with captions, and trains nothing.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import parser, photographs, random_checkpoints, recipe, report, write_config
+from measure import parser, random_checkpoints, recipe, report, save_photos, write_config
 from PIL import Image
 from torch.utils.data import DataLoader
 from transformers import HfArgumentParser
@@ -26,7 +26,7 @@ from trainer.vlkd_trainer import VLKDTrainer
 
 
 def plain_loop(trainer: VLKDTrainer, folder: Path, batch: int) -> Any:
-    """Without end: batches of pixels and token ids, one image after the other, each decoded in full."""
+    """Endless batches of pixels and token ids; every image is decoded at full size in the main process."""
     processor = trainer.processing_class
     lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
     rows = cycle(lines)
@@ -37,13 +37,13 @@ def plain_loop(trainer: VLKDTrainer, folder: Path, batch: int) -> Any:
         yield pixels, processor.tokenizer([row["caption"] for row in chosen], padding=True, return_tensors="pt")
 
 
-def without_end(loader: DataLoader) -> Any:
+def endless(loader: DataLoader) -> Any:
     while True:
         yield from loader
 
 
-def images_a_second(batches: Any, batch: int, count: int) -> float:
-    """Of as many batches as hold `count` images, after two that warm up."""
+def images_per_second(batches: Any, batch: int, count: int) -> float:
+    """The speed over `count` images, after two batches that warm up."""
     for _ in range(2):
         next(batches)
     number = max(1, count // batch)
@@ -54,22 +54,22 @@ def images_a_second(batches: Any, batch: int, count: int) -> float:
 
 
 def measure(size: tuple[int, int], checkpoints: dict[str, str], args: Namespace) -> list[dict[str, Any]]:
-    torch.set_num_threads(1)  # the main process is one of those that decode
+    torch.set_num_threads(1)  # the main process decodes too
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        options = recipe(args.model) | checkpoints | photographs(folder / "images", args.images, size)
+        options = recipe(args.model) | checkpoints | save_photos(folder / "images", args.images, size)
         options |= {"per_device_train_batch_size": args.batch, "use_cpu": True, "cache_image_features": "none"}
         options |= {"output_dir": str(folder / "out"), "cache_dir": str(folder / "cache")}
         for workers in args.workers:
             config = write_config({**options, "dataloader_num_workers": workers}, folder / "train.yaml")
             trainer = build_trainer(*HfArgumentParser(ARGUMENTS).parse_yaml_file(config))
             if not rows:
-                speed = images_a_second(plain_loop(trainer, folder / "images", args.batch), args.batch, args.images)
+                speed = images_per_second(plain_loop(trainer, folder / "images", args.batch), args.batch, args.images)
                 rows.append(row("plain PIL loop", size, speed, speed))
-            loader = without_end(trainer.get_train_dataloader())
-            speed = images_a_second(loader, args.batch, args.images)
-            rows.append(row(f"ours, {workers} workers", size, speed, rows[0]["images/s"]))
+            loader = endless(trainer.get_train_dataloader())
+            speed = images_per_second(loader, args.batch, args.images)
+            rows.append(row(f"VLKD, {workers} workers", size, speed, rows[0]["images/s"]))
             loader.close()
     return rows
 
@@ -77,7 +77,7 @@ def measure(size: tuple[int, int], checkpoints: dict[str, str], args: Namespace)
 def row(loading: str, size: tuple[int, int], speed: float, plain: float) -> dict[str, Any]:
     return {
         "loading": loading,
-        "photographs": f"{size[0]} × {size[1]}",
+        "photos": f"{size[0]} × {size[1]}",
         "images/s": speed,
         "times plain": speed / plain,
     }
@@ -85,8 +85,8 @@ def row(loading: str, size: tuple[int, int], speed: float, plain: float) -> dict
 
 def main() -> None:
     options = parser(__doc__.splitlines()[0])
-    options.add_argument("--model", default="vlkd-vit-base-patch16-bart-base", help="folder of hub_configs/")
-    options.add_argument("--sizes", nargs="+", default=["640x480", "2000x1500"], help="of the photographs")
+    options.add_argument("--model", default="vlkd-vit-base-patch16-bart-base", help="folder in hub_configs/")
+    options.add_argument("--sizes", nargs="+", default=["640x480", "2000x1500"], help="sizes of the photos")
     options.add_argument("--workers", type=int, nargs="+", default=sorted({0, 1, os.cpu_count()}))
     options.add_argument("--images", type=int, default=512)
     options.add_argument("--batch", type=int, default=32)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: checkpoints of random weights, photographs, `vlkd train` as a process, and the report."""
+"""Shared by the benchmarks: checkpoints with random weights, photos, `vlkd train` as a process, and the report."""
 
 import argparse
 import json
@@ -6,10 +6,12 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 import yaml
 from PIL import Image
@@ -30,22 +32,23 @@ from trainer.evaluation.metrics_file import as_markdown, how_measured, measureme
 ROOT = Path(__file__).resolve().parents[1]
 TEACHERS = ROOT / "microworld" / "teachers"
 CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-DISTINCT = 64  # photographs; of more, the files are links
+DISTINCT = 64  # photos; the files after these are hard links to them
+INTERVAL = 0.05  # seconds between two readings of the memory
 
 
 def recipe(model: str) -> dict[str, Any]:
-    """The train.yaml of a folder of hub_configs/."""
+    """The train.yaml in a folder of hub_configs/."""
     return yaml.safe_load((ROOT / "hub_configs" / model / "train.yaml").read_text(encoding="utf-8"))
 
 
 def random_checkpoints(model: str, folder: Path) -> dict[str, str]:
-    """CLIP and BART of the shapes in hub_configs/, their weights random, as train.yaml names them: nothing is fetched.
+    """Save a CLIP and a BART with the sizes in hub_configs/ and random weights; returns them as options of train.yaml.
 
-    The tokenizers are the microworld's, for there are no others without network; speed does not hang on them.
+    Nothing is downloaded: the tokenizers are those of the microworld, which does not change the speed.
     """
     config = VLKDConfig.from_pretrained(ROOT / "hub_configs" / model)
     clip_name = recipe(model)["clip"]
-    local = ROOT / clip_name  # the microworld's recipe names a folder
+    local = ROOT / clip_name  # a folder in the recipe of the microworld
     text = teacher_config(str(local) if local.is_dir() else clip_name, config.projection_dim)
     tokenizers = {kind: AutoTokenizer.from_pretrained(TEACHERS / kind) for kind in ("clip", "bart")}
     text.eos_token_id = tokenizers["clip"].eos_token_id
@@ -58,8 +61,8 @@ def random_checkpoints(model: str, folder: Path) -> dict[str, str]:
     return {"clip": str(folder / "clip"), "bart": str(folder / "bart")}
 
 
-def photographs(folder: Path, count: int, size: tuple[int, int]) -> dict[str, Any]:
-    """A folder of JPEGs with captions, as train.yaml names it: soft shapes with grain, as large as photographs."""
+def save_photos(folder: Path, count: int, size: tuple[int, int]) -> dict[str, Any]:
+    """Save JPEGs with captions, noisy gradients of `size`, in a folder; returns them as options of train.yaml."""
     folder.mkdir(parents=True)
     rng, width, height = np.random.default_rng(0), *size
     captions = [captions[0] for captions in load(size=DISTINCT, captions_per_image=1)["captions"]]
@@ -94,15 +97,16 @@ def write_config(options: dict[str, Any], file: Path) -> Path:
 def train(
     options: dict[str, Any], folder: Path, steps: int, processes: int = 1, threads: int | None = None
 ) -> dict[str, float]:
-    """`vlkd train` for twice as many steps, of which the first half warms up; in processes of its own.
+    """Run `vlkd train` for twice as many steps, of which the first half warms up.
 
     Args:
-        threads: of each process; torch's choice if None.
+        threads: threads per process; torch's default if None.
 
-    Returns: `samples_per_second`; `megabytes`, the largest that a process became.
+    Returns:
+        `samples_per_second`, and `megabytes`, the peak resident memory of the largest process.
 
     Raises:
-        RuntimeError: it failed; with what it said.
+        RuntimeError: training failed; the message has the end of its log.
     """
     steps_options = {"max_steps": 2 * steps, "logging_steps": steps, "output_dir": str(folder / "out")}
     config = write_config({**options, **steps_options}, folder / "train.yaml")
@@ -111,18 +115,32 @@ def train(
     environment = {**os.environ, "TQDM_DISABLE": "1"} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     with open(folder / "log", "w+") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-        _, status, usage = os.wait4(process.pid, 0)
-        log.seek(0)
-        if status:
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, resident_bytes(process.pid))
+            time.sleep(INTERVAL)
+        if process.returncode:
+            log.seek(0)
             raise RuntimeError(f"{shlex.join(command)} failed:\n{log.read()[-3000:]}")
     history = json.loads((folder / "out" / "trainer_state.json").read_text())["log_history"]
     speed = [log["samples_per_second"] for log in history if "samples_per_second" in log][-1]
-    return {"samples_per_second": speed, "megabytes": usage.ru_maxrss / 1024}
+    return {"samples_per_second": speed, "megabytes": peak / 2**20}
+
+
+def resident_bytes(pid: int) -> int:
+    """The resident memory of the largest of a process and its children; 0 if it has ended."""
+    try:
+        process = psutil.Process(pid)
+        return max(part.memory_info().rss for part in (process, *process.children(recursive=True)))
+    except psutil.NoSuchProcess:
+        return 0
 
 
 def parser(description: str) -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=description)
-    found.add_argument("--into", metavar="FILE.md", help="put the report between the file's marks of this benchmark")
+    found.add_argument(
+        "--into", metavar="FILE.md", help="write the report between the marks of this benchmark in the file"
+    )
     return found
 
 
@@ -140,11 +158,11 @@ def report(name: str, rows: list[dict[str, Any]], into: str | None) -> None:
 
 
 def device() -> str:
-    """The GPU, or the kind of CPU."""
+    """The name of the GPU, or the features of the CPU."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     words = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").is_file() else []
-    return "CPU with " + (", ".join(name for name in CPU_FEATURES if name in words) or "nothing of note")
+    return "CPU with " + (", ".join(name for name in CPU_FEATURES if name in words) or "no AVX2")
 
 
 def _cell(value: Any) -> str:

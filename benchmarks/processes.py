@@ -1,9 +1,9 @@
-"""One process against two: `vlkd train` alone and under torchrun (gloo), with the same batch in all, a thread each.
+"""One process compared with two: `vlkd train` alone and with torchrun (gloo), same total batch, one thread each.
 
     python benchmarks/processes.py
 
-The microworld's recipe, features from the cache. Beside the speed the loss terms after as many steps: dropout, drawn
-by each process, is all that differs (tests/trainer/test_processes.py compares without it).
+It trains the recipe of the microworld with cached features, and reports the speed and the losses after the last step.
+The losses differ by dropout only, which each process draws itself (tests/trainer/test_processes.py compares without).
 """
 
 import json
@@ -24,7 +24,7 @@ def measure(processes: int, batch: int, steps: int, folder: Path) -> dict[str, A
     terms = {name: round(logged[name], 3) for name in ("ttdm", "itcl", "icti")}
     return {
         "processes": processes,
-        "batch of each": batch // processes,
+        "batch per process": batch // processes,
         "samples/s": run["samples_per_second"],
     } | terms
 
@@ -32,7 +32,7 @@ def measure(processes: int, batch: int, steps: int, folder: Path) -> dict[str, A
 def main() -> None:
     options = parser(__doc__.splitlines()[0])
     options.add_argument("--batch", type=int, default=256)
-    options.add_argument("--steps", type=int, default=8, help="as many again warm up")
+    options.add_argument("--steps", type=int, default=8, help="measured steps; as many warm up before")
     args = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = [measure(processes, args.batch, args.steps, Path(folder)) for processes in (1, 2)]

@@ -1,14 +1,104 @@
-"""What a checkout needs of the machine: no symbolic links, any Python from 3.11 on."""
+"""The wheel and its dependencies, and what a checkout needs: no symbolic links, any Python from 3.11 on."""
 
 import os
+import re
 import shutil
 import stat
 import subprocess
+import sys
+import zipfile
+from importlib.metadata import PackageNotFoundError, PathDistribution, packages_distributions, requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+
+import vlkd
+from trainer.extras import OPTIONAL
 
 ROOT = Path(__file__).parents[1]
+PARTS = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
+PACKAGES = ("vlkd", "modeling_vlkd", "trainer", "microworld", "hub_configs")
+BASE_RECIPE = "vlkd-vit-base-patch16-bart-base"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """A folder with the content of the wheel, as pip would install it."""
+    pytest.importorskip("setuptools", minversion="77")
+    source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
+    for name in PARTS:
+        shutil.copy(ROOT / name, source)
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(source)]
+    subprocess.run([*command, str(source)], check=True, capture_output=True)
+    (wheel,) = source.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(folder)
+    return folder
+
+
+def run(installed: Path, code: str, *argv: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(installed)}
+    return subprocess.run(
+        [sys.executable, "-c", code, *argv], cwd=installed.parent, env=environment, capture_output=True, text=True
+    )
+
+
+def base_requirements(installed: Path) -> set[str]:
+    """The distributions that ours requires without an extra, and all that these require."""
+    metadata = PathDistribution(next(installed.glob("vlkd-*.dist-info")))
+    waiting, found = [*map(Requirement, metadata.requires)], set()
+    while waiting:
+        requirement = waiting.pop()
+        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        if name in found or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        found.add(name)
+        try:
+            waiting += map(Requirement, requires(name) or ())
+        except PackageNotFoundError:  # of another platform
+            pass
+    return found
+
+
+def test_version_and_recipes_of_the_wheel(installed):
+    assert (installed / f"vlkd-{vlkd.__version__}.dist-info").is_dir()
+    names = {folder.name for folder in ROOT.glob("hub_configs/vlkd-*")}
+    assert {folder.name for folder in (installed / "vlkd" / "recipes").iterdir()} == names
+    command = "from trainer.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
+    ran = run(installed, command, "estimate", "--config", BASE_RECIPE, "--device_flops", "1e12")
+    assert ran.stdout.startswith("openai/clip-vit-base-patch16 and facebook/bart-base"), ran.stderr
+    ran = run(installed, command, "train", "--config", "vlkd-huge")
+    assert ran.returncode == 2 and all(name in ran.stderr for name in names)
+
+
+def test_base_requirements_are_enough_to_caption(installed, vlkd_dir, images, tmp_path):
+    """All modules of other distributions are blocked: importing one is a ModuleNotFoundError."""
+    base = base_requirements(installed)
+    others = {
+        module
+        for module, distributions in packages_distributions().items()
+        if not base & {re.sub(r"[-_.]+", "-", name).lower() for name in distributions}
+    } - {*PACKAGES, "_distutils_hack", "__editable___vlkd_0_1_0_finder"}
+    assert OPTIONAL & {*packages_distributions()} <= others and "torch" not in others
+    images[0].save(tmp_path / "a.png")
+    ran = run(
+        installed,
+        f"import sys; sys.modules |= dict.fromkeys({sorted(others)})\n"
+        "from trainer.cli import main; print(main(sys.argv[1:]), 'trainer.arguments' in sys.modules)",
+        *("caption", str(tmp_path / "a.png"), "--model", vlkd_dir, "--max_new_tokens", "3"),
+    )
+    assert ran.stdout.startswith(f"{tmp_path / 'a.png'}\t") and ran.stdout.endswith("\n0 False\n"), ran.stderr
+
+
+@pytest.mark.parametrize("extra", ["train", "eval"])
+def test_optional_modules_are_those_of_the_extras(installed, extra):
+    """`trainer.extras` knows the modules whose absence means a missing extra."""
+    metadata = PathDistribution(next(installed.glob("vlkd-*.dist-info")))
+    direct = [Requirement(line) for line in metadata.requires]
+    names = {r.name for r in direct if r.marker and r.marker.evaluate({"extra": extra})}
+    assert names and names <= OPTIONAL
 
 
 def test_no_file_that_is_read_is_a_symbolic_link():

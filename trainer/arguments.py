@@ -1,6 +1,5 @@
 """Every option of a training run."""
 
-import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -8,6 +7,7 @@ import yaml
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 
+from trainer.config_loader import ConfigLoader
 from trainer.precision import find_device, log_training_precision, training_bf16
 
 # Options of ModelArguments that are fields of VLKDConfig, by the same names.
@@ -34,15 +34,6 @@ WORDS = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(("false", "no
 # Optimizers that step while the gradients are computed, before a loss that is not finite could stop the run.
 STEP_IN_BACKWARD = ("lomo", "adalomo", "_layerwise")
 WITH_TARGET_MODULES = ("galore", "apollo")
-
-
-class ConfigLoader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-6` as a text; this loader reads it as a number."""
-
-
-ConfigLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789")
-)
 
 
 @dataclass

@@ -4,7 +4,6 @@ import argparse
 import copy
 
 import torch
-from peft import PeftConfig, PeftModel
 from torch import Tensor
 from transformers import (
     AutoTokenizer,
@@ -18,7 +17,7 @@ from transformers.utils import find_adapter_config_file
 from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration, VLKDProcessor
 from modeling_vlkd.conversion_vlkd import check_checkpoint, load_part
 from modeling_vlkd.processing_vlkd import has_vocabulary
-from trainer.data.sources import is_missing_path
+from trainer.data.paths import is_missing_path
 from trainer.precision import fastest_dtype, find_device
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -62,6 +61,8 @@ def load_vlkd(
     adapter = None
     try:
         if find_adapter_config_file(name):
+            from peft import PeftConfig, PeftModel  # only an adapter needs this optional dependency
+
             adapter, name = name, PeftConfig.from_pretrained(name).base_model_name_or_path
         config = VLKDConfig.from_pretrained(name)  # of no other type: transformers would make random weights of it
         model = VLKDForConditionalGeneration.from_pretrained(name, config=config, dtype=dtype)
@@ -71,6 +72,8 @@ def load_vlkd(
         words, known = len(processor.tokenizer), config.text_config.vocab_size
         if words > known:
             raise ValueError(f"its tokenizer knows {words} tokens, the model {known}.")
+    except ModuleNotFoundError:
+        raise
     except Exception as error:  # each library has its own kinds for a broken file
         reason = " ".join(str(error).split("\n")[:2])  # a few span lines: what, and which value
         of = "" if adapter is None else f", the base model of the adapter '{adapter}',"

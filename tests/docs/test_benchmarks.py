@@ -1,4 +1,4 @@
-"""Every benchmark runs with its smallest settings, and its report stands where it belongs."""
+"""Every benchmark runs with small settings, and writes its report between the marks of the page."""
 
 import json
 import os
@@ -19,7 +19,7 @@ TINY = {
 }
 ROWS = {
     "throughput.py": [("live", "microworld"), ("cached", "microworld")],
-    "data_loading.py": [("plain PIL loop", "96 × 72"), ("ours, 0 workers", "96 × 72")],
+    "data_loading.py": [("plain PIL loop", "96 × 72"), ("VLKD, 0 workers", "96 × 72")],
     "processes.py": [(1, 8), (2, 4)],
     "contrastive_batch.py": [(8, None), (16, 4)],
 }
@@ -61,7 +61,7 @@ def test_flops_of_live_and_cached_differ_by_the_vision_tower(monkeypatch):
     script = runpy.run_path(str(ROOT / "benchmarks" / "throughput.py"))
     model = "vlkd-vit-large-patch14-bart-large"
     options = {**script["recipe"](model), "report_to": "none", "use_cpu": True, "bf16": False}
-    live, cached = (script["flops_a_sample"](options, model, kind) for kind in (False, True))
+    live, cached = (script["flops_per_sample"](options, model, kind) for kind in (False, True))
     # 24 layers of four maps and an MLP on 257 tokens, attention; 256 patches of 588 pixels; the projection
     assert live - cached == (
         24 * (2 * 257 * 12 * 1024**2 + 4 * 257**2 * 1024) + 2 * 256 * 588 * 1024 + 2 * 257 * 1024 * 768

@@ -1,4 +1,4 @@
-"""What the commands set before torch and tqdm are imported, seen from outside: a process whose stderr is a file."""
+"""Environment variables that the commands set before torch and tqdm are imported, tested in a subprocess."""
 
 import os
 import pty
@@ -26,9 +26,9 @@ def clean(**changes: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in NAMES} | changes
 
 
-@pytest.mark.parametrize("code", ["import trainer.cli", "import microworld, torch"])
+@pytest.mark.parametrize("code", ["import trainer.cli, torch", "import microworld, torch"])
 def test_it_is_set_before_torch_is_imported(code):
-    """`OMP_DISPLAY_ENV` makes libgomp print, when it is loaded, what it has read."""
+    """With `OMP_DISPLAY_ENV`, libgomp prints its settings when it is loaded."""
     environment = clean(OMP_DISPLAY_ENV="verbose")
     ran = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
@@ -55,13 +55,13 @@ def updates(stderr: bytes) -> list[str]:
 
 
 def test_bars_in_a_file_are_updated_every_few_seconds(tmp_path):
-    """A bar of 3 s, at an interval of 1 s: 2 or 3 updates and the end; one of no time at all shows nothing."""
+    """With an interval of 1 s, a bar of 3 s shows 2 or 3 updates and the end, and a short bar shows nothing."""
     environment = clean(TQDM_MININTERVAL="1", TQDM_DELAY="0.5")
     with open(tmp_path / "log", "wb") as log:
         subprocess.run([sys.executable, "-c", BAR], env=environment, cwd=ROOT, stderr=log, check=True)
     shown = updates((tmp_path / "log").read_bytes())
     assert 3 <= len(shown) <= 4 and "60/60" in shown[-1] and all("slow" in update for update in shown)
-    with open(tmp_path / "log", "wb") as log:  # by default nothing shorter than 5 s
+    with open(tmp_path / "log", "wb") as log:  # the default hides bars shorter than 5 s
         subprocess.run([sys.executable, "-c", BAR], env=clean(), cwd=ROOT, stderr=log, check=True)
     assert updates((tmp_path / "log").read_bytes()) == []
 

@@ -9,7 +9,7 @@ from trainer.cli.train import ARGUMENTS, read_arguments
 
 
 def add_command(commands: Any) -> None:
-    parser = commands.add_parser("cache", dataclass_types=ARGUMENTS, help="fill the feature cache of a training run")
+    parser = commands.add_parser("cache", dataclass_types=ARGUMENTS)
     parser.set_defaults(run=run)
 
 

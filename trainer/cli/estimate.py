@@ -1,4 +1,4 @@
-"""`vlkd estimate`."""
+"""`vlkd estimate`: what a training run would cost."""
 
 import argparse
 import json
@@ -9,29 +9,23 @@ from trainer.cost.estimate import CAPTION_TOKENS, CC3M, estimate
 
 
 def add_command(commands: Any) -> None:
-    parser = commands.add_parser("estimate", dataclass_types=ARGUMENTS, help="what a training run would cost")
+    parser = commands.add_parser("estimate", dataclass_types=ARGUMENTS)
     group = parser.add_argument_group("estimate")
     group.add_argument(
-        "--device-flops",
-        "--device_flops",
-        type=float,
-        required=True,
-        metavar="X",
-        help="peak FLOP/s of the device, e.g. 989e12",
+        "--device_flops", type=float, required=True, metavar="X", help="peak FLOP/s of the device, e.g. 989e12"
     )
-    group.add_argument("--utilisation", type=float, default=0.4, help="share of the peak that is reached")
+    group.add_argument("--mfu", type=float, default=0.4, help="fraction of the peak that training achieves")
     group.add_argument(
-        "--samples", type=int, default=CC3M, help="images, each with a caption; the default is CC3M's nominal size"
+        "--samples", type=int, default=CC3M, help="image-caption pairs; the default is the size of CC3M"
     )
-    group.add_argument("--epochs", type=float, help="num_train_epochs, or what max_steps come to, if unset")
+    group.add_argument("--epochs", type=float, help="if unset, from max_steps, else num_train_epochs")
     group.add_argument(
-        "--caption-tokens",
         "--caption_tokens",
         type=int,
         default=CAPTION_TOKENS,
-        help="tokens of an average caption; CC3M's have 10.3 words, to which come <s>, </s> and words in pieces",
+        help="tokens per caption; CC3M has 10.3 words per caption, plus <s>, </s> and words split into pieces",
     )
-    group.add_argument("--json", action="store_true", help="one JSON object, in FLOP, bytes and hours")
+    group.add_argument("--json", action="store_true", help="print one JSON object, in FLOP, bytes and hours")
     parser.set_defaults(run=run)
 
 
@@ -39,16 +33,15 @@ def run(args: argparse.Namespace) -> int:
     """Print the estimate.
 
     Raises:
-        ValueError: a number is out of its range, or the checkpoints' shapes cannot be read.
+        ValueError: a number is out of range, or the config of a checkpoint cannot be read.
     """
     found = estimate(args)
     print(json.dumps(found, indent=1) if args.json else as_text(found))
     return 0
 
 
-# --------------------------------------------------------------------------------------------------------------- text
 def as_text(found: dict[str, Any]) -> str:
-    """The estimate for a terminal."""
+    """The estimate as tables for a terminal."""
     s = found["settings"]
     lines = [
         f"{s['clip']} and {s['language_model']}: freeze {s['freeze']}, image_tokens {s['image_tokens']}, "
@@ -58,17 +51,17 @@ def as_text(found: dict[str, Any]) -> str:
     lines += [f"  {name:30}{n['all']:15,}{n['learning']:15,}" for name, n in found["parameters"].items()]
     lines += ["", f"{'GB in training, float32':32}{sum(found['memory_bytes'].values()) / 1e9:15.2f}"]
     lines += [f"  {name:30}{size / 1e9:15.2f}" for name, size in found["memory_bytes"].items()]
-    lines += ["", f"{'GFLOP a sample':32}{s['caption_tokens']:>15} tokens a caption"]
+    lines += ["", f"{'GFLOP per sample':32}{s['caption_tokens']:>15} tokens per caption"]
     lines += [f"  {name:30}{size / 1e9:15.3f}" for name, size in found["flops_per_sample"].items()]
-    lines += ["", f"{'Feature cache, float16':32}{'kB a row':>15}{'GB in all':>15}"]
+    lines += ["", f"{'Feature cache, float16':32}{'kB per row':>15}{'GB in total':>15}"]
     lines += [f"  {name:30}{b['row'] / 1e3:15.1f}{b['all'] / 1e9:15.1f}" for name, b in found["cache_bytes"].items()]
-    nominal = " (CC3M's nominal size)" if s["samples"] == CC3M else ""
+    nominal = " (the size of CC3M)" if s["samples"] == CC3M else ""
     lines += ["", f"{s['samples']:,} samples{nominal} × {s['epochs']:g} epochs on one device of"]
-    speed = f"{s['device_flops'] / 1e12:g} TFLOP/s × {s['utilisation']:g}"
+    speed = f"{s['device_flops'] / 1e12:g} TFLOP/s × {s['mfu']:g}"
     lines += [f"{speed:32}{'EFLOP':>15}{'hours':>15}{'samples/s':>15}"]
-    recipes = "live" if s["cache_image_features"] == "none" else "cached"
+    chosen = "live" if s["cache_image_features"] == "none" else "cached"
     for name, c in found["cost"].items():
-        label = f"image features {name}" + (" (recipe)" if name == recipes else "")
+        label = f"image features {name}" + (" (recipe)" if name == chosen else "")
         columns = f"{c['flops'] / 1e18:15.4g}{c['hours']:15.3g}{c['samples_per_second']:15,.0f}"
         lines.append(f"  {label:30}{columns}")
     return "\n".join(lines)

@@ -32,7 +32,7 @@ ONE_DATASET = ("dataset_name", "columns", "questions", "annotations", "images") 
 
 
 def add_command(commands: Any) -> None:
-    parser = commands.add_parser("evaluate", help="evaluate a model on a task")
+    parser = commands.add_parser("evaluate")
     parser.add_argument("--task", required=True, help=f"{', '.join(task_names())}, or the path of a YAML file")
     parser.add_argument("--model", required=True, metavar="DIR", help="folder or Hub name of a VLKD checkpoint")
     parser.add_argument("--dataset_name", help="replaces the task's: a folder, a name on the Hub, or module:function")

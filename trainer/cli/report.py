@@ -10,7 +10,7 @@ from trainer.evaluation.metrics_file import load_metrics, markdown_report, write
 
 
 def add_command(commands: Any) -> None:
-    parser = commands.add_parser("report", help="print the results in a metrics.json, or insert them into a document")
+    parser = commands.add_parser("report")
     parser.add_argument("metrics", metavar="METRICS.json", help="a file that `make demo` or `vlkd evaluate` wrote")
     parser.add_argument(
         "--into", metavar="FILE.md", help="replace the text between <!-- figures: NAME --> and <!-- /figures -->"

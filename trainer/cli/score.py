@@ -14,7 +14,7 @@ DECIMALS = 6  # as many as the official evaluations print
 
 def add_command(commands: Any) -> None:
     """Add `vlkd score` with a parser for each kind of result."""
-    score = commands.add_parser("score", help="official metrics of result files, with 95%% intervals")
+    score = commands.add_parser("score")
     kinds = score.add_subparsers(dest="kind", metavar="KIND", required=True)
 
     vqa = kinds.add_parser("vqa", help="accuracy on VQA or OK-VQA")

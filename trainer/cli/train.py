@@ -1,4 +1,4 @@
-"""`vlkd train`: a flat YAML file becomes a trained model."""
+"""`vlkd train`: train a model with the options of a YAML file."""
 
 import argparse
 from dataclasses import fields
@@ -14,18 +14,15 @@ ARGUMENTS = (ModelArguments, DataArguments, VLKDTrainingArguments)
 
 
 def add_command(commands: Any) -> None:
-    parser = commands.add_parser("train", dataclass_types=ARGUMENTS, help="join CLIP and BART, and distil")
+    parser = commands.add_parser("train", dataclass_types=ARGUMENTS)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, evaluate if there is a split for it, and leave the complete model in `output_dir`, an adapter merged.
-
-    `resume_from_checkpoint` is a checkpoint's folder, or `true` for the newest one in `output_dir`.
-    """
+    """Train, evaluate on `dataset_test_split` if set, and save the model, with a LoRA adapter merged."""
     model_args, data_args, training_args = read_arguments(args)
     if training_args.device.type == "cpu":
-        torch.set_flush_denormal(True)  # denormal numbers slow small models down manyfold
+        torch.set_flush_denormal(True)  # denormal numbers make small models several times slower
     trainer = build_trainer(model_args, data_args, training_args)
     metrics = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint).metrics
     if model_args.use_peft:
@@ -40,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def last_evaluation(trainer: VLKDTrainer) -> dict[str, float]:
-    """The metrics of the trained model, if training ended with an evaluation of it; else none."""
+    """The metrics of the trained model, if training ended with its evaluation; else an empty dict."""
     if trainer.args.load_best_model_at_end:
         return {}
     state = trainer.state
@@ -49,15 +46,15 @@ def last_evaluation(trainer: VLKDTrainer) -> dict[str, float]:
 
 
 def read_arguments(args: argparse.Namespace) -> tuple[ModelArguments, DataArguments, VLKDTrainingArguments]:
-    """The three parts of a run's options.
+    """The options of a run, in three parts.
 
     Raises:
-        ValueError: a value is out of its range, or two contradict each other.
+        ValueError: a value is out of range, or two options contradict each other.
     """
     values = vars(args)
     model_args, data_args, training_args = (
         kind(**{field.name: values[field.name] for field in fields(kind) if field.init}) for kind in ARGUMENTS
     )
     if model_args.bart is not None and training_args.clip is None:
-        raise ValueError("clip is not set; name the CLIP checkpoint that is joined with bart.")
+        raise ValueError("clip is not set; set it to the CLIP checkpoint to join with bart.")
     return model_args, data_args, training_args

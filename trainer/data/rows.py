@@ -12,16 +12,10 @@ from PIL import Image, UnidentifiedImageError
 from transformers import ProcessorMixin
 
 from modeling_vlkd.image_loading_vlkd import read_image
+from trainer.data import paths  # noqa: F401 - registers the reader of HEIC files
 from trainer.data.metadata import as_text
 
 JSON = getattr(pa, "JsonType", ())  # since pyarrow 19
-try:
-    from pillow_heif import register_heif_opener
-except ImportError:  # optional: without it, Pillow does not read HEIC files
-    pass
-else:
-    register_heif_opener()
-IMAGE_EXTENSIONS = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 ROWS_AT_ONCE = 16  # that are read from a stream
 MIN_SCALE = 3  # a JPEG is decoded at no less than this many times the size that the processor resizes it to
 REPLACED = "\ufffd"  # the character that replaces bytes that are not UTF-8

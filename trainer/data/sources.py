@@ -17,10 +17,10 @@ from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
 from trainer.arguments import DataArguments
 from trainer.data.metadata import as_text_list, file_dates, load_files
+from trainer.data.paths import is_missing_path
 from trainer.data.rows import check_column, iterate_rows
 
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 SHARDS = 64  # a dataset that is on disk as a whole is streamed in this many pieces
 # A caption in a tar file that is not UTF-8 would end its shard; this way only its row is invalid.
 WebDataset.DECODERS = {**WebDataset.DECODERS, "txt": lambda data: data.decode("utf-8", errors="replace")}
@@ -113,12 +113,6 @@ def _split_of_saved(folder: str, split: str) -> Dataset:
     if split not in saved:
         raise ValueError(f"dataset '{folder}' has no split '{split}'; it has {', '.join(saved)}.")
     return saved[split]
-
-
-def is_missing_path(name: str) -> bool:
-    """Whether `name` is a local path, not a name on the Hub, that does not exist."""
-    is_path = name.startswith((".", "~")) or not HUB_NAME.fullmatch(name)
-    return is_path and not Path(name).exists()
 
 
 def import_function(spec: str, what: str) -> Callable:

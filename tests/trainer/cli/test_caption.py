@@ -99,7 +99,7 @@ def test_the_rest_is_done_when_images_cannot_be_read(photos, vlkd_dir, capsys):
     assert code == 1 and [line.split("\t")[0] for line in out] == ["photos/a.png"]
     assert sorted(line.split(":")[1].strip() for line in errors) == sorted(n for n in names if n != "photos/a.png")
     assert "vlkd: nowhere.png: there is no such file" in errors
-    assert any("are not an image that Pillow can read" in line for line in errors)
+    assert any("photos/notes.txt" in line and "Pillow" in line for line in errors)
 
 
 def test_an_image_of_the_web(photos, vlkd_dir, web, capsys):
@@ -148,11 +148,11 @@ def test_options_reach_generate(photos, vlkd_dir, processor, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["caption", "empty", "*.gif"], "no image is found in empty, *.gif"),
+        (["caption", "empty", "*.gif"], "no images found in empty, *.gif"),
         (["ask", "photos", " "], "the question is empty"),
-        (["ask", "photos/a.png", "photos/b.png"], "'photos/b.png' is in the question's place"),
-        (["ask", "what is it?", "nowhere.jpg"], "'nowhere.jpg' is in the question's place"),
-        (["ask", "what is it?", "http://127.0.0.1/a"], "'http://127.0.0.1/a' is in the question's place"),
+        (["ask", "photos/a.png", "photos/b.png"], "must be the question, but 'photos/b.png' is an image"),
+        (["ask", "what is it?", "nowhere.jpg"], "must be the question, but 'nowhere.jpg' is an image"),
+        (["ask", "what is it?", "http://127.0.0.1/a"], "must be the question, but 'http://127.0.0.1/a' is an image"),
         (["ask", "photos/a.png"], "required: question"),
         (["caption"], "required: IMAGE"),
         (["caption", "photos", "--beams", "2"], "unknown key 'beams'"),
@@ -183,8 +183,8 @@ def test_a_model_must_be_a_vlkd_checkpoint(photos, bart_dir, clip_dir, capsys):
 def test_device_and_dtype(photos, vlkd_dir, capsys, monkeypatch, options, due):
     """The model computes in the fastest dtype, or in the one that is asked for; on the device that is asked for."""
     used = []
-    describe = ask.describe
-    monkeypatch.setattr(ask, "describe", lambda model, *rest: used.append(model) or describe(model, *rest))
+    original = ask.generate
+    monkeypatch.setattr(ask, "generate", lambda model, *rest: used.append(model) or original(model, *rest))
     code, out, _ = run(capsys, "caption", "photos/a.png", "--model", vlkd_dir, "--device", "cpu", *options)
     assert code == 0 and len(out) == 1
     dtype = fastest_dtype("cpu") if due is None else getattr(torch, due)
@@ -235,9 +235,9 @@ def test_photographs_that_cannot_be_read_are_reported(photos, vlkd_dir, capsys, 
     code, out, errors = run(capsys, "caption", "photos", "--model", vlkd_dir, "--max_new_tokens", "3")
     assert code == 1 and len(out) == 3
     assert errors == [
-        "vlkd: photos: skipped 1 .cr2, 2 .heic, which Pillow does not read: install pillow-heif to read HEIC, convert "
+        "vlkd: photos: skipped 1 .cr2, 2 .heic: Pillow cannot read them; install pillow-heif to read HEIC, or convert "
         "them to JPEG or PNG",
-        "vlkd: photos: skipped 1 without an extension, 1 .pdf, 1 .txt, not known as images",
+        "vlkd: photos: skipped 1 without extension, 1 .pdf, 1 .txt: not images",
     ]
 
 
@@ -255,7 +255,7 @@ def test_numbers_below_one(photos, vlkd_dir, capsys, option):
 
 def test_other_files_are_no_failure(photos, vlkd_dir, capsys):
     code, out, errors = run(capsys, "caption", "photos/*", "--model", vlkd_dir, "--max_new_tokens", "3")
-    assert (code, len(out), errors) == (0, 3, ["vlkd: photos/*: skipped 1 .pdf, 1 .txt, not known as images"])
+    assert (code, len(out), errors) == (0, 3, ["vlkd: photos/*: skipped 1 .pdf, 1 .txt: not images"])
 
 
 def test_a_broken_link_and_a_file_without_extension(photos, vlkd_dir, capsys):

@@ -1,16 +1,23 @@
-"""The `vlkd` command itself: the YAML file's values, errors, tracebacks."""
+"""The `vlkd` command itself: config files, help, errors and tracebacks, and what it imports."""
 
 import io
+import os
+import platform
+import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from trainer import cli
 from trainer.arguments import DataArguments, ModelArguments, VLKDTrainingArguments
-from trainer.cli import main
-from trainer.cli.parser import CommandParser, flags_of_config
+from trainer.cli import COMMANDS, main, report
+from trainer.cli.parser import COMMON, CommandParser, find_config, flags_of_config
+from trainer.extras import OPTIONAL
+
+ROOT = Path(__file__).parents[3]
 
 BASE = "clip: c\nbart: b\ndataset_name: d\noutput_dir: out\nuse_cpu: true\n"
 
@@ -71,7 +78,7 @@ def test_values_are_read_by_their_option(tmp_path, text, part, name, value):
 @pytest.mark.parametrize("text", ["a: [1", "- a", "", "a: b: c", "--- {a: 1}\n--- {b: 2}\n"])
 def test_files_that_are_no_mapping(tmp_path, text):
     (tmp_path / "train.yaml").write_text(text)
-    with pytest.raises(ValueError, match="train.yaml (cannot be read|holds no `key: value` lines)"):
+    with pytest.raises(ValueError, match="train.yaml (cannot be read|has no `key: value` lines)"):
         flags_of_config(str(tmp_path / "train.yaml"))
 
 
@@ -107,22 +114,21 @@ def failing(monkeypatch):
         def run(args):
             raise error
 
-        monkeypatch.setattr(cli.report, "run", run)
+        monkeypatch.setattr(report, "run", run)
 
     return fail
 
 
-@pytest.mark.parametrize("switch", ["first", "last", "environment", "none"])
-def test_debug_shows_the_traceback(failing, capsys, monkeypatch, switch):
+@pytest.mark.parametrize("is_set", [True, False])
+def test_a_variable_shows_the_traceback(failing, capsys, monkeypatch, is_set):
     failing(ValueError("deep inside"))
-    monkeypatch.setenv("VLKD_DEBUG", "1" if switch == "environment" else "0")
-    argv = {"first": ["--debug", "report", "x"], "last": ["report", "x", "--debug"]}.get(switch, ["report", "x"])
-    assert main(argv) == 2
+    monkeypatch.setenv("VLKD_TRACEBACK", str(int(is_set)))
+    assert main(["report", "x"]) == 2
     errors = capsys.readouterr().err.splitlines()
-    if switch == "none":
-        assert errors == ["vlkd: error: deep inside (--debug shows the traceback.)"]
-    else:
+    if is_set:
         assert errors[0] == "Traceback (most recent call last):" and errors[-1] == "vlkd: error: deep inside"
+    else:
+        assert errors == ["vlkd: error: deep inside (VLKD_TRACEBACK=1 shows the traceback.)"]
 
 
 def test_our_own_errors_need_no_traceback(capsys):
@@ -152,9 +158,101 @@ def test_help_on_a_console_without_greek(monkeypatch):
     assert b"\\u03bb" in sys.stdout.buffer.getvalue()
 
 
-def test_the_first_line_of_the_help(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    out = " ".join(capsys.readouterr().out.split())
-    assert "image captions, visual question answering, text-image embeddings." in out and "--debug" in out
+# ---------------------------------------------------------------------------------------------------------------- help
+
+
+def help_of(capsys, *argv: str) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        main(list(argv))
+    assert exit_.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_commands_are_listed(capsys):
+    assert main([]) == 2
+    listed = capsys.readouterr().out
+    assert help_of(capsys, "--help") == listed
+    assert all(f"  {name} " in listed for name in COMMANDS) and "VLKD_TRACEBACK" in listed
+    assert all(help_of(capsys, name, "--help").startswith(f"usage: vlkd {name}") for name in COMMANDS)
+
+
+def test_an_unknown_command(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["tran"])
+    assert exit_.value.code == 2 and "'tran'" in capsys.readouterr().err
+
+
+def test_help_shows_what_matters_and_help_all_the_rest(capsys):
+    short, long = help_of(capsys, "train", "--help"), help_of(capsys, "train", "--help_all")
+    own = {field.name for kind in (ModelArguments, DataArguments) for field in fields(kind)} | {"itdd_weight", "clip"}
+    assert all(f"--{name}" in short for name in {*own, *COMMON, "config"})
+    assert "--torch_compile" not in short and "--torch_compile" in long
+    assert len(short) < len(long) / 2
+    assert "default: None" not in " ".join(long.split()) and "--learning-rate" not in long and "--no_" not in long
+
+
+def test_env_and_version(capsys):
+    assert main(["env"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("- ") for line in lines)
+    assert {f"- Python: {platform.python_version()}", f"- torch: {torch.__version__}"} <= set(lines)
+    assert help_of(capsys, "--version") == lines[0].removeprefix("- ").replace(":", "") + "\n"
+
+
+# ------------------------------------------------------------------------------------------------------------- recipes
+
+
+def test_a_config_is_a_file_or_a_recipe(tmp_path, monkeypatch):
+    recipe = ROOT / "hub_configs" / "vlkd-vit-base-patch16-bart-base" / "train.yaml"
+    monkeypatch.chdir(tmp_path)
+    assert find_config("vlkd-vit-base-patch16-bart-base") == str(recipe)
+    (tmp_path / "vlkd-vit-base-patch16-bart-base").mkdir()  # such as an output_dir
+    assert find_config("vlkd-vit-base-patch16-bart-base") == str(recipe)
+    (tmp_path / "microworld").touch()
+    assert find_config("microworld") == "microworld"
+    with pytest.raises(ValueError, match="--config vlkd-huge does not exist.*vlkd-vit-large-patch14-bart-large"):
+        find_config("vlkd-huge")
+
+
+# ------------------------------------------------------------------------------------------------------------- imports
+
+
+def python(code: str, *argv: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-c", code, *argv], env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["--version"], ["import"]])
+def test_help_and_import_load_no_heavy_library(argv):
+    ran = python(
+        f"import sys, vlkd\nfrom trainer.cli import main\n"
+        f"try: {argv} == ['import'] or main({argv})\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'transformers', 'yaml', 'trainer.cli.train'} & sys.modules.keys()))"
+    )
+    assert ran.stdout.endswith("[]\n"), ran.stderr
+
+
+BLOCK = f"import sys; sys.modules |= dict.fromkeys({sorted(OPTIONAL)})\n"  # importing one is a ModuleNotFoundError
+
+
+@pytest.mark.parametrize("command", ["train", "score"])
+def test_a_missing_extra_is_named(command):
+    ran = python(f"{BLOCK}from trainer.cli import main; sys.exit(main(sys.argv[1:]))", command)
+    extra = COMMANDS[command].extra
+    message = f"vlkd: error: vlkd {command} needs the extra '{extra}': pip install \"vlkd[{extra}]\"\n"
+    assert (ran.returncode, ran.stderr) == (2, message)
+
+
+def test_an_adapter_needs_peft(images, tmp_path):
+    images[0].save(tmp_path / "a.png")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    argv = ("caption", str(tmp_path / "a.png"), "--model", str(tmp_path))
+    ran = python(f"{BLOCK}from trainer.cli import main; sys.exit(main(sys.argv[1:]))", *argv)
+    assert ran.returncode == 2 and ran.stderr.endswith("needs the extra 'train': pip install \"vlkd[train]\"\n")
+
+
+def test_another_missing_module_is_no_missing_extra(failing):
+    failing(ModuleNotFoundError("No module named 'mine'", name="mine"))
+    with pytest.raises(ModuleNotFoundError, match="mine"):
+        main(["report", "x"])

@@ -1,18 +1,14 @@
-"""`vlkd estimate`: figures worked out by hand, what the configs and the recipe decide, and bad input."""
+"""`vlkd estimate`: numbers worked out by hand, what the configs and the recipe decide, and invalid input."""
 
-import copy
 import json
 import shutil
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_vlkd import VLKDForConditionalGeneration
 from trainer.cli import main
-from trainer.cost import flops
 from trainer.cost.estimate import CC3M
 
 ROOT = Path(__file__).parents[3]
@@ -26,7 +22,7 @@ def in_the_root(monkeypatch):
 
 
 def estimate(capsys, config: Path, *flags: str) -> dict:
-    assert main(["estimate", "--config", str(config), "--device-flops", "989e12", "--json", *flags]) == 0
+    assert main(["estimate", "--config", str(config), "--device_flops", "989e12", "--json", *flags]) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -48,7 +44,7 @@ def test_an_adapter_is_what_learns(capsys):
     weights = whole["memory_bytes"]["weights"] + 4 * (adapter + maps)  # PEFT keeps the maps it began with
     assert adapted["memory_bytes"]["weights"] == weights and adapted["settings"]["lora_r"] == 16
     assert adapted["memory_bytes"]["gradients"] == 4 * (adapter + maps)
-    flags = ("--device-flops", "1e12", "--use_peft", "--lora_r", "0")
+    flags = ("--device_flops", "1e12", "--use_peft", "--lora_r", "0")
     assert "lora_r is 0" in refused(capsys, "--config", str(BASE), *flags)
 
 
@@ -80,7 +76,7 @@ def test_large(capsys):
 
 
 def test_cost_adds_up(capsys):
-    found = estimate(capsys, LARGE, "--epochs", "4", "--samples", "1000", "--utilisation", "0.5")
+    found = estimate(capsys, LARGE, "--epochs", "4", "--samples", "1000", "--mfu", "0.5")
     part, cost = found["flops_per_sample"], found["cost"]
     student = part["student forward"] + part["student backward"]
     assert part.keys() == {"vision tower", "teacher", "student forward", "student backward"}
@@ -91,20 +87,14 @@ def test_cost_adds_up(capsys):
 
 
 def test_recipe_decides(capsys):
-    assert estimate(capsys, BASE)["settings"]["epochs"] == 10
+    base = estimate(capsys, BASE)
+    assert base["settings"]["epochs"] == 10
     found = estimate(capsys, BASE, "--max_steps", "100", "--samples", "51200", "--freeze", "all")
     assert found["settings"]["epochs"] == 0.5  # 100 batches of 256
     assert found["parameters"]["BART"]["learning"] == 0
-    for flag, name in (
-        ("--gradient_checkpointing", "gradient checkpointing"),
-        ("--contrastive_chunk_size=8", "contrastive chunks"),
-    ):
-        assert estimate(capsys, BASE, flag)["flops_per_sample"][name] > 0
-    reader = estimate(capsys, BASE, "--itdd_weight", "1")  # a second BART, which does not learn
-    more = {name: size - found["memory_bytes"][name] for name, size in reader["memory_bytes"].items()}
-    assert more["weights"] == 4 * found["parameters"]["BART"]["all"]
-    without = estimate(capsys, BASE, "--icti_weight", "0")["flops_per_sample"]["student backward"]
-    assert without < estimate(capsys, BASE)["flops_per_sample"]["student backward"] / 3
+    itdd = estimate(capsys, BASE, "--itdd_weight", "1")  # a second BART, which is not trained
+    assert itdd["memory_bytes"]["weights"] == base["memory_bytes"]["weights"] + 4 * base["parameters"]["BART"]["all"]
+    assert itdd["memory_bytes"]["gradients"] == base["memory_bytes"]["gradients"]
 
 
 def test_options_of_the_recipe_win_over_the_config_beside_it(capsys):
@@ -122,7 +112,7 @@ def test_options_of_the_recipe_win_over_the_config_beside_it(capsys):
 
 def test_folders_and_trained_models(capsys, clip_dir, bart_dir, vlkd_dir):
     def figures(*flags: str) -> dict:
-        assert main(["estimate", "--clip", clip_dir, *flags, "--device-flops", "1e9", "--json"]) == 0
+        assert main(["estimate", "--clip", clip_dir, *flags, "--device_flops", "1e9", "--json"]) == 0
         return json.loads(capsys.readouterr().out)
 
     joined, trained = figures("--bart", bart_dir), figures("--model_name_or_path", vlkd_dir)
@@ -131,9 +121,9 @@ def test_folders_and_trained_models(capsys, clip_dir, bart_dir, vlkd_dir):
 
 
 def test_text(capsys):
-    assert main(["estimate", "--config", str(BASE), "--device-flops", "1e15"]) == 0
+    assert main(["estimate", "--config", str(BASE), "--device_flops", "1e15"]) == 0
     out = capsys.readouterr().out
-    assert "3,318,333 samples (CC3M's nominal size) × 10 epochs" in out and "image features live (recipe)" in out
+    assert "3,318,333 samples (the size of CC3M) × 10 epochs" in out and "image features live (recipe)" in out
     assert "1000 TFLOP/s × 0.4" in out and "139,420,416" in out
 
 
@@ -144,41 +134,20 @@ def test_page_shows_what_is_printed(capsys):
     assert page.split("```\n")[2].strip() == capsys.readouterr().out.strip()
 
 
-def test_step_of_a_real_batch(model, processor, images):
-    """A whole training step, padding and all, as torch counts it."""
-    captions = ["a photo of a red circle", "two dogs on the grass, one cat under the table", "a cat", "a blue square"]
-    model = copy.deepcopy(model).train()
-    model.set_attn_implementation("eager")
-    prompts, texts = processor(images=images), processor(text=captions)
-    with FlopCounterMode(display=False) as counter:
-        output = model(
-            **prompts,
-            labels=texts["input_ids"],
-            caption_input_ids=texts["input_ids"],
-            caption_attention_mask=texts["attention_mask"],
-        )
-        similarity = output.text_embeds @ output.image_embeds.T
-        (output.loss + torch.logsumexp(similarity, dim=-1).mean()).backward()
-    lengths = prompts["input_ids"].shape[1], texts["input_ids"].shape[1]
-    row = flops.vision_forward(model.config) + flops.student_forward(model.config, *lengths)
-    row += flops.student_backward(model.config, *lengths)
-    assert 4 * row == pytest.approx(counter.get_total_flops(), rel=0.05)
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--device-flops", "0"], "device_flops is 0.0; it must be above 0"),
-        (["--device-flops", "nan"], "device_flops is nan"),
-        (["--device-flops", "fast"], "invalid float value: 'fast'"),
-        ([], "required: --device-flops"),
-        (["--device-flops", "1e12", "--utilisation", "0"], "utilisation is 0.0; it is a share"),
-        (["--device-flops", "1e12", "--utilisation", "40"], "utilisation is 40.0; it is a share"),
-        (["--device-flops", "1e12", "--samples", "0"], "samples is 0"),
-        (["--device-flops", "1e12", "--epochs", "-1"], "epochs is -1.0"),
-        (["--device-flops", "1e12", "--caption-tokens", "0"], "caption_tokens is 0"),
-        (["--device-flops", "1e12", "--freeze", "encoder"], "invalid choice: 'encoder'"),
-        (["--device-flops", "1e12", "--clip", "openai/clip-vit-base-patch16"], "name those, or move the recipe"),
+        (["--device_flops", "0"], "device_flops is 0.0; it must be above 0"),
+        (["--device_flops", "nan"], "device_flops is nan"),
+        (["--device_flops", "fast"], "invalid float value: 'fast'"),
+        ([], "required: --device_flops"),
+        (["--device_flops", "1e12", "--mfu", "0"], "mfu is 0.0; it is a fraction"),
+        (["--device_flops", "1e12", "--mfu", "40"], "mfu is 40.0; it is a fraction"),
+        (["--device_flops", "1e12", "--samples", "0"], "samples is 0"),
+        (["--device_flops", "1e12", "--epochs", "-1"], "epochs is -1.0"),
+        (["--device_flops", "1e12", "--caption_tokens", "0"], "caption_tokens is 0"),
+        (["--device_flops", "1e12", "--freeze", "encoder"], "invalid choice: 'encoder'"),
+        (["--device_flops", "1e12", "--clip", "openai/clip-vit-base-patch16"], "move the recipe"),
     ],
 )
 def test_bad_numbers(capsys, flags, message):
@@ -189,13 +158,11 @@ def test_bad_recipes(capsys, tmp_path, bart_dir):
     recipe = yaml.safe_load(LARGE.read_text())
     file = tmp_path / "train.yaml"
     file.write_text(yaml.safe_dump({name: value for name, value in recipe.items() if name != "clip"}))
-    assert "clip is not set" in refused(capsys, "--config", str(file), "--device-flops", "1e12")
+    assert "clip is not set" in refused(capsys, "--config", str(file), "--device_flops", "1e12")
     file.write_text(yaml.safe_dump({**recipe, "clip": bart_dir, "bart": bart_dir}))
     assert "is a checkpoint of type 'bart'; give one of 'clip'" in refused(
-        capsys, "--config", str(file), "--device-flops", "1e12"
+        capsys, "--config", str(file), "--device_flops", "1e12"
     )
     shutil.copy(Path(bart_dir, "config.json"), tmp_path)
-    assert "holds the config of a 'bart', not of a 'vlkd'" in refused(
-        capsys, "--config", str(file), "--device-flops", "1e12"
-    )
-    assert "none.yaml cannot be read" in refused(capsys, "--config", "none.yaml", "--device-flops", "1e12")
+    assert "a config of type 'bart', not 'vlkd'" in refused(capsys, "--config", str(file), "--device_flops", "1e12")
+    assert "--config none.yaml does not exist" in refused(capsys, "--config", "none.yaml", "--device_flops", "1e12")

@@ -1,178 +1,162 @@
-"""The formulas against torch's own counter: real tensors at the microworld's size, meta tensors at
-the size of the public checkpoints."""
+"""FLOP of a training step: worked out by hand, and counted in a real step of `VLKDTrainer`."""
 
-import copy
-from functools import cache
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, CLIPTextConfig, CLIPTextModelWithProjection
+from transformers import BartConfig, CLIPTextConfig, CLIPVisionConfig
 
-from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration
-from trainer.cost import flops, flops_lora
+from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration, VLKDProcessor
+from trainer import VLKDTrainer, VLKDTrainingArguments
+from trainer.cost.estimate import build_on_meta, teacher_config
+from trainer.cost.flops import step_flops
 from trainer.lora import add_lora
 
-HUB_CONFIGS = Path(__file__).parents[3] / "hub_configs"
-MICRO, BASE, LARGE = "microworld", "vlkd-vit-base-patch16-bart-base", "vlkd-vit-large-patch14-bart-large"
-DEVICE = {MICRO: "cpu", BASE: "meta", LARGE: "meta"}
-BATCH, PROMPT, CAPTION, DOCUMENT = 2, 9, 14, 23
-MLP = {"image_projector": "mlp", "image_token_expansion": 4}
-SELF = {"patch_attention": "self"}
+# One layer each, all widths different. 10 tokens; 5 image tokens: a 4 x 4 image as 2 x 2 patches, and the class token.
+TOKENS, PATCHES = 10, 4
+VISION, TEXT, BART, JOINT, WORDS = 8, 12, 16, 6, 30
 
 
-def config_of(name: str, **options) -> VLKDConfig:
-    config = AutoConfig.from_pretrained(HUB_CONFIGS / name)
-    towers = {"vision_config": config.vision_config, "text_config": config.text_config}
-    options = {"patch_attention": "global", **options}
-    return VLKDConfig(**towers, projection_dim=config.projection_dim, mask_token_id=config.mask_token_id, **options)
+def options(**changes) -> Namespace:
+    weights = {"ttdm_weight": 1, "itcl_weight": 1, "icti_weight": 1, "itdd_weight": 0}
+    model = {"freeze": "none", "use_peft": False, "activation_checkpointing": False, "gradient_checkpointing": None}
+    sizes = {"caption_tokens": TOKENS, "max_text_length": 64, "per_device_train_batch_size": 8}
+    return Namespace(**{**weights, **model, **sizes, "contrastive_chunk_size": None, **changes})
 
 
-@cache
-def build(name: str, options: tuple) -> VLKDForConditionalGeneration:
-    with torch.device(DEVICE[name]):
-        model = VLKDForConditionalGeneration(config_of(name, **dict(options)))
-    model.set_attn_implementation("eager")  # the counter does not know every kernel of sdpa, and eager is exact
-    return model.train()
+def flops(**changes) -> dict[str, int]:
+    config = VLKDConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=VISION,
+            intermediate_size=VISION,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            image_size=4,
+            patch_size=2,
+        ),
+        text_config=BartConfig(
+            vocab_size=WORDS,
+            d_model=BART,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_ffn_dim=BART,
+            decoder_ffn_dim=BART,
+            encoder_attention_heads=1,
+            decoder_attention_heads=1,
+        ),
+        projection_dim=JOINT,
+    )
+    teacher = CLIPTextConfig(
+        hidden_size=TEXT, intermediate_size=TEXT, num_hidden_layers=1, num_attention_heads=1, projection_dim=JOINT
+    )
+    args = options(**changes)
+    return step_flops(*build_on_meta(config, teacher, args), args)
 
 
-def counted(function) -> tuple[int, object]:
-    with FlopCounterMode(display=False) as counter:
-        result = function()
-    return counter.get_total_flops(), result
+def linear(rows: int, inputs: int, outputs: int) -> int:
+    return 2 * rows * inputs * outputs  # a multiplication and an addition for each weight and row
 
 
-def ids(name: str, tokens: int) -> torch.Tensor:
-    return torch.randint(5, 40, (BATCH, tokens), device=DEVICE[name])
+def attention(queries: int, keys: int, width: int) -> int:
+    return 2 * 2 * queries * keys * width  # the scores, and the weighted sum of the values
 
 
-def step(model, name: str, freeze: str) -> tuple[int, int, int]:
-    """Operations counted in one training step: forward; backward of ICTI; of the alignment."""
-    model.requires_grad_(True).train()
-    model.freeze_language_model(freeze)
-    tokens = flops.num_patches(model.config) + 1
-    inputs = {
-        "image_features": torch.randn(BATCH, tokens, model.config.projection_dim, device=DEVICE[name]),
-        "input_ids": ids(name, PROMPT),
-        "decoder_input_ids": ids(name, CAPTION),
-        "caption_input_ids": ids(name, CAPTION),
-    }
-    forward, output = counted(lambda: model(**inputs, use_cache=False))
-    icti, _ = counted(output.logits.sum().backward)
-    alignment, _ = counted(output.text_embeds.sum().backward)
-    return forward, icti, alignment
+def layer(tokens: int, width: int) -> int:
+    return 6 * linear(tokens, width, width) + attention(tokens, tokens, width)  # Q, K, V, output, and an MLP as wide
 
 
-@pytest.mark.parametrize("name", [MICRO, BASE, LARGE])
-@pytest.mark.parametrize("options", [{}, SELF])
-def test_vision_tower(name, options):
-    model, size = build(name, tuple(options.items())), config_of(name).vision_config.image_size
-    pixels = torch.randn(BATCH, 3, size, size, device=DEVICE[name])
-    with torch.no_grad():
-        found, _ = counted(lambda: model.get_image_features(pixels))
-    assert BATCH * flops.vision_forward(model.config) == found
+ENCODER = layer(TOKENS, BART)
+MEMORY = PATCHES + 1 + TOKENS
+CROSS = 2 * linear(TOKENS, BART, BART) + 2 * linear(MEMORY, BART, BART) + attention(TOKENS, MEMORY, BART)
+DECODER, HEAD = layer(TOKENS, BART) + CROSS, linear(TOKENS, BART, WORDS)
+W_D, W_E = linear(PATCHES + 1, JOINT, BART), linear(1, BART, JOINT)
 
 
-@pytest.mark.parametrize(("width", "projection"), [(512, 512), (768, 768), (64, 24)])
-def test_teacher(width, projection):
-    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": width // 64}
-    config = CLIPTextConfig(**sizes, projection_dim=projection, attn_implementation="eager")
-    with torch.device("meta"):
-        teacher = CLIPTextModelWithProjection(config)
-        tokens = torch.zeros(BATCH, CAPTION, dtype=torch.long)
-    with torch.no_grad():
-        found, _ = counted(lambda: teacher(input_ids=tokens))
-    assert BATCH * flops.teacher_forward(config, CAPTION) == found
+def test_towers():
+    found = flops()
+    patches = linear(PATCHES, 3 * 2 * 2, VISION)
+    assert found["vision tower"] == patches + layer(PATCHES + 1, VISION) + linear(PATCHES + 1, VISION, JOINT)
+    assert found["teacher"] == layer(TOKENS, TEXT) + linear(1, TEXT, JOINT)
 
 
-def check_student(name: str, options: dict, freeze: str) -> None:
-    """Each pass of a step, to the operation."""
-    forward, icti, alignment = step(build(name, tuple(options.items())), name, freeze)
-    config, lengths = config_of(name, **options), (PROMPT, CAPTION)
-    assert BATCH * flops.student_forward(config, *lengths) == forward
-    assert BATCH * flops.student_backward(config, *lengths, freeze, alignment=False) == icti
-    assert BATCH * flops.student_backward(config, *lengths, freeze, infilling=False) == alignment
-    assert BATCH * flops.student_backward(config, *lengths, freeze) == icti + alignment
-
-
-CHOICES = ({}, MLP, {"image_tokens": "patch"}, {"image_tokens": "pooled"}, MLP | {"image_tokens": "pooled"})
-FREEZES = ("none", "decoder", "all")
-
-
-@pytest.mark.parametrize("freeze", FREEZES)
-@pytest.mark.parametrize("options", CHOICES)
-def test_student_of_the_microworld(options, freeze):
-    check_student(MICRO, options, freeze)
+def test_student():
+    """Backward costs twice as much as forward: the gradients of inputs and of weights. CLIP's output needs none."""
+    found = flops()
+    assert found["student forward"] == 2 * ENCODER + DECODER + HEAD + W_D + W_E
+    assert found["student backward"] == 2 * (2 * ENCODER + DECODER + HEAD + W_E) + W_D
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "freeze"),
+    ("changes", "backward"),
     [
-        (BASE, {}, "none"),
-        (BASE, MLP, "decoder"),
-        (BASE, {"image_tokens": "patch"}, "all"),
-        (LARGE, {}, "decoder"),
-        (LARGE, MLP, "all"),
-        (LARGE, {"image_tokens": "pooled"}, "none"),
+        ({"icti_weight": 0}, 2 * (ENCODER + W_E)),
+        ({"ttdm_weight": 0, "itcl_weight": 0}, 2 * (ENCODER + DECODER + HEAD) + W_D),
+        ({"freeze": "all", "icti_weight": 0}, W_E),  # the gradient of the weight alone
+        ({"activation_checkpointing": True}, 3 * (2 * ENCODER + DECODER) + 2 * (HEAD + W_E) + W_D),
     ],
 )
-def test_student_of_public_size(name, options, freeze):
-    check_student(name, options, freeze)
+def test_backward_follows_the_options(changes, backward):
+    assert flops(**changes)["student backward"] == backward
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("freeze", FREEZES)
-@pytest.mark.parametrize("options", CHOICES)
-@pytest.mark.parametrize("name", [BASE, LARGE])
-def test_every_student_of_public_size(name, options, freeze):
-    check_student(name, options, freeze)
+def test_contrastive_chunks_count_only_if_they_split_the_batch():
+    assert "contrastive chunks" not in flops(contrastive_chunk_size=8)
+    assert flops(contrastive_chunk_size=4)["contrastive chunks"] == ENCODER + W_E
 
 
-@pytest.mark.parametrize("freeze", FREEZES)
-@pytest.mark.parametrize("name", [MICRO, pytest.param(LARGE, marks=pytest.mark.slow)])
-def test_readings(name, freeze):
-    model = build(name, tuple(MLP.items())).requires_grad_(True).train()
-    model.freeze_language_model(freeze)
-    tokens = flops.num_patches(model.config) + 1
-    inputs = {
-        "image_features": torch.randn(BATCH, tokens, model.config.projection_dim, device=DEVICE[name]),
-        "input_ids": ids(name, PROMPT),
-        "decoder_input_ids": ids(name, CAPTION),
-    }
-    reading = {"itdd_decoder_input_ids": ids(name, CAPTION)}
-    plain, _ = counted(lambda: model(**inputs, use_cache=False))
-    forward, output = counted(lambda: model(**inputs, **reading, use_cache=False))
-    bart = model.language_model.model
-    read, _ = counted(lambda: bart(ids(name, DOCUMENT), decoder_input_ids=ids(name, CAPTION), use_cache=False))
-    assert BATCH * flops.reader_forward(model.config.text_config, DOCUMENT, CAPTION) == read
-    backward, _ = counted((output.logits.sum() + sum(state.sum() for state in output.itdd_hidden_states)).backward)
-    backward -= BATCH * flops.student_backward(model.config, PROMPT, CAPTION, freeze, alignment=False)
-    assert BATCH * flops.reading_forward(model.config, CAPTION) == forward - plain
-    assert BATCH * flops.reading_backward(model.config, CAPTION, freeze) == backward
+def test_itdd():
+    """ITDD adds the teacher's pass, and a decoder pass over the image and the prompt `<s><mask></s>`, without head."""
+    plain, found = flops(), flops(itdd_weight=1)
+    memory = PATCHES + 1 + 3
+    cross = 2 * linear(TOKENS, BART, BART) + 2 * linear(memory, BART, BART) + attention(TOKENS, memory, BART)
+    assert found["student forward"] - plain["student forward"] == layer(3, BART) + layer(TOKENS, BART) + cross
+    memory = TOKENS
+    cross = 2 * linear(TOKENS, BART, BART) + 2 * linear(memory, BART, BART) + attention(TOKENS, memory, BART)
+    assert found["ITDD teacher"] == ENCODER + layer(TOKENS, BART) + cross
 
 
-@pytest.mark.parametrize("name", [MICRO, BASE])
-@pytest.mark.parametrize("options", [{}, MLP])
-def test_adapter(name, options):
-    model, rank = copy.deepcopy(build(name, tuple(options.items()))), 3
-    adapted = add_lora(model, r=rank)
-    adapted.requires_grad_ = lambda *_: adapted  # `step` would let everything learn
-    adapted.freeze_language_model = lambda *_: None
-    forward, icti, alignment = step(adapted, name, "none")
-    config, lengths = config_of(name, **options), (PROMPT, CAPTION)
-    added = flops_lora.lora_forward(config, *lengths, rank)
-    assert BATCH * (flops.student_forward(config, *lengths) + added) == forward
-    assert BATCH * flops_lora.lora_backward(config, *lengths, rank, alignment=False) == icti
-    assert BATCH * flops_lora.lora_backward(config, *lengths, rank, infilling=False) == alignment
+def test_lora():
+    """An adapter on Q and V of each attention: two encoder passes, and two attentions of the decoder."""
+    adapter, memory_adapter = (linear(rows, BART, 2) + linear(rows, 2, BART) for rows in (TOKENS, MEMORY))
+    plain, found = flops(), flops(use_peft=True, lora_r=2)
+    assert found["student forward"] - plain["student forward"] == (4 + 3) * adapter + memory_adapter
+    assert found["student backward"] < plain["student backward"]  # BART's weights have no gradient
 
 
-def test_what_is_computed_twice():
-    model, lengths = build.__wrapped__(MICRO, ()), (PROMPT, CAPTION)  # one of its own: checkpointing leaves hooks
-    plain = step(model, MICRO, "none")
-    model.gradient_checkpointing_enable({"use_reentrant": False})
-    again = step(model, MICRO, "none")
-    assert again[0] == plain[0]
-    assert BATCH * flops.checkpointing_forward(model.config, *lengths) == sum(again) - sum(plain)
-    found, _ = counted(lambda: model.get_text_features(ids(MICRO, CAPTION)))
-    assert BATCH * flops.chunking_forward(model.config, CAPTION) == found
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"freeze": "decoder"}, {"itdd_weight": 1}, {"use_peft": True, "lora_r": 2}, {"image_tokens": "pooled"}],
+)
+def test_equals_a_real_step_of_the_microworld(tmp_path, changes):
+    """The estimate leaves out only what the losses themselves multiply: the similarities of the batch."""
+    teachers = [str(Path(__file__).parents[3] / "microworld" / "teachers" / name) for name in ("clip", "bart")]
+    model = VLKDForConditionalGeneration.from_vision_text_pretrained(
+        *teachers, image_tokens=changes.get("image_tokens", "all")
+    )
+    model.set_attn_implementation("eager")
+    config, rows = model.config, 3
+    args = options(**changes)
+    expected = step_flops(*build_on_meta(config, teacher_config(teachers[0], config.projection_dim), args), args)
+
+    ids = torch.randint(5, 40, (rows, TOKENS))
+    names = ["input_ids", "decoder_input_ids", "labels", "caption_input_ids"]
+    names += ["itdd_input_ids", "itdd_decoder_input_ids", "itdd_labels"] if args.itdd_weight else []
+    masks = [name.replace("input_ids", "attention_mask") for name in names if name.endswith("input_ids")]
+    batch = dict.fromkeys(names, ids) | {name: torch.ones_like(ids) for name in masks if "decoder" not in name}
+    size = config.vision_config.image_size
+    batch |= {"pixel_values": torch.randn(rows, 3, size, size)}
+    batch |= {"teacher_embeds": torch.randn(rows, config.projection_dim)}
+    training = VLKDTrainingArguments(
+        str(tmp_path), use_cpu=True, bf16=False, freeze=args.freeze, itdd_weight=args.itdd_weight, report_to="none"
+    )
+    model = add_lora(model, r=args.lora_r) if args.use_peft else model
+    processor = VLKDProcessor.from_vision_text_pretrained(*teachers)
+    trainer = VLKDTrainer(model, training, processing_class=processor)
+    trainer.current_gradient_accumulation_steps = 1
+    with FlopCounterMode(display=False) as counter:
+        trainer.training_step(model, batch, torch.tensor(rows * TOKENS))
+    losses = counter.get_total_flops() - rows * (sum(expected.values()) - expected["teacher"])
+    similarities = linear(rows, config.projection_dim, rows)
+    assert 0 <= losses <= 4 * similarities

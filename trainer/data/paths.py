@@ -1,0 +1,21 @@
+"""Which names are local paths, and which files are images."""
+
+import re
+from pathlib import Path
+
+from PIL import Image
+
+try:
+    from pillow_heif import register_heif_opener
+except ImportError:  # optional: without it, Pillow does not read HEIC files
+    pass
+else:
+    register_heif_opener()
+IMAGE_EXTENSIONS = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def is_missing_path(name: str) -> bool:
+    """Whether this is a local path, not a name on the Hub, and does not exist."""
+    is_path = name.startswith((".", "~")) or not HUB_NAME.fullmatch(name)
+    return is_path and not Path(name).exists()

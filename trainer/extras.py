@@ -1,0 +1,18 @@
+"""Optional dependencies: which modules they are, and how to install them."""
+
+# Modules that only the extras of setup.py install, and modules that these in turn need.
+OPTIONAL = {"accelerate", "datasets", "evaluate", "matplotlib", "peft", "pycocoevalcap", "scipy", "torchdata"}
+OPTIONAL |= {"dill", "multiprocess", "pandas", "pyarrow", "pycocotools", "xxhash"}
+
+
+def missing_extra(error: ImportError, user: str, extra: str | None) -> str | None:
+    """The message for a missing optional dependency; None if the error has another cause.
+
+    Args:
+        error: what an import raised.
+        user: the command or class that needs the extra.
+        extra: the extra that `user` needs, if any.
+    """
+    if extra is None or (error.name or "").partition(".")[0] not in OPTIONAL:
+        return None
+    return f"{user} needs the extra '{extra}': pip install \"vlkd[{extra}]\""
