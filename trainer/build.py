@@ -20,7 +20,7 @@ from trainer.data.skipped import RowDecoder, SkipLog
 from trainer.data.sources import join_sources, load_sources, to_disk
 from trainer.data.streaming import StreamingDataset
 from trainer.lora import add_lora
-from trainer.models import check_teacher, load_teacher, load_vlkd, teacher_name
+from trainer.models import load_teacher, load_vlkd, teacher_name
 from trainer.vlkd_trainer import VLKDTrainer
 
 
@@ -38,9 +38,7 @@ def build_trainer(model_args: ModelArguments, data_args: DataArguments, args: VL
             "adapters; set it to end."
         )
     model, processor = load_model(model_args, args.clip, args.seed)
-    clip = teacher_name(args.clip, model.config)
-    teacher, teacher_tokenizer = load_teacher(clip)
-    check_teacher(teacher, model, clip)
+    teacher, teacher_tokenizer = load_teacher(teacher_name(args.clip, model.config), model)
     check_image_features(data_args, model)
     model, teacher = model.to(args.device), teacher.to(args.device)
 
@@ -62,7 +60,7 @@ def build_trainer(model_args: ModelArguments, data_args: DataArguments, args: VL
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=processor,
-        sources={**asdict(model_args), **data_args.sources()},
+        run_config={**asdict(model_args), **data_args.sources()},
         callbacks=[ReportSkipped(args.output_dir)],
     )
 

@@ -11,9 +11,9 @@ from training_runs import assert_same_gradients, build, make_parts, one_step, pa
 
 from trainer import VLKDTrainingArguments
 from trainer.cache.clip_features import add_image_features, add_teacher_embeds
+from trainer.callbacks import RunningMeans
 from trainer.losses import icti, itcl, ttdm
 from trainer.models import load_teacher
-from trainer.running_means import RunningMeans
 
 TERMS = ("ttdm", "itcl", "icti")
 
@@ -213,7 +213,7 @@ def test_bf16_autocast(parts):
 
 def test_no_teacher_and_no_cache(parts):
     parts.clip = None  # and the model was made from local folders
-    with pytest.raises(ValueError, match="clip is not set, and the model's config names no base_models"):
+    with pytest.raises(ValueError, match="clip is not set, .* has no base_models"):
         build(parts)
 
 
@@ -237,7 +237,7 @@ def test_no_readings_to_distil(parts):
     ("options", "message"),
     [
         ({"ttdm_weight": -1.0}, "ttdm_weight is -1"),
-        ({"ttdm_weight": 0, "itcl_weight": 0, "icti_weight": 0}, "nothing would be learnt"),
+        ({"ttdm_weight": 0, "itcl_weight": 0, "icti_weight": 0}, "are all 0"),
         ({"max_text_length": 2}, "max_text_length is 2"),
     ],
 )

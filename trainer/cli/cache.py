@@ -6,7 +6,7 @@ from typing import Any
 from trainer.build import check_image_features, load_model, load_rows
 from trainer.cache.columns import cache_folder
 from trainer.cli.train import ARGUMENTS, read_arguments
-from trainer.models import check_teacher, load_teacher, teacher_name
+from trainer.models import load_teacher, teacher_name
 
 
 def add_command(commands: Any) -> None:
@@ -27,9 +27,7 @@ def run(args: argparse.Namespace) -> int:
             "false, or train without a cache."
         )
     model, processor = load_model(model_args, training_args.clip, training_args.seed)
-    clip = teacher_name(training_args.clip, model.config)
-    teacher, tokenizer = load_teacher(clip)
-    check_teacher(teacher, model, clip)
+    teacher, tokenizer = load_teacher(teacher_name(training_args.clip, model.config), model)
     check_image_features(data_args, model)
     model, teacher = model.to(training_args.device), teacher.to(training_args.device)
     kept = (

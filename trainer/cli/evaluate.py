@@ -9,13 +9,13 @@ from typing import Any
 import torch
 import yaml
 
+from trainer.cli.devices import add_device_options, read_device_options
 from trainer.evaluation.datasets import Where
 from trainer.evaluation.metrics_file import MetricTable, terminal_table, write_metrics
 from trainer.evaluation.retention import compare
 from trainer.evaluation.runner import evaluate, strategies_of
 from trainer.evaluation.tasks.task import STRATEGIES, Task, check_strategy, load_task, task_names
 from trainer.hub.repository import weights_digest
-from trainer.models import add_device_options, read_device_options
 
 
 def add_command(commands: Any) -> None:

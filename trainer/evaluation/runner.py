@@ -25,7 +25,6 @@ from trainer.evaluation.metrics_file import MetricTable
 from trainer.evaluation.scoring import judge, score_retrieval
 from trainer.evaluation.tasks.task import STRATEGIES, Step, Task
 from trainer.models import (
-    check_same_clip,
     load_teacher,
     load_vlkd,
     teacher_embeds,
@@ -156,8 +155,7 @@ def clip_text_embeds(clip: str, model: PreTrainedModel, examples: Examples, batc
     Raises:
         ValueError: there is no such CLIP, or it is not the model's.
     """
-    teacher, tokenizer = load_teacher(clip)
-    check_same_clip(clip, model)
+    teacher, tokenizer = load_teacher(clip, model)
     teacher, captions = teacher.to(model.device), texts_of(examples)[0]
     embeds = []
     for start in tqdm(range(0, len(captions), batch_size), desc="captions, by CLIP", unit="batch"):

@@ -62,7 +62,7 @@ def test_a_folder_with_flaws(train, tmp_path, caplog):
     options = {"dataset_name": str(folder), "dataloader_num_workers": 1, "max_skipped_fraction": 0.2, "max_steps": 6}
     assert train(**options) == 0
     assert skipped(tmp_path) == {("train", 3, "broken image"), ("train", 5, "missing file")}
-    line = "2 flawed row(s) were skipped (1 broken image, 1 missing file)"
+    line = "2 invalid row(s) were skipped (1 broken image, 1 missing file)"
     assert [line in record.getMessage() for record in caplog.records].count(True) == 1
     VLKDForConditionalGeneration.from_pretrained(tmp_path / "out")
     assert yaml.safe_load((tmp_path / "out" / "train.yaml").read_text())["dataset_name"] == str(folder)

@@ -163,8 +163,11 @@ def test_attention_is_set_in_both_towers(clip_dir, bart_dir):
         ({"clip": None}, "clip is not set"),
         ({"bart": None}, "set either bart"),
         ({"clip": "./nowhere"}, "`clip`='./nowhere' gives no image processor"),
-        ({"model_name_or_path": "./nowhere", "bart": None}, "model_name_or_path: './nowhere' is no VLKD checkpoint"),
-        ({"model_name_or_path": ".", "bart": None}, "model_name_or_path: '.' is no VLKD checkpoint"),
+        (
+            {"model_name_or_path": "./nowhere", "bart": None},
+            "'./nowhere' is not a VLKD checkpoint",
+        ),
+        ({"model_name_or_path": ".", "bart": None}, "model_name_or_path: '.' is not a VLKD checkpoint"),
         ({"dataset_name": None}, "dataset_name is not set"),
         ({"dataset_name": "./nowhere"}, "dataset './nowhere' does not exist: give a folder, or a name on the Hub"),
         ({"dataset_name": "a/b/c"}, "dataset 'a/b/c' does not exist"),

@@ -356,7 +356,7 @@ def test_the_end_says_what_was_skipped(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         ReportSkipped(tmp_path).on_train_end(None, SimpleNamespace(is_world_process_zero=True), None)
     (record,) = caplog.records
-    expected = f"4 flawed row(s) were skipped (3 no caption, 1 broken image); {tmp_path / FILE} lists them."
+    expected = f"4 invalid row(s) were skipped (3 no caption, 1 broken image); {tmp_path / FILE} lists them."
     assert record.getMessage() == expected
     ReportSkipped(tmp_path / "none").on_train_end(None, SimpleNamespace(is_world_process_zero=True), None)
     assert len(caplog.records) == 1
