@@ -14,7 +14,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather  # differentiable
 
 
 def ttdm(student: Tensor, teacher: Tensor) -> Tensor:
@@ -115,7 +114,23 @@ def gather_rows(rows: Tensor) -> Tensor:
             f"itcl: the processes have batches of {sizes} rows, which must be equal. Set dataloader_drop_last=True, "
             "or leave accelerate's even_batches on."
         )
-    return torch.cat(all_gather(rows))
+    return _GatherRows.apply(rows)
+
+
+class _GatherRows(torch.autograd.Function):
+    """A differentiable all_gather (torch's is deprecated); backward sums each row's gradient over the processes."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor) -> Tensor:
+        gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, rows.contiguous())
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(grad)  # gloo has no reduce_scatter
+        return grad.chunk(dist.get_world_size())[dist.get_rank()]
 
 
 def _rank() -> int:

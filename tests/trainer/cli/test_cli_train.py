@@ -124,7 +124,7 @@ def test_teacher_of_a_trained_model_is_the_clip_it_was_made_from(
 ):
     """`clip` may be left out where the model's config names it, and must be set where it does not."""
     path = config(model_name_or_path=vlkd_dir, bart=None, clip=None)
-    assert "clip is not set, and the model's config names no base_models" in complaint(capsys, "--config", path)
+    assert "clip is not set, and the model's config has no base_models" in complaint(capsys, "--config", path)
     known = tmp_path / "known"
     shutil.copytree(vlkd_dir, known)
     values = json.loads((known / "config.json").read_text())
@@ -157,8 +157,8 @@ def test_attention_is_set_in_both_towers(clip_dir, bart_dir):
         ({"lerning_rate": 1}, "unknown key 'lerning_rate' in "),
         ({"learning_rate": "fast"}, "--learning_rate"),
         ({"freeze": "encoder"}, "invalid choice: 'encoder'"),
-        ({"lora_rank": 0}, "lora_rank is 0; it is 1 or more"),
-        ({"lora_rank": 4, "freeze": "all"}, "freeze='all' would undo the adapter"),
+        ({"lora_rank": 0}, "lora_rank is 0; set it to 1 or more"),
+        ({"lora_rank": 4, "freeze": "all"}, "set freeze='none'"),
         ({"lora_rank": 4, "push_to_hub": True}, "hub_strategy is every_save, which would push checkpoints"),
         ({"clip": None}, "clip is not set"),
         ({"bart": None}, "set either bart"),

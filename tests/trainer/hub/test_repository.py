@@ -210,7 +210,7 @@ def test_trainer_pushes(hub, pushed, strategy):
 
 def test_recipe_beside_the_weights(hub, pushed):
     recipe = yaml.safe_load(hub.files("user/end")["train.yaml"])
-    assert (recipe["clip"], recipe["dataset_name"], recipe["image_dir"]) == ("tiny/clip", "tiny/captions", "texts")
+    assert (recipe["clip"], recipe["dataset_name"], recipe["image_dir"]) == ("tiny/clip", "tiny/captions", "images")
     assert (recipe["max_steps"], recipe["per_device_train_batch_size"], recipe["mask_ratio"]) == (2, 4, 0.5)
     assert not recipe.keys() & {"output_dir", "hub_token", "cache_dir"}
 
@@ -268,10 +268,10 @@ def complete(tmp_path_factory, model, processor) -> Path:
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        ("model.safetensors", "has no model.safetensors; write it by `model.save_pretrained`"),
+        ("model.safetensors", "has no model.safetensors; write it with `model.save_pretrained`"),
         ("tokenizer.json", "has no tokenizer.json"),
         ("pipeline_vlkd.py", "has no pipeline_vlkd.py"),
-        ("config.json", "has no config.json"),
+        ("config.json", "has no readable config.json"),
     ],
 )
 def test_incomplete_folder(complete, tmp_path, capsys, missing, message):
@@ -285,7 +285,7 @@ def test_incomplete_folder(complete, tmp_path, capsys, missing, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "bart"}, "holds a model of type 'bart', not 'vlkd'"),
+        ({"model_type": "bart"}, "is a model of type 'bart', not 'vlkd'"),
         ({"auto_map": None}, "has no auto_map in config.json"),
         (
             {"auto_map": {"AutoConfig": "a/b--configuration_vlkd.VLKDConfig"}},
