@@ -76,16 +76,6 @@ def test_datasets_given_later_are_prepared_too(parts):
         assert metrics["eval_icti"] > 0
 
 
-def test_evaluation_of_the_training_rows_keeps_to_epoch_0(parts):
-    """One `EpochDataset` for both: training moves its epoch on, and evaluation draws as before."""
-    rows = EpochDataset(load())
-    args = arguments(parts, learning_rate=0.0, projector_learning_rate=0.0, eval_strategy="epoch", max_steps=-1)
-    options = {"train_dataset": rows, "eval_dataset": rows, "processing_class": parts.processor}
-    trainer = VLKDTrainer(parts.model.eval(), args, **options)
-    trainer.train()
-    assert len({log["eval_icti"] for log in trainer.state.log_history if "eval_icti" in log}) == 1
-
-
 # ---- what is refused
 
 

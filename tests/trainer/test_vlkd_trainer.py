@@ -146,18 +146,6 @@ def test_epochs_reach_the_rows(parts):
     assert seen == [0] * 16 + [1] * 16
 
 
-def test_workers_change_nothing(parts):
-    options = {"max_steps": -1, "num_train_epochs": 2}
-    alone, with_workers = (
-        build(parts, **options),
-        build(parts, **options, dataloader_num_workers=1, dataloader_persistent_workers=True),
-    )
-    alone.train()
-    with_workers.train()
-    expected = parameters(alone.model)
-    assert all(torch.equal(value, expected[name]) for name, value in parameters(with_workers.model).items())
-
-
 def test_running_means_are_weighted_and_start_anew():
     accelerator = SimpleNamespace(reduce=lambda tensor, reduction: tensor)
     means = RunningMeans()
