@@ -1,7 +1,7 @@
-"""Writes config.json, generation_config.json and processor_config.json of every folder here, from its train.yaml.
+"""Write config.json, generation_config.json and processor_config.json of each folder here, from its train.yaml.
 
-Run `python hub_configs/make.py` when a train.yaml names another checkpoint or another shape, when the microworld's
-teachers were made anew, or when VLKDConfig has a new field.
+Run `python hub_configs/make.py` when a train.yaml names another checkpoint or shape, when the microworld's teachers
+have changed, or when VLKDConfig has a new field.
 """
 
 import json
@@ -42,7 +42,7 @@ CLIP = {
         projection_dim=768,
     ),
 }
-CLIP_LOGIT_SCALE = math.log(100)  # where CLIP's training clips it, and where all of OpenAI's checkpoints ended
+CLIP_LOGIT_SCALE = math.log(100)  # CLIP's training clips it here, where all of OpenAI's checkpoints ended
 BART_DROPOUT = {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1}
 BART = {
     "facebook/bart-base": BartConfig(
@@ -79,27 +79,27 @@ def main() -> None:
 
 
 def write(folder: Path, args: ModelArguments) -> None:
-    """The three files of one folder, for the model that `args` describes."""
+    """Write the three files of a folder, for the model of `args`."""
     public = args.clip in CLIP
     config = vlkd_config(args)
     config.architectures = ["VLKDForConditionalGeneration"]
     generation = default_generation_config(config.text_config)
     images = CLIPImageProcessor() if public else AutoImageProcessor.from_pretrained(args.clip)
-    tokenizer = AutoTokenizer.from_pretrained(TEACHERS / "bart")  # any: processor_config.json says nothing of it
+    tokenizer = AutoTokenizer.from_pretrained(TEACHERS / "bart")  # any: processor_config.json does not depend on it
     files = {
         "config.json": config.to_diff_dict(),
         "generation_config.json": generation.to_diff_dict(),
         "processor_config.json": json.loads(VLKDProcessor(images, tokenizer).to_json_string()),
     }
     for name, values in files.items():
-        for key in ("auto_map", "custom_pipelines"):  # they name code, of which there is none in these folders
+        for key in ("auto_map", "custom_pipelines"):  # they name code, which these folders do not have
             values.pop(key, None)
         text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False)
         (folder / name).write_text(f"{text}\n", encoding="utf-8")
 
 
 def vlkd_config(args: ModelArguments) -> VLKDConfig:
-    """What joining the two checkpoints gives; the public ones are not fetched."""
+    """The config of the two joined checkpoints; the public ones are not downloaded."""
     options = {name: value for name, value in vars(args).items() if name in VLKDConfig.__annotations__}
     if args.clip in CLIP:
         clip, bart = CLIP[args.clip], BART[args.bart]

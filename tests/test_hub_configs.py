@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from transformers import AutoConfig, AutoImageProcessor, GenerationConfig
 
 from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration
 from modeling_vlkd.processing_vlkd import VLKDProcessor
+from trainer.arguments import ModelArguments, VLKDTrainingArguments
 from trainer.cli.parser import CommandParser, flags_of_config
 from trainer.cli.train import ARGUMENTS
 
@@ -146,9 +148,22 @@ def test_recipe_is_read(recipe, tmp_path):
         assert (model.image_projector, training.freeze) == ("linear", "none")
 
 
+@pytest.mark.parametrize("name", REAL)
+def test_recipe_has_the_recommended_defaults(name):
+    """Of every training and model option that does not depend on the data, the model's size or the machine."""
+    depending = {"clip", "bart", "output_dir", "dataloader_num_workers", "learning_rate", "num_train_epochs"}
+    depending |= {"per_device_train_batch_size", "eval_strategy", "eval_steps", "save_steps"}
+    defaults = {
+        field.name: field.default for kind in (ModelArguments, VLKDTrainingArguments) for field in fields(kind)
+    }
+    recipe = yaml.safe_load((HUB_CONFIGS / name / "train.yaml").read_text())
+    stated = {key: value for key, value in recipe.items() if key in defaults and key not in depending}
+    assert len(stated) >= 16 and stated == {key: defaults[key] for key in stated}
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_value_says_where_it_comes_from(recipe):
     lines = (HUB_CONFIGS / recipe).read_text().splitlines()
     values = [line for line in lines if line and not line.startswith("#")]
-    assert len(values) > 30
+    assert len(values) > 25
     assert [line for line in values if not re.search(r" # (paper|ours|measured)\b", line)] == []

@@ -1,4 +1,4 @@
-"""How VLKD learns: data, losses and the training loop."""
+"""Train and evaluate VLKD models."""
 
 from importlib import import_module
 from typing import Any
@@ -14,7 +14,7 @@ __all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for, so that `trainer.environment` can come before torch."""
+    """Import a public name on first use, so that `trainer.environment` can be imported before torch."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)

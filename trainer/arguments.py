@@ -1,11 +1,11 @@
 """Every option of a training run."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 import yaml
 from accelerate.utils import parse_flag_from_env
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments
 
 from trainer.config_loader import ConfigLoader
 from trainer.precision import find_device, log_training_precision, training_bf16
@@ -13,9 +13,9 @@ from trainer.precision import find_device, log_training_precision, training_bf16
 # Options of ModelArguments that are fields of VLKDConfig, by the same names.
 CONFIG_OPTIONS = ("image_tokens", "image_projector", "image_token_expansion", "patch_attention", "prompt_in_encoder")
 LORA_OPTIONS = ("lora_r", "lora_alpha", "lora_dropout")
-WEIGHTS = ("ttdm_weight", "itcl_weight", "icti_weight", "itdd_weight")
-# Options of `TrainingArguments` that would have no effect, or a wrong one: the values allowed, and the reason.
-RESTRICTED: dict[str, tuple[tuple[Any, ...], str]] = {
+LOSS_WEIGHTS = ("ttdm_weight", "itcl_weight", "icti_weight", "itdd_weight")
+# Options of `TrainingArguments` that VLKD supports only with some values: those values, and the reason.
+SUPPORTED_VALUES: dict[str, tuple[tuple[Any, ...], str]] = {
     "label_smoothing_factor": ((0,), "the losses of VLKD have no label smoothing"),
     "train_sampling_strategy": (("random", "sequential"), "a row has no length before one of its captions is drawn"),
     "length_column_name": (("length",), "rows are not grouped by length"),
@@ -26,12 +26,12 @@ RESTRICTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "deepspeed": ((None,), "use torchrun, or FSDP2 as in docs/scaling.md"),
     "parallelism_config": ((None,), "use torchrun, or FSDP2 as in docs/scaling.md"),
     "remove_unused_columns": ((False,), "the collator, not the model, reads the dataset's columns"),
-    "label_names": ((["labels"],), "the model's other inputs are no labels"),
+    "label_names": ((["labels"],), "the other inputs of the model are not labels"),
     "logging_nan_inf_filter": ((False,), "a loss that is not finite stops the run"),
 }
-# What a text on the command line or in YAML means where an option takes a text or a truth value.
-WORDS = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off", "none", "null"), False)
-# Optimizers that step while the gradients are computed, before a loss that is not finite could stop the run.
+# The YAML words for a boolean, where an option takes a string too.
+BOOLEAN_WORDS = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off", "none"), False)
+# Optimizers that update weights during the backward pass, before a loss that is not finite could stop the run.
 STEP_IN_BACKWARD = ("lomo", "adalomo", "_layerwise")
 WITH_TARGET_MODULES = ("galore", "apollo")
 
@@ -213,22 +213,34 @@ def _as_dict(name: str, value: dict[str, Any] | str | None) -> dict[str, Any]:
     return parsed or {}
 
 
+def _changed(name: str, default: Any) -> Any:
+    """An option of `TrainingArguments` with another default."""
+    (option,) = (option for option in fields(TrainingArguments) if option.name == name)
+    return field(default=default, metadata=option.metadata)
+
+
 @dataclass
 class VLKDTrainingArguments(TrainingArguments):
-    """`transformers.TrainingArguments` and what VLKD adds.
+    """`transformers.TrainingArguments` with the options of VLKD. The defaults are the recommended recipe.
 
     Defaults that differ from `TrainingArguments`:
-        remove_unused_columns: False, since the collator, not the model, reads the dataset's columns.
-        label_names: ["labels"], since the model's other inputs are no labels.
-        logging_nan_inf_filter: False, since a loss that is not finite stops the run.
+        per_device_train_batch_size: 64, since the other rows of a batch are the negatives of ITCL.
+        per_device_eval_batch_size: 64, so that `eval_itcl` has as many negatives as `itcl`.
+        lr_scheduler_type: "cosine".
+        warmup_steps: 0.03, a fraction of all steps.
+        weight_decay: 0.01.
+        logging_steps: 10.
         save_total_limit: 2, since a checkpoint takes 2.0 GB (base) or 6.1 GB (large). 0 keeps all checkpoints.
-        greater_is_better: False for a `metric_for_best_model` that is one of the losses, such as "icti".
-        bf16: None, which becomes True where the device is fast at bfloat16 and fp16 is not set, else False.
+        greater_is_better: False if `metric_for_best_model` is one of the losses, such as "icti".
+        bf16: None, which becomes True on devices that are fast at bfloat16, unless fp16 is set, else False.
+        remove_unused_columns: False, since the collator, not the model, reads the dataset's columns.
+        label_names: ["labels"], since the other inputs of the model are not labels.
+        logging_nan_inf_filter: False, since a loss that is not finite stops the run.
 
-    Captions and corruptions are drawn by `seed`; the rows' order is `data_seed`'s, or `seed`'s if unset.
+    `seed` draws captions and corruptions. `data_seed`, or `seed` if that is unset, draws the order of the rows.
 
     Raises:
-        ValueError: a value is out of its range, or an option of `TrainingArguments` is set that VLKD cannot honor.
+        ValueError: a value is out of range, or VLKD does not support it.
     """
 
     _argument_group_name = "training"
@@ -236,102 +248,104 @@ class VLKDTrainingArguments(TrainingArguments):
     clip: str | None = field(
         default=None,
         metadata={
-            "help": "CLIP checkpoint: its text tower is the teacher. If unset, the one that the model was made from."
+            "help": "CLIP checkpoint whose text tower is the teacher. If unset, the one the model was made from."
         },
     )
-    ttdm_weight: float = field(default=1.0, metadata={"help": "λ₁, the weight of text-text distance minimisation."})
+    ttdm_weight: float = field(default=1.0, metadata={"help": "λ₁, the weight of text-text distance minimization."})
     itcl_weight: float = field(default=1.0, metadata={"help": "λ₂, the weight of image-text contrastive learning."})
     icti_weight: float = field(default=1.0, metadata={"help": "λ₃, the weight of image-conditioned text infilling."})
     itdd_weight: float = field(
         default=0.0,
-        metadata={"help": "λ₄, the weight of image-text decoder distillation, which is ours: see trainer/losses.py."},
+        metadata={"help": "λ₄, the weight of image-text decoder distillation, which is not in the paper."},
     )
     freeze: Literal["none", "decoder", "all"] = field(
-        default="none", metadata={"help": "The part of BART that does not learn; the two maps always do."}
+        default="none", metadata={"help": "Part of BART to freeze. The projections W_e and W_d are always trained."}
     )
-    projector_learning_rate: float | None = field(
-        default=None,
-        metadata={"help": "Learning rate of the two maps, W_e and W_d; that of BART (learning_rate) if unset."},
+    projector_learning_rate: float = field(
+        default=1e-3,
+        metadata={"help": "Learning rate of the projections W_e and W_d; learning_rate is BART's."},
     )
     projector_optimizer: Literal["adamw", "muon"] = field(
-        default="adamw",
-        metadata={"help": "Optimizer of the two maps' matrices: BART's (optim), or Muon, which needs fewer steps."},
+        default="muon",
+        metadata={"help": "Optimizer of the projections' matrices: muon, or adamw for the same as BART's (optim)."},
     )
-    mask_ratio: float = field(default=0.3, metadata={"help": "ρ, the share of a caption's tokens that spans cover."})
+    mask_ratio: float = field(default=0.5, metadata={"help": "ρ, the fraction of a caption's tokens that is masked."})
     full_mask_probability: float = field(
-        default=0.3,
-        metadata={"help": "p, how often one <mask> replaces the whole caption, as when a caption is asked for."},
+        default=0.6,
+        metadata={"help": "Probability that one <mask> replaces the whole caption, as in captioning."},
     )
-    max_text_length: int = field(default=128, metadata={"help": "Captions are cut to this many of BART's tokens."})
+    max_text_length: int = field(
+        default=64, metadata={"help": "Captions are truncated to this many BART tokens. CLIP reads at most 77."}
+    )
     contrastive_chunk_size: int | None = field(
         default=None,
         metadata={
-            "help": "Run a device's batch in chunks of this many rows, with the whole's gradient: the memory of a "
-            "chunk, the negatives of all. Off if unset."
+            "help": "Compute the gradient of a device's batch in chunks of this many rows, to save memory; ITCL still "
+            "uses all rows as negatives. Off if unset."
         },
     )
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Leave this off: the collator, not the model, reads the dataset's columns."}
-    )
-    label_names: list[str] | None = field(
-        default_factory=lambda: ["labels"], metadata={"help": "Leave this as it is: the model's labels."}
-    )
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Leave this off: a loss that is not finite stops the run, and says where."}
-    )
 
+    # Options of `TrainingArguments` with another default.
+    per_device_train_batch_size: int = _changed("per_device_train_batch_size", 64)
+    per_device_eval_batch_size: int = _changed("per_device_eval_batch_size", 64)
+    lr_scheduler_type: SchedulerType | str = _changed("lr_scheduler_type", "cosine")
+    warmup_steps: float = _changed("warmup_steps", 0.03)
+    weight_decay: float = _changed("weight_decay", 0.01)
+    logging_steps: float = _changed("logging_steps", 10)
+    remove_unused_columns: bool = _changed("remove_unused_columns", False)
+    logging_nan_inf_filter: bool = _changed("logging_nan_inf_filter", False)
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"])
     save_total_limit: int | None = field(
         default=2, metadata={"help": "Checkpoints to keep: the newest ones and the best one; 0 keeps all."}
     )
     bf16: bool | None = field(
         default=None,
         metadata={
-            "help": "Train in bfloat16 mixed precision, or in float32. If unset, bfloat16 on devices that are fast at "
-            "it, unless fp16 is set."
+            "help": "Train in bfloat16 mixed precision. If unset, on devices that are fast at it, unless fp16 is set."
         },
     )
 
     def __post_init__(self):
-        check_options(self)
-        name = (self.metric_for_best_model or "").rpartition("_")[2]  # "icti", "eval_icti" or "eval_SPLIT_icti"
-        if self.greater_is_better is None and f"{name}_weight" in WEIGHTS:
+        check_supported(self)
+        metric = (self.metric_for_best_model or "").rpartition("_")[2]  # of "icti", "eval_icti" or "eval_SPLIT_icti"
+        if self.greater_is_better is None and f"{metric}_weight" in LOSS_WEIGHTS:
             self.greater_is_better = False
-        checkpoint = self.resume_from_checkpoint  # a text on the command line and in YAML
-        self.resume_from_checkpoint = WORDS.get(str(checkpoint).lower(), checkpoint) or None
-        if WORDS.get(str(self.report_to).lower(), True) is False:
+        checkpoint = self.resume_from_checkpoint
+        self.resume_from_checkpoint = BOOLEAN_WORDS.get(str(checkpoint).lower(), checkpoint) or None
+        if BOOLEAN_WORDS.get(str(self.report_to).lower()) is False:
             self.report_to = "none"
         device = find_device("cpu" if self.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU") else "auto")
-        self.use_cpu = device.type == "cpu"  # without it, TrainingArguments refuses bf16 where there is no GPU
+        self.use_cpu = device.type == "cpu"  # else TrainingArguments refuses bf16 where there is no GPU
         if self.fp16 and device.type == "cpu":
-            raise ValueError("fp16 is true, but float16 mixed precision needs a GPU; leave fp16 out.")
+            raise ValueError("fp16=True needs a GPU; leave fp16 unset.")
         self.bf16 = training_bf16(self.bf16, self.fp16, device)
         super().__post_init__()
         if self.process_index == 0:
             log_training_precision(self.mixed_precision, device)
-        for name in WEIGHTS:
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
+        for name in LOSS_WEIGHTS:
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; a weight is 0 (off) or positive.")
+                raise ValueError(f"{name} is {getattr(self, name)}; set it to 0 (off) or a positive number.")
         if not any(self.loss_weights().values()):
-            raise ValueError(f"{', '.join(WEIGHTS[:-1])} and {WEIGHTS[-1]} are all 0; nothing would be learnt.")
+            raise ValueError(f"{', '.join(LOSS_WEIGHTS)} are all 0; set at least one to a positive number.")
         if self.contrastive_chunk_size is not None and self.contrastive_chunk_size < 1:
             raise ValueError(
-                f"contrastive_chunk_size is {self.contrastive_chunk_size}; it is a number of rows, or unset for off."
+                f"contrastive_chunk_size is {self.contrastive_chunk_size}; set a number of rows, or leave it unset."
             )
         if self.max_text_length < 3:
             raise ValueError(f"max_text_length is {self.max_text_length}; `<s>`, a token and `</s>` need at least 3.")
 
     def loss_weights(self) -> dict[str, float]:
-        """λ by the name of the loss, as it appears in the logs; ITDD's only where it is on."""
+        """λ by the name of the loss, as in the logs; ITDD only if it is on."""
         weights = {"ttdm": self.ttdm_weight, "itcl": self.itcl_weight, "icti": self.icti_weight}
         return weights | ({"itdd": self.itdd_weight} if self.itdd_weight else {})
 
 
-def check_options(args: TrainingArguments) -> None:
-    """
-    Raises:
-        ValueError: an option of `TrainingArguments` is set that VLKD cannot honor.
-    """
-    for name, (allowed, reason) in RESTRICTED.items():
+def check_supported(args: TrainingArguments) -> None:
+    """Raise a ValueError if an option of `TrainingArguments` has a value that VLKD does not support."""
+    for name, (allowed, reason) in SUPPORTED_VALUES.items():
         value = getattr(args, name)
         if value not in allowed:
             remedy = " or ".join(map(repr, allowed))
@@ -339,11 +353,11 @@ def check_options(args: TrainingArguments) -> None:
     optim = str(getattr(args.optim, "value", args.optim))
     if optim.endswith(STEP_IN_BACKWARD):
         raise ValueError(
-            f"optim is {optim}, which updates weights during the backward pass, before VLKD can check that losses and "
+            f"optim is {optim}, which updates weights during the backward pass, before VLKD checks that losses and "
             "gradients are finite. Use another optimizer, such as adamw_torch or adafactor."
         )
     if args.optim_target_modules is not None and not optim.startswith(WITH_TARGET_MODULES):
         raise ValueError(
-            f"optim_target_modules is set, but optim {optim} does not read it; leave it out, or choose a GaLore or "
-            "APOLLO optimizer."
+            f"optim_target_modules is set, but optim={optim} ignores it. Unset it, or choose a GaLore or APOLLO "
+            "optimizer."
         )

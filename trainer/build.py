@@ -19,7 +19,7 @@ from trainer.data.skipped import RowDecoder, SkipLog
 from trainer.data.sources import load_sources, mix_sources, to_disk
 from trainer.data.streaming import StreamingDataset
 from trainer.lora import add_lora
-from trainer.models import check_teacher, load_teacher, load_vlkd, teacher_name
+from trainer.models import load_teacher, load_vlkd, teacher_name
 from trainer.vlkd_trainer import VLKDTrainer
 
 
@@ -57,7 +57,7 @@ def build_trainer(model_args: ModelArguments, data_args: DataArguments, args: VL
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=processor,
-        sources={**model_args.sources(), **data_args.sources()},
+        run_config={**model_args.sources(), **data_args.sources()},
         callbacks=[ReportSkipped(args.output_dir)],
     )
 
@@ -99,8 +99,7 @@ def cached_kinds(
             "cache_image_features to all or none, or image_tokens to pooled."
         )
     clip = teacher_name(args.clip, model.config)
-    teacher, tokenizer = load_teacher(clip)
-    check_teacher(teacher, model, clip)
+    teacher, tokenizer = load_teacher(clip, model)
     kinds = [TeacherEmbeds(teacher.to(args.device), tokenizer, data_args.caption_column[0], cache_dir)]
     if tokens != "none":
         options = (tokens, data_args.image_column[0], cache_dir, args.dataloader_num_workers)

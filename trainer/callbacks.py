@@ -1,4 +1,4 @@
-"""Small callbacks of the trainer."""
+"""What `VLKDTrainer` logs and checks while it trains."""
 
 import logging
 import os
@@ -12,32 +12,68 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback
 
+from trainer.data.epoch_dataset import EpochDataset
 from trainer.data.skipped import FILE, count_skipped
 
-MOST_ROWS = 16  # that a message names
-AT_FAULT = "because of "
+MAX_NAMED_ROWS = 16  # in a message
+CAUSE = "because of "
 logger = logging.getLogger(__name__)
 
 
+class RunningMeans:
+    """Weighted means of named scalars. They are summed on the device; only `pop` synchronizes."""
+
+    def __init__(self):
+        self.sums: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor | float] = {}
+
+    def add(self, weighted: dict[str, Tensor], weights: dict[str, Tensor | float]) -> None:
+        """Add values that are already multiplied by their weights."""
+        for name, value in weighted.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach()
+            self.weights[name] = self.weights.get(name, 0) + weights[name]
+
+    def pop(self, accelerator: Accelerator) -> dict[str, float]:
+        """Return the means over all processes, which must hold the same names, and reset."""
+        names = list(self.sums)
+        sums = torch.stack([self.sums[name].float() for name in names])
+        weights = torch.stack([torch.as_tensor(self.weights[name]).to(sums) for name in names])
+        self.sums, self.weights = {}, {}
+        sums, weights = accelerator.reduce(torch.stack([sums, weights]), reduction="sum")
+        return dict(zip(names, (sums / weights).tolist(), strict=True))
+
+
+class StartTraining(TrainerCallback):
+    """Resets what an interrupted run left, and passes the epoch to the training dataset."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.reset_logs()
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if isinstance(self.trainer.train_dataset, EpochDataset):
+            self.trainer.train_dataset.start_epoch(int(state.epoch))  # fractional in a run that resumes mid-epoch
+
+
 class FiniteCheck(TrainerCallback):
-    """Collects the losses of a step's batches, and looks at them once, when all gradients are there.
+    """Stops training before the optimizer's step if a loss or gradient is not finite.
 
-    One number is exchanged between the processes, so that all of them stop together.
-
-    Args:
-        trainer: the owner of `accelerator`, which each trial of a hyperparameter search replaces.
+    The processes exchange a single number, so that all of them stop together.
     """
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
         self.batches: list[tuple[dict[str, Tensor], Tensor, list[str] | None]] = []
 
-    def note(self, terms: dict[str, Tensor], embeds: tuple[Tensor, ...], names: list[str] | None) -> None:
-        """
+    def add(self, terms: dict[str, Tensor], embeds: tuple[Tensor, ...], names: list[str] | None) -> None:
+        """Add a batch of the step.
+
         Args:
-            terms: a batch's losses by name.
-            embeds: each (batch, projection_dim); where one is not finite, its row is at fault.
-            names: of the batch's rows.
+            terms: its losses by name.
+            embeds: each (batch, projection_dim); a row that is not finite is the cause.
+            names: of its rows.
         """
         suspects = torch.stack([rows.detach().isfinite().all(dim=-1) for rows in embeds]).all(dim=0).logical_not()
         self.batches.append(({name: term.detach() for name, term in terms.items()}, suspects, names))
@@ -48,7 +84,7 @@ class FiniteCheck(TrainerCallback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """
         Raises:
-            FloatingPointError: a loss or a gradient is not finite; it names the rows.
+            FloatingPointError: a loss or a gradient is not finite; the message names the rows.
         """
         batches, self.batches = self.batches, []
         values = [*(term for terms, _, _ in batches for term in terms.values()), self._gradient_norm(kwargs["model"])]
@@ -58,15 +94,14 @@ class FiniteCheck(TrainerCallback):
             return
         own = [_describe(*batch, accelerator) for batch in batches]
         found = gather_object([line for line in own if line])
-        found = [line for line in found if line.startswith(AT_FAULT)] or found  # ITCL spreads one row's NaN to others
+        found = [line for line in found if line.startswith(CAUSE)] or found  # ITCL spreads one row's NaN to others
         raise FloatingPointError(
             f"step {state.global_step + 1}: {'; '.join(found) or 'the losses are finite, but their gradient is not'}. "
-            "Stopped before the optimizer's step; the checkpoints are as they were. Look at these rows, or lower the "
-            "learning rate and resume."
+            "Training stopped before the optimizer's step. Check these rows, or lower the learning rate and resume."
         )
 
     def _gradient_norm(self, model: torch.nn.Module) -> Tensor:
-        """Of all gradients; 0 where a gradient scaler looks after them, which may overflow and be skipped."""
+        """The norm of all gradients; 0 with a gradient scaler, which skips steps that overflow itself."""
         if self.trainer.accelerator.scaler is not None:
             return torch.zeros(())
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
@@ -77,22 +112,22 @@ class FiniteCheck(TrainerCallback):
 def _describe(
     terms: dict[str, Tensor], suspects: Tensor, names: list[str] | None, accelerator: Accelerator
 ) -> str | None:
-    """Which losses of a batch are not finite and on which rows; nothing, if all are."""
+    """Which losses of a batch are not finite, and on which rows; None if all are finite."""
     wrong = [f"{name} is {value.item()}" for name, value in terms.items() if not value.isfinite()]
     if not wrong:
         return None
     if names is None:
         names = [f"row {place} of the batch" for place in range(len(suspects))]
     named = [name for name, suspect in zip(names, suspects.tolist(), strict=True) if suspect]
-    which = AT_FAULT if named else "a batch of "
+    prefix = CAUSE if named else "a batch of "
     named = named or names
-    more = f" and {len(named) - MOST_ROWS} more" if len(named) > MOST_ROWS else ""
+    more = f" and {len(named) - MAX_NAMED_ROWS} more" if len(named) > MAX_NAMED_ROWS else ""
     place = f" on process {accelerator.process_index}" if accelerator.num_processes > 1 else ""
-    return f"{which}{', '.join(named[:MOST_ROWS])}{more}{place}: {' and '.join(wrong)}"
+    return f"{prefix}{', '.join(named[:MAX_NAMED_ROWS])}{more}{place}: {' and '.join(wrong)}"
 
 
 class ReportSkipped(TrainerCallback):
-    """Says at the end of training, in one line, what was skipped."""
+    """Logs how many rows were skipped, at the end of training."""
 
     def __init__(self, folder: str | os.PathLike):
         self.file = Path(folder, FILE)
@@ -102,4 +137,4 @@ class ReportSkipped(TrainerCallback):
         if counts and state.is_world_process_zero:
             counted = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in counted)
-            logger.warning(f"{counts.total():,} flawed row(s) were skipped ({reasons}); {self.file} lists them.")
+            logger.warning(f"{counts.total():,} invalid row(s) were skipped ({reasons}); {self.file} lists them.")

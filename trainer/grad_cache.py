@@ -1,9 +1,10 @@
-"""A contrastive batch larger than memory: embedded in chunks, compared as a whole, learnt from in chunks.
+"""GradCache: the gradient of a contrastive batch that does not fit into memory, chunk by chunk.
 
-ITCL needs the embeddings of all rows at once, but not the activations behind them. So (1) every chunk is embedded
-without a graph; (2) the contrastive losses give the gradient of each embedding; (3) every chunk runs again with a
-graph, and that gradient goes on through it, as the gradient of the scalar product of embeddings and gradient
-(Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021).
+ITCL needs the embeddings of all rows at once, but not their activations. So (1) each chunk is embedded without a
+graph; (2) the contrastive losses give the gradient of each embedding; (3) each chunk runs again with a graph, and the
+scalar product of its embeddings and their gradient is backpropagated.
+
+Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021.
 """
 
 from collections.abc import Iterator
@@ -18,19 +19,19 @@ from transformers import PreTrainedModel
 
 
 def split(batch: dict[str, Any], size: int) -> list[dict[str, Any]]:
-    """The batch in chunks of `size` rows; the last may be shorter."""
+    """Split the batch into chunks of `size` rows; the last one may be shorter."""
     rows = len(batch["labels"])
     return [{name: value[start : start + size] for name, value in batch.items()} for start in range(0, rows, size)]
 
 
 def draw_seeds(number: int) -> list[int]:
-    """A seed for each chunk, from the global generator: whoever restores that one gets the same seeds."""
+    """Draw a seed for each chunk from the global generator, so that a resumed run draws the same ones."""
     return torch.randint(2**62, (number,)).tolist()
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Dropout of this seed, so that a chunk's second run has the masks of the first; the global stream stays."""
+    """Seed the dropout, so that both runs of a chunk have the same masks; the global generator is not changed."""
     on_cpu = device.type == "cpu"
     with torch.random.fork_rng([] if on_cpu else [device], device_type="cuda" if on_cpu else device.type):
         torch.manual_seed(seed)
@@ -41,7 +42,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 def embed(model: PreTrainedModel, chunks: list[dict[str, Any]], seeds: list[int]) -> tuple[Tensor, Tensor]:
     """s and v of all rows, each (batch, projection_dim), without a graph.
 
-    The chunks' `pixel_values` become `image_features`: CLIP is frozen, so that once is enough.
+    Replaces the `pixel_values` of the chunks by `image_features`: CLIP is frozen, so it runs only once.
     """
     for method in ("get_image_features", "get_text_features"):
         if isinstance(model, FSDPModule) and method not in vars(model):

@@ -1,13 +1,13 @@
-"""LoRA on BART: a few small matrices learn in the place of all its weights."""
+"""LoRA on BART: train a small adapter instead of all of BART's weights."""
 
 from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
-TARGETS = r"language_model\..*\.(q_proj|v_proj)"  # of BART alone: CLIP has layers of the same names
+TARGETS = r"language_model\..*\.(q_proj|v_proj)"  # only BART's: CLIP has layers with the same names
 CLIP = r"(vision_model|visual_projection)(\..*)?"  # frozen
-MAPS = ["text_projection", "image_projection"]  # W_e and W_d are small, and learn whole
+PROJECTIONS = ["text_projection", "image_projection"]  # W_e and W_d are small: train them in full
 
 
 def lora_config(**options: Any) -> LoraConfig:
@@ -20,7 +20,9 @@ def lora_config(**options: Any) -> LoraConfig:
     """
     if "target_modules" in options:
         options = {"exclude_modules": CLIP, **options}
-    return LoraConfig(**{"r": 16, "lora_alpha": 32, "target_modules": TARGETS, "modules_to_save": MAPS, **options})
+    return LoraConfig(
+        **{"r": 16, "lora_alpha": 32, "target_modules": TARGETS, "modules_to_save": PROJECTIONS, **options}
+    )
 
 
 def add_lora(model: PreTrainedModel, **options: Any) -> PeftModel:

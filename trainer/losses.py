@@ -2,10 +2,10 @@
 
 | loss | what it aligns | the paper's name |
 |---|---|---|
-| `ttdm` | BART's sentence embedding with CLIP's text embedding | text-text distance minimisation |
+| `ttdm` | BART's sentence embedding with CLIP's text embedding | text-text distance minimization |
 | `itcl` | BART's sentence embedding with CLIP's image embedding | image-text contrastive learning |
 | `icti` | BART's decoder with the image | image-conditioned text infilling |
-| `itdd` | BART's decoder at the image with BART's decoder at a caption | none: ours, off by default |
+| `itdd` | BART's decoder on the image with BART's decoder on a caption | not in the paper; off by default |
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 def ttdm(student: Tensor, teacher: Tensor) -> Tensor:
-    """Text-text distance minimisation: the batch's mean of ‖s − t‖², which is 2 − 2 cos(s, t).
+    """Text-text distance minimization (TTDM): the batch mean of ‖s − t‖² = 2 − 2 cos(s, t).
 
     Args:
         student: s, (batch, projection_dim), unit norm.
@@ -28,30 +28,30 @@ def ttdm(student: Tensor, teacher: Tensor) -> Tensor:
     """
     if student.shape != teacher.shape:
         raise ValueError(
-            f"ttdm: student has shape {tuple(student.shape)}, teacher {tuple(teacher.shape)}; they must agree."
+            f"ttdm: student has shape {tuple(student.shape)}, teacher {tuple(teacher.shape)}; they must be equal."
         )
     return (student - teacher).square().sum(dim=-1).mean()
 
 
 def itcl(text: Tensor, image: Tensor, logit_scale: Tensor | float, rows: int | None = None) -> Tensor:
-    """Image-text contrastive learning: ½ [CE(τ s vᵀ) + CE(τ v sᵀ)] over the rows of all processes.
+    """Image-text contrastive learning (ITCL): ½ [CE(τ s vᵀ) + CE(τ v sᵀ)] over the rows of all processes.
 
-    Row i of `text` belongs to row i of `image`; every other row, here or on another process, is a negative. Each
-    process returns the mean over its own rows, so that the mean over processes is the loss of the whole batch and,
-    with DDP's averaging, its gradient is the gradient of one process that holds all rows.
+    Row i of `text` belongs to row i of `image`; all other rows, on any process, are negatives. Each process returns
+    the mean over its own rows. So the mean over processes is the loss of the whole batch, and the gradient that DDP
+    averages is that of a single process with all rows.
 
     Args:
         text: s, (batch, projection_dim), unit norm.
         image: v, (batch, projection_dim), unit norm.
-        logit_scale: log τ, CLIP's `logit_scale` as the checkpoint stores it; the exponential is taken here.
-        rows: how many rows of all processes, in rank order, count; further ones are no negatives either. All if None.
-            The result is NaN on a process that has none of them.
+        logit_scale: log τ, as CLIP's checkpoint stores it.
+        rows: use only the first `rows` rows of all processes, in rank order; all if None. The result is NaN on a
+            process that has none of them.
 
     Raises:
-        ValueError: the two shapes differ, or the processes hold different numbers of rows.
+        ValueError: the two shapes differ, or the processes have different numbers of rows.
     """
     if text.shape != image.shape:
-        raise ValueError(f"itcl: text has shape {tuple(text.shape)}, image {tuple(image.shape)}; they must agree.")
+        raise ValueError(f"itcl: text has shape {tuple(text.shape)}, image {tuple(image.shape)}; they must be equal.")
     scale = torch.as_tensor(logit_scale, device=text.device).exp()
     all_text, all_image = gather_rows(text)[:rows], gather_rows(image)[:rows]
     own_rows = torch.arange(len(text), device=text.device) + _rank() * len(text)
@@ -62,16 +62,15 @@ def itcl(text: Tensor, image: Tensor, logit_scale: Tensor | float, rows: int | N
 
 
 def icti(logits: Tensor, labels: Tensor, num_items: Tensor | int | None = None) -> Tensor:
-    """Image-conditioned text infilling: token cross-entropy of the whole caption.
+    """Image-conditioned text infilling (ICTI): token cross-entropy of the whole caption.
 
-    Nothing is shifted: `labels[:, i]` is predicted by `logits[:, i]`, as in every encoder-decoder whose decoder inputs
-    are the labels moved one to the right.
+    `logits[:, i]` predicts `labels[:, i]`: the decoder inputs are already the labels shifted to the right.
 
     Args:
         logits: (batch, tokens, vocabulary).
-        labels: (batch, tokens); positions that hold -100 are ignored.
-        num_items: what the sum over tokens is divided by; the number of labels in this batch unless given. With
-            gradient accumulation it is the number of labels in all accumulated batches.
+        labels: (batch, tokens); -100 is ignored.
+        num_items: the sum over tokens is divided by this; by the number of labels in the batch if None. With gradient
+            accumulation, pass the number of labels in all accumulated batches.
     """
     total = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum")
     return total / (labels.ne(-100).sum() if num_items is None else num_items)
@@ -80,15 +79,15 @@ def icti(logits: Tensor, labels: Tensor, num_items: Tensor | int | None = None) 
 def itdd(
     states: Sequence[Tensor], teacher_states: Sequence[Tensor], labels: Tensor, num_items: Tensor | int | None = None
 ) -> Tensor:
-    """Image-text decoder distillation (ours): the decoder is to read the image as it reads a caption of it.
+    """Image-text decoder distillation (ITDD, not in the paper).
 
-    The mean over layers and tokens of ‖h − h*‖² / ‖h*‖²: h are the states of a layer where the decoder, writing one
-    caption, attends to the image, h* those of BART as it was, where it attends to a caption of the image.
+    It matches the decoder's hidden states h on the image to the untrained BART's h* on a caption of the image, for the
+    same target text: the mean over layers and tokens of ‖h − h*‖² / ‖h*‖².
 
     Args:
-        states: h, of each layer (batch, tokens, d_model).
-        teacher_states: h*, likewise, without gradient.
-        labels: (batch, tokens); positions that hold -100 are ignored.
+        states: h of each layer, (batch, tokens, d_model).
+        teacher_states: h* of each layer, without gradient.
+        labels: (batch, tokens); -100 is ignored.
         num_items: as in `icti`.
     """
     counted = labels.ne(-100)
@@ -103,7 +102,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     """Rows of every process in rank order, (processes * batch, dim), with gradient; `rows` itself on one process.
 
     Raises:
-        ValueError: the processes hold different numbers of rows.
+        ValueError: the processes have different numbers of rows.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows
@@ -112,14 +111,14 @@ def gather_rows(rows: Tensor) -> Tensor:
     sizes = [int(size) for size in sizes]
     if len(set(sizes)) > 1:
         raise ValueError(
-            f"itcl: the processes hold batches of {sizes} rows; they must be equal. Set dataloader_drop_last=True, or "
-            "leave accelerate's even_batches on."
+            f"itcl: the processes have batches of {sizes} rows, which must be equal. Set dataloader_drop_last=True, "
+            "or leave accelerate's even_batches on."
         )
     return _GatherRows.apply(rows)
 
 
 class _GatherRows(torch.autograd.Function):
-    """all_gather whose backward sums each row's gradient over the processes that used it."""
+    """A differentiable all_gather (torch's is deprecated); backward sums each row's gradient over the processes."""
 
     @staticmethod
     def forward(ctx, rows: Tensor) -> Tensor:
@@ -130,7 +129,7 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
         grad = grad.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(grad)  # not reduce_scatter: gloo has none
+        dist.all_reduce(grad)  # gloo has no reduce_scatter
         return grad.chunk(dist.get_world_size())[dist.get_rank()]
 
 

@@ -1,6 +1,5 @@
-"""Load a VLKD checkpoint, and CLIP's text tower, the teacher."""
+"""Load a VLKD checkpoint, and the teacher: CLIP's text tower."""
 
-import argparse
 import copy
 
 import torch
@@ -18,86 +17,87 @@ from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration, VLKDProcesso
 from modeling_vlkd.conversion_vlkd import check_checkpoint, load_part
 from modeling_vlkd.processing_vlkd import has_vocabulary
 from trainer.data.paths import is_missing_path
-from trainer.precision import fastest_dtype, find_device
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-SAME = 0.01  # of a weight's norm: rounding to bfloat16 changes it by a tenth of that
-
-
-def add_device_options(parser: argparse.ArgumentParser) -> None:
-    """Add --device and --dtype, which `read_device_options` reads."""
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: the GPU, if there is one")
-    parser.add_argument(
-        "--dtype", choices=DTYPES, default="auto", help="auto: bfloat16 where the device is fast at it, else float32"
-    )
-
-
-def read_device_options(args: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
-    """The device and dtype that the options choose.
-
-    `auto` chooses bfloat16 where the device multiplies matrices faster in it. That suits models of real size; one as
-    small as the microworld's can be slower in it.
-
-    Raises:
-        ValueError: there is no such device.
-    """
-    device = find_device(args.device)
-    return device, fastest_dtype(device) if args.dtype == "auto" else getattr(torch, args.dtype)
+TOLERANCE = 0.01  # relative to a weight's norm; rounding to bfloat16 changes it by a tenth of that
 
 
 def load_vlkd(
     name: str, option: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[VLKDForConditionalGeneration, VLKDProcessor]:
-    """Model, on `device` and in `dtype`, and processor of a folder or Hub name.
+    """The model and processor of a folder or Hub name. A PEFT adapter is merged into its base model.
 
-    A PEFT adapter is merged into its base model.
+    Args:
+        name: the folder or Hub name.
+        option: the option that `name` is from, for messages.
+        device, dtype: of the model.
 
     Raises:
-        ValueError: `name` is no VLKD checkpoint; the message names the `option` that gave it.
+        ValueError: `name` is not a VLKD checkpoint, or cannot be read.
     """
     if is_missing_path(name):
-        raise ValueError(f"{option}: '{name}' is no VLKD checkpoint: it does not exist.")
+        raise ValueError(f"{option}: '{name}' is not a VLKD checkpoint: it does not exist.")
     adapter = None
     try:
         if find_adapter_config_file(name):
             from peft import PeftConfig, PeftModel  # only an adapter needs this optional dependency
 
             adapter, name = name, PeftConfig.from_pretrained(name).base_model_name_or_path
-        config = VLKDConfig.from_pretrained(name)  # of no other type: transformers would make random weights of it
+        config = VLKDConfig.from_pretrained(name)  # raises for another type, of which the model would be random
         model = VLKDForConditionalGeneration.from_pretrained(name, config=config, dtype=dtype)
         processor = VLKDProcessor.from_pretrained(name)
         if adapter is not None:
             model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
         words, known = len(processor.tokenizer), config.text_config.vocab_size
         if words > known:
-            raise ValueError(f"its tokenizer knows {words} tokens, the model {known}.")
+            raise ValueError(f"its tokenizer has {words} tokens, the model {known}.")
     except ModuleNotFoundError:
         raise
-    except Exception as error:  # each library has its own kinds for a broken file
-        reason = " ".join(str(error).split("\n")[:2])  # a few span lines: what, and which value
+    except Exception as error:  # each library raises its own types for a broken file
+        reason = " ".join(str(error).split("\n")[:2])  # a message can go on for lines: keep what and which value
         of = "" if adapter is None else f", the base model of the adapter '{adapter}',"
-        raise ValueError(f"{option}: '{name}'{of} is no VLKD checkpoint that can be read: {reason}") from error
+        raise ValueError(f"{option}: '{name}'{of} is not a VLKD checkpoint that can be read: {reason}") from error
     return model.to(device), processor
 
 
-def load_teacher(clip: str) -> tuple[CLIPTextModelWithProjection, PreTrainedTokenizerBase]:
-    """CLIP's frozen text tower, in float32, and its tokenizer, which cuts captions to what the tower can read.
+def teacher_name(clip: str | None, config: VLKDConfig) -> str:
+    """The CLIP checkpoint of the teacher: `clip`, or else the one that a model of this config was made from.
 
     Raises:
-        ValueError: there is no such checkpoint, its weights are missing or cannot be read, or it has no tokenizer.
+        ValueError: neither is known.
+    """
+    if clip is None and not config.base_models:
+        raise ValueError(
+            "clip is not set, and the model's config has no base_models; set clip to the CLIP checkpoint that the "
+            "model was made from."
+        )
+    return clip or config.base_models[0]
+
+
+def load_teacher(
+    clip: str, model: PreTrainedModel | None = None
+) -> tuple[CLIPTextModelWithProjection, PreTrainedTokenizerBase]:
+    """CLIP's frozen text tower, in float32, and its tokenizer, which truncates captions to what the tower can read.
+
+    Args:
+        clip: Hub name or folder of a `CLIPModel`.
+        model: the model to teach; it must have been made from the same CLIP.
+
+    Raises:
+        ValueError: there is no such checkpoint, it cannot be read, or it is not the CLIP of `model`.
     """
     check_checkpoint("clip", clip, "clip")
     try:
         tokenizer = AutoTokenizer.from_pretrained(clip)
-    except Exception as error:  # each library has its own kinds for a broken file
+    except Exception as error:  # each library raises its own types for a broken file
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"`clip`='{clip}' has no tokenizer that can be read: {reason}") from error
-    if not has_vocabulary(tokenizer):  # transformers makes an empty one where the files are missing
+    if not has_vocabulary(tokenizer):  # transformers makes an empty one if the files are missing
         raise ValueError(f"`clip`='{clip}' has no tokenizer; put its tokenizer.json into the folder.")
     both_towers = load_part(CLIPModel, "clip", clip, torch.float32)
+    if model is not None and clip not in (model.config.base_models or ()):
+        _check_same_clip(both_towers, model, clip)
     config = copy.deepcopy(both_towers.config.text_config)
-    config.projection_dim = both_towers.config.projection_dim  # a tower's own config may hold another number
+    config.projection_dim = both_towers.config.projection_dim  # a tower's own config may have another number
     with torch.device("meta"):
         teacher = CLIPTextModelWithProjection(config)
     teacher.text_model, teacher.text_projection = both_towers.text_model, both_towers.text_projection
@@ -107,50 +107,22 @@ def load_teacher(clip: str) -> tuple[CLIPTextModelWithProjection, PreTrainedToke
 
 
 @torch.no_grad()
-def check_same_clip(clip: str, model: PreTrainedModel) -> None:
-    """Raise a ValueError unless the model's frozen CLIP is the one at `clip`, up to rounding to 16 bits.
+def _check_same_clip(clip: CLIPModel, model: PreTrainedModel, name: str) -> None:
+    """Raise a ValueError unless the model's vision tower is that of `clip`, up to rounding to 16 bits.
 
-    The images and the teacher's captions would be in two different spaces.
+    Otherwise images and the teacher's embeddings would be in two different spaces, perhaps of the same dimension.
     """
-    theirs = dict(load_part(CLIPModel, "clip", clip, torch.float32).named_parameters())
-    for name, ours in model.named_parameters():
-        if not name.startswith(("vision_model.", "visual_projection.", "logit_scale")):
+    parameters = dict(clip.named_parameters())
+    for key, ours in model.named_parameters():
+        if not key.startswith(("vision_model.", "visual_projection.", "logit_scale")):
             continue
-        other = theirs[name].reshape(ours.shape) if name == "logit_scale" else theirs.get(name)
-        same_shape = other is not None and other.shape == ours.shape
-        if not same_shape or (ours.cpu().float() - other).norm() > SAME * other.norm():
+        theirs = parameters[key].reshape(ours.shape) if key == "logit_scale" else parameters.get(key)
+        same_shape = theirs is not None and theirs.shape == ours.shape
+        if not same_shape or (ours.cpu().float() - theirs).norm() > TOLERANCE * theirs.norm():
             raise ValueError(
-                f"`clip`='{clip}' is not the CLIP that the model was made from: {name} differs. Name that one; the "
-                f"model's config says {model.config.base_models or 'nothing of it'}."
+                f"clip: '{name}' is not the CLIP that the model was made from: {key} differs. Set clip to that one; "
+                f"the model's config names {model.config.base_models or 'none'}."
             )
-
-
-def teacher_name(clip: str | None, config: VLKDConfig) -> str:
-    """The CLIP checkpoint whose text tower teaches: `clip`, or the one that a model of this config was made from.
-
-    Raises:
-        ValueError: neither is known.
-    """
-    if clip is None and not config.base_models:
-        raise ValueError(
-            "clip is not set, and the model's config names no base_models; set clip to the CLIP checkpoint that the "
-            "model was made from."
-        )
-    return clip or config.base_models[0]
-
-
-def check_teacher(teacher: CLIPTextModelWithProjection, model: PreTrainedModel, clip: str) -> None:
-    """Raise a ValueError if the teacher of checkpoint `clip` does not embed in the model's space.
-
-    A model that was joined from another CLIP is found by its weights, even if both have the same `projection_dim`.
-    """
-    if teacher.config.projection_dim != model.config.projection_dim:
-        raise ValueError(
-            f"clip: '{clip}' embeds in {teacher.config.projection_dim} dimensions, the model in "
-            f"{model.config.projection_dim}; set clip to the CLIP checkpoint that the model was made from."
-        )
-    if clip not in (model.config.base_models or ()):
-        check_same_clip(clip, model)
 
 
 @torch.no_grad()

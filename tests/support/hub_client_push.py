@@ -41,9 +41,9 @@ def train(folder: Path, **options) -> VLKDTrainer:
         clip="tiny/clip",
         **options,
     )
-    sources = {"bart": "tiny/bart", "dataset_name": "tiny/captions", "image_dir": "/home/me/images"}
-    model = VLKDForConditionalGeneration.from_vision_text_pretrained(clip_dir, bart_dir)
-    trainer = VLKDTrainer(model, args, train_dataset=data, processing_class=processor, sources=sources)
+    run_config = {"bart": "tiny/bart", "dataset_name": "tiny/captions", "image_dir": "/home/me/images"}
+    model = VLKDForConditionalGeneration.from_vision_text_pretrained("tiny/clip", "tiny/bart")
+    trainer = VLKDTrainer(model, args, train_dataset=data, processing_class=processor, run_config=run_config)
     trainer.train()
     return trainer
 

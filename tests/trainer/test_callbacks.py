@@ -50,7 +50,9 @@ def test_rows_are_named_and_nothing_is_lost(parts, value):
     """Rows 9 and 11 are in the third batch, with 8 and 10; the weights stay those of the second step."""
     trainer = spoilt(parts, "pixel_values", value, {9, 11}, save_strategy="steps", save_steps=1)
     told = message(trainer)
-    expected = "step 3: because of row 9 of epoch 0, row 11 of epoch 0: itcl is nan and icti is nan. Stopped before"
+    expected = (
+        "step 3: because of row 9 of epoch 0, row 11 of epoch 0: itcl is nan and icti is nan. Training stopped before"
+    )
     assert told.startswith(expected)
     *_, last = complete_checkpoints(parts.folder)
     assert last.endswith("checkpoint-2")
@@ -148,10 +150,10 @@ def test_batch_is_named_where_no_row_is_at_fault(parts):
     trainer.model.language_model.final_logits_bias[0, 0] = float("inf")
     told = message(trainer)
     assert told.startswith("step 1: a batch of row ") and told.count(" of epoch 0") == 16
-    assert "and 4 more: icti is nan. Stopped" in told
+    assert "and 4 more: icti is nan. Training stopped" in told
 
 
 def test_gradient_that_is_not_finite(parts):
     trainer = build(parts)
     trainer.model.text_projection.weight.register_hook(lambda gradient: gradient * float("inf"))
-    assert message(trainer).startswith("step 1: the losses are finite, but their gradient is not. Stopped")
+    assert message(trainer).startswith("step 1: the losses are finite, but their gradient is not. Training stopped")

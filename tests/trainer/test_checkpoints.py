@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from trainer.checkpoints import finish, missing_files, sync
+from trainer.checkpoints import damaged_files, finish, sync
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def written(tmp_path):
 def test_folders_that_cannot_be_synced(drive, written, tmp_path, number):
     drive(stat.S_ISDIR, number)
     finish(written, tmp_path / "checkpoint-3")
-    assert missing_files(tmp_path / "checkpoint-3") == [] and not written.parent.exists()
+    assert damaged_files(tmp_path / "checkpoint-3") == [] and not written.parent.exists()
     assert (tmp_path / "checkpoint-3" / "contents.txt").read_text() == "4 code/model.py\n7 weights\n"
 
 
@@ -57,7 +57,7 @@ def test_folders_that_cannot_be_opened(monkeypatch, written, tmp_path):
         sync(written / "weights")
 
 
-@pytest.mark.parametrize(("is_kind", "number"), [(stat.S_ISREG, errno.EINVAL), (stat.S_ISDIR, errno.EIO)])
+@pytest.mark.parametrize(("is_kind", "number"), [(stat.S_ISREG, errno.EINVAL), (stat.S_ISREG, errno.EIO)])
 def test_a_real_failure_is_an_error(drive, written, tmp_path, is_kind, number):
     drive(is_kind, number)
     with pytest.raises(OSError, match=os.strerror(number)):

@@ -10,16 +10,19 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from finetune_data import TEACHERS, blocks, micro_model
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from microworld.world.language import caption
 from microworld.world.rendering import render
 from microworld.world.scenes import scenes
 from modeling_vlkd import VLKDForConditionalGeneration
-from trainer import EpochDataset, TextInfilling, VLKDDataCollator
+from trainer import EpochDataset, TextInfilling, VLKDDataCollator, optimizers
 from trainer.grad_cache import embed, split
 from trainer.losses import icti, itcl, ttdm
 from trainer.models import load_teacher
+from trainer.optimizers import Muon
 
 PROCESSES, ROWS = 2, 4  # rows a process
 STEPS = 5
@@ -71,6 +74,20 @@ def train_some_steps(model, batch: dict, count: int) -> tuple[dict, list[torch.T
     return gradients, torch.stack(terms)
 
 
+def muon_weights(is_sharded: bool) -> torch.Tensor:
+    """A matrix after three steps of Muon in float32."""
+    torch.manual_seed(0)
+    layer, rows = torch.nn.Linear(24, 40, bias=False), torch.randn(8, 24)
+    if is_sharded:
+        fully_shard(layer, mesh=init_device_mesh("cpu", (PROCESSES,)))
+    optimizer = Muon(layer.parameters(), lr=0.1)
+    for _ in range(3):
+        layer(rows).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return whole(layer.weight).detach()
+
+
 def joined(parts: list[dict]) -> dict:
     """The batches of the processes as one: padded to the longest, as the collator pads."""
     batch = {}
@@ -105,6 +122,8 @@ def in_process(rank: int, folder: str) -> None:
     sharded = sum(isinstance(parameter, DTensor) for parameter in model.parameters())
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
+    optimizers.fastest_dtype = lambda device: torch.float32
+    muon = muon_weights(is_sharded=True)
     gradients, terms = train_some_steps(model, parts[rank], label_count(parts))
     dist.all_reduce(terms)
     embeds = embed(model, split(parts[0], 2), [0, 1])
@@ -116,6 +135,7 @@ def in_process(rank: int, folder: str) -> None:
         tied = model.language_model.lm_head.weight is model.language_model.model.shared.weight
         model.save_pretrained(f"{folder}/saved", state_dict=state)
         result = {"sharded": sharded, "learning": learning, "tied": tied, "gradients": gradients, "words": words}
+        result["muon"] = muon
         torch.save({**result, "terms": terms / PROCESSES, "embeds": embeds}, f"{folder}/result.pt")
     dist.destroy_process_group()
 
@@ -154,3 +174,8 @@ def test_two_sharded_processes_take_the_steps_of_one(sharded):
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-5, atol=1e-5)
         frozen = name.startswith(("vision_model", "visual_projection", "logit_scale"))
         assert torch.equal(value, before[name]) or not frozen
+
+
+def test_muon_on_sharded_matrices(sharded, monkeypatch):
+    monkeypatch.setattr(optimizers, "fastest_dtype", lambda device: torch.float32)
+    torch.testing.assert_close(sharded[1]["muon"], muon_weights(is_sharded=False), rtol=0, atol=1e-5)

@@ -73,7 +73,7 @@ def test_commands_load_an_adapter_on_its_base(workplace):
     torch.testing.assert_close(logits(found, batch), logits(adapted, batch), rtol=1e-3, atol=1e-3)
     (workplace / "my_vlkd").rename(workplace / "moved")
     with pytest.raises(
-        ValueError, match="--model: '.*/my_vlkd', the base model of the adapter '.*/my_adapter', is no"
+        ValueError, match="--model: '.*/my_vlkd', the base model of the adapter '.*/my_adapter', is not"
     ):
         load_vlkd(str(workplace / "my_adapter"), "--model")
 
@@ -141,7 +141,7 @@ def test_vlkd_trainer_trains_the_adapter_and_nothing_else(workplace):
 
 @pytest.mark.parametrize("freeze", ["decoder", "all"])
 def test_freeze_does_not_undo_the_adapter(workplace, freeze):
-    with pytest.raises(ValueError, match=f"freeze='{freeze}' would undo the adapter"):
+    with pytest.raises(ValueError, match=f"freeze='{freeze}' .* set freeze='none'"):
         vlkd_trainer(workplace, max_steps=1, freeze=freeze)
 
 

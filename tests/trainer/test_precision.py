@@ -46,7 +46,7 @@ def test_it_is_measured_once_and_leaves_the_threads_alone():
 
 
 def test_float16_needs_a_gpu(tmp_path):
-    with pytest.raises(ValueError, match="fp16 is true, but float16 mixed precision needs a GPU"):
+    with pytest.raises(ValueError, match="fp16=True needs a GPU"):
         VLKDTrainingArguments(str(tmp_path), use_cpu=True, fp16=True)
 
 
@@ -61,7 +61,7 @@ def test_a_cpu_without_bfloat16_instructions(tmp_path):
     assert (chosen, asked) == (False, True) and speedup < 0.8
     lines = [line for line in ran.stderr.splitlines() if line.startswith("Training precision")]
     assert lines[0] == "Training precision: float32 on cpu." and len(lines) == 2
-    assert f"up to {1 / speedup:.0f} times as long" in lines[1]
+    assert "slow at bfloat16; leave bf16 unset" in lines[1]
 
 
 @pytest.mark.parametrize(("speedup", "dtype"), [(1.9, torch.bfloat16), (1.1, torch.float32), (0.03, torch.float32)])

@@ -17,7 +17,7 @@ from training_runs import build, counted_stream, make_parts, parameters
 from transformers import TrainerCallback
 
 from trainer import EpochDataset, VLKDTrainer
-from trainer.checkpoints import complete_checkpoints, newest_checkpoint
+from trainer.checkpoints import complete_checkpoints, find_checkpoint
 
 MUON = {"projector_optimizer": "muon", "lr_scheduler_type": "cosine", "gradient_accumulation_steps": 2}
 RUNS = {  # options, and how many rows were used up before the first checkpoint; an epoch has 18, in batches of 4
@@ -126,7 +126,7 @@ def test_killed_while_it_saves(parts, stream):
     killed.processing_class = KillInSave()
     assert in_child(killed.train) == -signal.SIGKILL
     folder = Path(killed.args.output_dir)
-    assert newest_checkpoint(folder).endswith("checkpoint-2")
+    assert find_checkpoint(True, folder).endswith("checkpoint-2")
     assert Path(folder, "unfinished", "checkpoint-4", "model.safetensors").is_file()
     resumed = make(parts, **options)
     resumed.train(resume_from_checkpoint=True)
@@ -172,7 +172,7 @@ def test_full_disk(parts):
         f"'{folder}/checkpoint-6' could not",
         "File too large",
         "MB are free",
-        f"from '{folder}/checkpoint-3'",
+        f"resume from '{folder}/checkpoint-3'",
     ):
         assert part in message
     assert [path.name for path in folder.iterdir()] == ["checkpoint-3"]
@@ -186,13 +186,13 @@ def test_newest_complete_checkpoint(parts):
     Path(folder, "checkpoint-6", "optimizer.pt").unlink()
     cut = Path(folder, "checkpoint-4", "model.safetensors")
     cut.write_bytes(cut.read_bytes()[:-1])
-    assert complete_checkpoints(folder) == [f"{folder}/checkpoint-2"] and newest_checkpoint(folder)[-1] == "2"
-    with pytest.raises(ValueError, match="checkpoint-4' is not complete: model.safetensors is missing or cut off"):
+    assert complete_checkpoints(folder) == [f"{folder}/checkpoint-2"]
+    with pytest.raises(ValueError, match="checkpoint-4' is not complete: model.safetensors is missing or damaged"):
         trainer.train(resume_from_checkpoint=f"{folder}/checkpoint-4")
-    with pytest.raises(ValueError, match="'.*/nowhere' is no checkpoint"):
+    with pytest.raises(ValueError, match="'.*/nowhere' is not a checkpoint"):
         trainer.train(resume_from_checkpoint=f"{folder}/nowhere")
     shutil.rmtree(f"{folder}/checkpoint-2")
-    with pytest.raises(ValueError, match="no complete checkpoint lies in '.*/run'; leave the option out"):
+    with pytest.raises(ValueError, match="/run' has no complete checkpoint; leave the option out"):
         trainer.train(resume_from_checkpoint=True)
 
 
@@ -236,10 +236,49 @@ def test_checkpoint_without_optimizer_state_is_refused(parts):
     """It would resume with the learning rate's schedule and Adam's moments at their start, and say nothing."""
     make(parts, save_only_model=True).train()
     folder = f"{parts.folder}/run"
-    remedy = rf"'{folder}/checkpoint-6' has no state of the optimizer.*`model_name_or_path: {folder}/checkpoint-6`"
+    remedy = rf"'{folder}/checkpoint-6' has no optimizer and scheduler state.* set model_name_or_path"
     for checkpoint in (True, f"{folder}/checkpoint-6"):
         with pytest.raises(ValueError, match=remedy):
             make(parts, max_steps=8).train(resume_from_checkpoint=checkpoint)
+
+
+def zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer_state.json", "contents.txt"])
+def test_checkpoint_with_a_zeroed_file_is_skipped(parts, name):
+    """A power cut can leave a file of the right size that holds zeros."""
+    trainer = make(parts)
+    trainer.train()
+    folder = trainer.args.output_dir
+    zero(Path(folder, "checkpoint-6", name))
+    assert find_checkpoint(True, folder) == f"{folder}/checkpoint-3"
+    with pytest.raises(ValueError, match=f"checkpoint-6' is not complete: {name} is missing or damaged"):
+        find_checkpoint(f"{folder}/checkpoint-6", folder)
+
+
+@pytest.mark.parametrize(
+    ("saved", "resumed"),
+    [
+        ({"projector_optimizer": "adamw"}, {"projector_optimizer": "muon"}),
+        ({"projector_optimizer": "muon"}, {"projector_optimizer": "adamw"}),
+        ({"optim": "sgd"}, {"optim": "adamw_torch"}),
+        ({"freeze": "all"}, {"freeze": "none"}),
+    ],
+)
+def test_another_optimizer_is_refused(parts, saved, resumed):
+    make(parts, max_steps=3, **saved).train()
+    ((name, value),) = saved.items()
+    with pytest.raises(ValueError, match=rf"checkpoint-3' was saved with {name}={value}.*Set {name} to {value}"):
+        make(parts, **resumed).train(resume_from_checkpoint=True)
+
+
+def test_tied_weights_are_not_reported_missing(parts, caplog):
+    """BART's embeddings, encoder, decoder and head share one tensor, which a checkpoint stores once."""
+    make(parts, max_steps=3).train()
+    make(parts).train(resume_from_checkpoint=True)
+    assert "missing keys" not in caplog.text
 
 
 def test_stream_of_another_layout(parts):

@@ -11,9 +11,9 @@ from torch import nn
 from training_runs import assert_same_gradients, build, make_parts, one_step, parameters, train_logs
 
 from trainer import VLKDTrainingArguments
+from trainer.callbacks import RunningMeans
 from trainer.losses import icti, itcl, ttdm
 from trainer.models import load_teacher
-from trainer.running_means import RunningMeans
 
 TERMS = ("ttdm", "itcl", "icti")
 
@@ -146,18 +146,6 @@ def test_epochs_reach_the_rows(parts):
     assert seen == [0] * 16 + [1] * 16
 
 
-def test_workers_change_nothing(parts):
-    options = {"max_steps": -1, "num_train_epochs": 2}
-    alone, with_workers = (
-        build(parts, **options),
-        build(parts, **options, dataloader_num_workers=1, dataloader_persistent_workers=True),
-    )
-    alone.train()
-    with_workers.train()
-    expected = parameters(alone.model)
-    assert all(torch.equal(value, expected[name]) for name, value in parameters(with_workers.model).items())
-
-
 def test_running_means_are_weighted_and_start_anew():
     accelerator = SimpleNamespace(reduce=lambda tensor, reduction: tensor)
     means = RunningMeans()
@@ -213,7 +201,7 @@ def test_bf16_autocast(parts):
 
 def test_no_teacher_and_no_cache(parts):
     parts.clip = None  # and the model was made from local folders
-    with pytest.raises(ValueError, match="clip is not set, and the model's config names no base_models"):
+    with pytest.raises(ValueError, match="clip is not set, .* has no base_models"):
         build(parts)
 
 
@@ -237,7 +225,7 @@ def test_no_readings_to_distil(parts):
     ("options", "message"),
     [
         ({"ttdm_weight": -1.0}, "ttdm_weight is -1"),
-        ({"ttdm_weight": 0, "itcl_weight": 0, "icti_weight": 0}, "nothing would be learnt"),
+        ({"ttdm_weight": 0, "itcl_weight": 0, "icti_weight": 0}, "are all 0"),
         ({"max_text_length": 2}, "max_text_length is 2"),
     ],
 )

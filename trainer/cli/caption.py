@@ -16,8 +16,9 @@ from tqdm.auto import tqdm
 
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 from modeling_vlkd.image_loading_vlkd import read_image
+from trainer.cli.devices import add_device_options, read_device_options
 from trainer.data.paths import IMAGE_EXTENSIONS
-from trainer.models import add_device_options, load_vlkd, read_device_options
+from trainer.models import load_vlkd
 
 # Photo formats that Pillow reads only with a plugin or in newer versions, or not at all.
 UNREADABLE = set(

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 import yaml
 
+from trainer.cli.devices import add_device_options, read_device_options
 from trainer.evaluation.datasets import DatasetOverrides
 from trainer.evaluation.metrics_file import MetricTable, terminal_table, write_metrics
 from trainer.evaluation.retention import compare_language
 from trainer.evaluation.runner import Evaluation, evaluate
 from trainer.evaluation.tasks.task import STRATEGIES, Task, load_task, task_names
 from trainer.hub.repository import weights_digest
-from trainer.models import add_device_options, read_device_options
 
 # Options that only some kinds of task have. --predictions_only is checked with them.
 ONLY_FOR = {

@@ -52,7 +52,7 @@ class VLKDDataCollator:
     infilling: TextInfilling
     decoder_start_token_id: int
     projection_dim: int
-    max_text_length: int = 128
+    max_text_length: int = 64
     seed: int = 0
     with_itdd_targets: bool = False
 

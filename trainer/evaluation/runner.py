@@ -24,7 +24,7 @@ from trainer.evaluation.formats import Row, write_results
 from trainer.evaluation.generation import complete, encode_images
 from trainer.evaluation.scoring import Result, score_retrieval, score_task
 from trainer.evaluation.tasks.task import STRATEGIES, Step, Task
-from trainer.models import check_same_clip, load_teacher, load_vlkd, teacher_embeds
+from trainer.models import load_teacher, load_vlkd, teacher_embeds
 
 READERS = 8  # threads that read or download images
 CHUNK_BATCHES = 4  # batches of images per chunk; many questions at once fill the batches of equally long prompts
@@ -284,8 +284,7 @@ def clip_text_embeds(clip: str, model: PreTrainedModel, examples: Examples, batc
     Raises:
         ValueError: the checkpoint does not exist, or is not the model's CLIP.
     """
-    teacher, tokenizer = load_teacher(clip)
-    check_same_clip(clip, model)
+    teacher, tokenizer = load_teacher(clip, model)
     teacher = teacher.to(model.device)
     return _embed_captions(
         examples, tokenizer, batch_size, model.device, lambda inputs: teacher_embeds(teacher, **inputs)

@@ -1,4 +1,4 @@
-"""The model card of a trained model: the template, with the recipe and the figures that were measured."""
+"""The model card: the template, filled with the configuration of the run and the metrics."""
 
 import os
 import re
@@ -10,15 +10,15 @@ from huggingface_hub import EvalResult, ModelCard
 from modeling_vlkd import VLKDConfig
 from modeling_vlkd.card_vlkd import MARK, NO_RECIPE, NO_RESULTS, model_card
 from trainer.evaluation.metrics_file import markdown_report
-from trainer.hub.train_config import load_recipe, published
+from trainer.hub.train_config import load_train_config, published
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 METRIC_TYPES = {name: name for name in ("cider", "bleu", "meteor", "rouge", "spice", "f1", "loss")} | {"r@": "recall"}
 TASKS = {"vqa": "visual-question-answering", "text qa": "question-answering", "retrieval": "feature-extraction"}
 
 
-def card_by_hand(folder: str | os.PathLike) -> str | None:
-    """The README.md of a folder, if it is not one that `make_card` made."""
+def handwritten_card(folder: str | os.PathLike) -> str | None:
+    """The README.md of a folder, unless `make_card` made it."""
     readme = Path(folder, "README.md")
     text = readme.read_text(encoding="utf-8") if readme.is_file() else MARK
     return None if MARK in text else text
@@ -30,24 +30,22 @@ def make_card(
     """The card of a model.
 
     Args:
-        folder: of the model; its train.yaml is read.
+        folder: of the model, with its train.yaml.
         config: of the model.
-        repo_id: where it goes: "user/name".
-        metrics: what `load_metrics` gave, or None: then the card has no figure.
+        repo_id: "user/name".
+        metrics: the result of `load_metrics`; None for a card without results.
     """
-    recipe, bases = published(load_recipe(folder)), config.base_models
-    if not bases and all(_is_hub_name(recipe.get(name)) for name in ("clip", "bart")):
-        bases = [recipe["clip"], recipe["bart"]]
+    run = published(load_train_config(folder))
     text = model_card(
         config,
         repo_id,
-        bases,
-        recipe=recipe_section(recipe) if recipe else NO_RECIPE,
+        config.base_models,
+        recipe=training_section(run) if run else NO_RECIPE,
         evaluation=evaluation_section(metrics) if metrics else NO_RESULTS,
     )
     card = ModelCard(text)
-    named = [recipe.get("dataset_name")]
-    named = [name for part in named for name in (part if isinstance(part, list) else [part])]
+    named = run.get("dataset_name")
+    named = named if isinstance(named, list) else [named]
     card.data.datasets = [name for name in named if _is_hub_name(name)] or None
     if metrics:
         card.data.model_name = repo_id.split("/")[-1]
@@ -55,20 +53,20 @@ def make_card(
     return card
 
 
-def recipe_section(recipe: dict[str, Any]) -> str:
-    """The recipe as a Markdown table."""
+def training_section(run: dict[str, Any]) -> str:
+    """The configuration of a run as a Markdown table."""
     lines = ["`vlkd train --config train.yaml`, with the `train.yaml` of this repository:", "", "| key | value |"]
-    return "\n".join([*lines, "| --- | --- |", *(f"| {name} | `{value}` |" for name, value in recipe.items())])
+    return "\n".join([*lines, "| --- | --- |", *(f"| {name} | `{value}` |" for name, value in run.items())])
 
 
 def evaluation_section(metrics: dict[str, Any]) -> str:
-    """The figures as a Markdown table: the model's, with interval and n, and the controls beside them."""
+    """The metrics as a Markdown table: the model's, with interval and n, next to the controls."""
     of = " ".join(f"{name} `{metrics[name]}`" for name in ("dataset", "split", "recipe", "task") if metrics.get(name))
     return f"From `metrics.json` ({of}):\n\n{markdown_report(metrics)}"
 
 
 def eval_results(metrics: dict[str, Any]) -> list[EvalResult]:
-    """The model's own figures (the first condition's) for the Hub's `model-index`."""
+    """The model's own results (of the first condition) for the Hub's `model-index`."""
     own = metrics["figures"][0]["condition"]
 
     def kind(kinds: dict[str, str], text: str, otherwise: str) -> str:

@@ -1,4 +1,4 @@
-"""Which files make a repository, and their upload."""
+"""Check, select and upload the files of a repository."""
 
 import hashlib
 import json
@@ -13,18 +13,19 @@ from huggingface_hub.utils import validate_repo_id
 import modeling_vlkd
 from modeling_vlkd import VLKDConfig
 from trainer.evaluation.metrics_file import load_metrics
-from trainer.hub.model_card import card_by_hand, make_card
-from trainer.hub.train_config import FILE as RECIPE
-from trainer.hub.train_config import published, published_recipe
+from trainer.hub.model_card import handwritten_card, make_card
+from trainer.hub.train_config import FILE as TRAIN_CONFIG
+from trainer.hub.train_config import published, published_train_config
 
-NEEDED = ("config.json", "generation_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json")
+CONFIGS = ("config.json", "generation_config.json", "processor_config.json")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
-# The files that are uploaded. All others stay: pickles, checkpoints, logs, predictions, notes.
+# Only these files are uploaded: no pickles, checkpoints, logs, predictions or notes.
 CODE = tuple(file.name for file in Path(modeling_vlkd.__file__).parent.glob("*.py"))
-FILES = (*NEEDED, *WEIGHTS, "model-*-of-*.safetensors", *ADAPTER, *CODE, RECIPE)
+FILES = (*CONFIGS, *TOKENIZER, *WEIGHTS, "model-*-of-*.safetensors", *ADAPTER, *CODE, TRAIN_CONFIG)
 METRICS = "metrics.json"
-HUB = HfApi()  # one for all: uploads in the background then keep their order
+HUB = HfApi()  # a single one, so that uploads in the background keep their order
 
 
 def push_folder(
@@ -35,18 +36,18 @@ def push_folder(
     private: bool = False,
     revision: str | None = None,
 ) -> CommitInfo:
-    """Uploads a model folder as a complete repository: code, weights, processor, card. The folder stays as it is.
+    """Upload a model folder as a complete repository: code, weights, processor, card. The folder is not changed.
 
     Args:
-        folder: what `save_pretrained` of model and processor, or `vlkd train`, wrote.
+        folder: written by `vlkd train`, or by `save_pretrained` of model and processor.
         repo_id: "user/name".
-        metrics: a metrics.json, for the card; None for a card without figures.
-        private: makes the repository private, if there is none yet.
-        revision: branch; made if there is none.
+        metrics: a metrics.json for the card; None for a card without results.
+        private: whether a new repository is private.
+        revision: branch; created if it does not exist.
 
     Raises:
-        ValueError: something is missing, `repo_id` or `metrics` is malformed, `metrics` was measured with other
-            weights, or the Hub refuses.
+        ValueError: a file is missing, `repo_id` or `metrics` is invalid, `metrics` was measured with other weights, or
+            the Hub rejects the upload.
     """
     validate_repo_id(repo_id)
     check_complete(folder)
@@ -54,9 +55,9 @@ def push_folder(
     found = None if metrics is None else published(load_metrics(metrics))
     if found and found.get("weights") not in (None, weights_digest(folder)):
         raise ValueError(
-            f"metrics: '{metrics}' was measured with other weights than those in '{folder}'; measure again."
+            f"metrics: '{metrics}' was measured with other weights than those in '{folder}'; run the evaluation again."
         )
-    card = card_by_hand(folder) or str(make_card(folder, VLKDConfig.from_pretrained(folder), repo_id, found))
+    card = handwritten_card(folder) or str(make_card(folder, VLKDConfig.from_pretrained(folder), repo_id, found))
     files["README.md"] = card.encode()
     if found is not None:
         files[METRICS] = (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode()
@@ -65,16 +66,16 @@ def push_folder(
         if private and not HUB.model_info(repo_id).private:
             raise ValueError(f"{repo_id} exists and is public; make it private on the Hub, or choose another name.")
         return upload(files, repo_id, message="Upload VLKD", revision=revision)
-    except (HTTPError, ConnectionError) as error:  # refused, out of reach, or offline
+    except (HTTPError, ConnectionError) as error:  # rejected, unreachable, or offline
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"{repo_id} was not pushed: {reason}. Check the connection to the Hub, and that `hf auth login` or "
-            "HF_TOKEN has a token that may write there."
+            f"{repo_id} was not pushed: {reason}. Check the connection, and that `hf auth login` or HF_TOKEN gives a "
+            "token with write access."
         ) from error
 
 
 def weights_digest(folder: str | Path) -> str | None:
-    """A short hash of the weights in a folder; None where there are none."""
+    """A short hash of the weights in a folder; None if there are none."""
     digest, files = hashlib.sha256(), sorted(Path(folder).glob("*.safetensors"))
     for file in files:
         with file.open("rb") as weights:
@@ -83,29 +84,26 @@ def weights_digest(folder: str | Path) -> str | None:
 
 
 def repository_files(folder: str | Path) -> dict[str, Path]:
-    """The files of a folder that belong to a repository, by name, without the card."""
+    """The files of a folder that are uploaded, by name, without the card."""
     files = sorted(file for file in Path(folder).iterdir() if file.is_file())
     return {file.name: file for file in files if any(fnmatch(file.name, name) for name in FILES)}
 
 
 def check_complete(folder: str | Path) -> None:
-    """
-    Raises:
-        ValueError: it is no VLKD checkpoint, or would not load from the Hub; the message names what is missing.
-    """
-    remedy = "write it by `model.save_pretrained` and `processor.save_pretrained` of the installed package."
+    """Raise a ValueError that names what is missing if a folder would not load from the Hub as a VLKD checkpoint."""
+    remedy = "write it with `model.save_pretrained` and `processor.save_pretrained` of the installed package."
     try:
         config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"DIR: '{folder}' has no config.json that can be read: {error}; {remedy}") from error
+        raise ValueError(f"DIR: '{folder}' has no readable config.json: {error}; {remedy}") from error
     if config.get("model_type") != "vlkd":
-        raise ValueError(f"DIR: '{folder}' holds a model of type {config.get('model_type')!r}, not 'vlkd'.")
+        raise ValueError(f"DIR: '{folder}' is a model of type {config.get('model_type')!r}, not 'vlkd'.")
     pipelines = config.get("custom_pipelines") or {}
     classes = [*(config.get("auto_map") or {}).values(), *(pipeline["impl"] for pipeline in pipelines.values())]
     missing = [f"{key} in config.json" for key in ("auto_map", "custom_pipelines") if not config.get(key)]
     missing += [f"code of its own: config.json names {name}" for name in classes if "--" in name][:1]
     code = {f"{name.partition('.')[0]}.py" for name in classes if "--" not in name}
-    missing += [name for name in (*NEEDED, *sorted(code)) if not Path(folder, name).is_file()]
+    missing += [name for name in (*CONFIGS, *TOKENIZER, *sorted(code)) if not Path(folder, name).is_file()]
     missing += [] if any(Path(folder, name).is_file() for name in WEIGHTS) else [WEIGHTS[0]]
     if missing:
         raise ValueError(f"DIR: '{folder}' has no {', '.join(missing)}; {remedy}")
@@ -120,13 +118,13 @@ def upload(
     revision: str | None = None,
     run_as_future: bool = False,
 ) -> CommitInfo | Future:
-    """One commit of files, by their paths in the repository."""
+    """Upload files, by their paths in the repository, as one commit."""
     if revision is not None:
         HUB.create_branch(repo_id, branch=revision, token=token, exist_ok=True)
-    recipes = {path: published_recipe(file) for path, file in files.items() if Path(path).name == RECIPE}
+    configs = {path: published_train_config(file) for path, file in files.items() if Path(path).name == TRAIN_CONFIG}
     return HUB.create_commit(
         repo_id,
-        [CommitOperationAdd(path_in_repo=path, path_or_fileobj=file) for path, file in (files | recipes).items()],
+        [CommitOperationAdd(path_in_repo=path, path_or_fileobj=file) for path, file in (files | configs).items()],
         commit_message=message,
         token=token,
         revision=revision,

@@ -1,4 +1,4 @@
-"""What the trainer pushes to the Hub: a complete repository with our card, and no pickle."""
+"""What the trainer pushes to the Hub."""
 
 import shutil
 from concurrent.futures import Future
@@ -10,32 +10,29 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
-from trainer.hub.model_card import card_by_hand, make_card
+from trainer.hub.model_card import handwritten_card, make_card
 from trainer.hub.repository import repository_files, upload
 
 
 class HubUploadMixin(Trainer):
-    """A `Trainer` that pushes complete repositories."""
+    """A `Trainer` that pushes complete repositories with the VLKD model card, and no pickles."""
 
     def create_model_card(
         self,
         language: str | None = None,
         license: str | None = None,
         tags: str | list[str] | None = None,
-        dataset_tags: str | list[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Write the card of `model_card.md`; one written by hand is kept, and an adapter's is PEFT's affair."""
+        """Write the card of `model_card.md`, unless there is a handwritten one; PEFT writes the card of an adapter."""
         model = self.accelerator.unwrap_model(self.model)
         if not isinstance(model, PreTrainedModel):
-            return super().create_model_card(language, license, tags, dataset_tags=dataset_tags, **kwargs)
+            return super().create_model_card(language, license, tags, **kwargs)
         folder = self.args.output_dir
-        if self.is_world_process_zero() and card_by_hand(folder) is None:
+        if self.is_world_process_zero() and handwritten_card(folder) is None:
             card = make_card(folder, model.config, self.hub_model_id or Path(folder).absolute().name)
             card.data.language, card.data.license = language or card.data.language, license or card.data.license
-            for key, more in (("tags", tags), ("datasets", dataset_tags)):
-                more = [more] if isinstance(more, str) else more or []
-                card.data[key] = list(dict.fromkeys([*(card.data.get(key) or []), *more])) or None
+            card.data.tags = [*card.data.tags, *([tags] if isinstance(tags, str) else tags or [])]
             card.save(Path(folder, "README.md"))
 
     def push_to_hub(
@@ -47,11 +44,11 @@ class HubUploadMixin(Trainer):
         private: bool | None = None,
         **kwargs: Any,
     ) -> CommitInfo | Future | None:
-        """As `Trainer`'s, but what goes up is a complete repository with our card, and no pickle."""
+        """As `Trainer`'s, but a complete repository."""
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
-        self._finish_current_push()  # before the files that it reads are written anew
+        self._finish_current_push()  # it reads the files that are written next
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
@@ -59,7 +56,7 @@ class HubUploadMixin(Trainer):
         return self._upload(self.args.output_dir, commit_message, token, revision, run_as_future=not blocking)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """`Trainer` calls this after every save, and would push a model without its code, with two pickles."""
+        """Called after every save; `Trainer` itself would push a model without its code, and two pickles."""
         args = self.args
         if not self.is_world_process_zero() or args.hub_strategy == HubStrategy.END:
             return

@@ -174,7 +174,7 @@ def test_a_model_must_be_a_vlkd_checkpoint(photos, bart_dir, clip_dir, capsys):
     (photos / "config.json").write_text("{}")
     for name in ("./nowhere", "photos", ".", bart_dir, clip_dir):
         code, _, errors = run(capsys, "caption", "photos", "--model", name)
-        assert code == 2 and f"--model: '{name}' is no VLKD checkpoint" in errors[0]
+        assert code == 2 and f"--model: '{name}' is not a VLKD checkpoint" in errors[0]
     assert "`model_type`='clip' is not a VLKD" in errors[0]
     assert run(capsys, "caption", "photos")[0] == 2
 
@@ -282,7 +282,7 @@ def test_a_model_without_its_processor_is_one_line(photos, vlkd_dir, tmp_path, c
         assert (
             code == 2
             and len(errors) == 1
-            and f"--model: '{folder}' is no VLKD checkpoint that can be read" in errors[0]
+            and f"--model: '{folder}' is not a VLKD checkpoint that can be read" in errors[0]
         )
 
 

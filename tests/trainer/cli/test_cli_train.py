@@ -124,7 +124,7 @@ def test_teacher_of_a_trained_model_is_the_clip_it_was_made_from(
 ):
     """`clip` may be left out where the model's config names it, and must be set where it does not."""
     path = config(model_name_or_path=vlkd_dir, bart=None, clip=None)
-    assert "clip is not set, and the model's config names no base_models" in complaint(capsys, "--config", path)
+    assert "clip is not set, and the model's config has no base_models" in complaint(capsys, "--config", path)
     known = tmp_path / "known"
     shutil.copytree(vlkd_dir, known)
     values = json.loads((known / "config.json").read_text())
@@ -160,13 +160,16 @@ def test_attention_is_set_in_both_towers(clip_dir, bart_dir):
         ({"use_peft": True, "lora_r": 0}, "lora_r is 0; it must be 1 or more"),
         ({"use_peft": True, "lora_dropout": 1}, "lora_dropout is 1.0; it must be at least 0"),
         ({"lora_alpha": 4}, "lora_alpha is 4, which requires use_peft: true"),
-        ({"use_peft": True, "freeze": "all"}, "freeze='all' would undo the adapter"),
+        ({"use_peft": True, "freeze": "all"}, "set freeze='none'"),
         ({"use_peft": True, "push_to_hub": True}, "hub_strategy=every_save would push checkpoints"),
         ({"clip": None}, "clip is not set"),
         ({"bart": None}, "set either bart"),
         ({"clip": "./nowhere"}, "`clip`='./nowhere' has no valid image processor"),
-        ({"model_name_or_path": "./nowhere", "bart": None}, "model_name_or_path: './nowhere' is no VLKD checkpoint"),
-        ({"model_name_or_path": ".", "bart": None}, "model_name_or_path: '.' is no VLKD checkpoint"),
+        (
+            {"model_name_or_path": "./nowhere", "bart": None},
+            "'./nowhere' is not a VLKD checkpoint",
+        ),
+        ({"model_name_or_path": ".", "bart": None}, "model_name_or_path: '.' is not a VLKD checkpoint"),
         ({"dataset_name": None}, "dataset_name is not set"),
         ({"dataset_name": "./nowhere"}, "dataset './nowhere' does not exist: give a folder, or a name on the Hub"),
         ({"dataset_name": "a/b/c"}, "dataset 'a/b/c' does not exist"),

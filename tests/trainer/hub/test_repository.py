@@ -21,7 +21,7 @@ from trainer.evaluation.intervals import Proportion
 from trainer.evaluation.metrics_file import SCHEMA, MetricTable, load_metrics
 from trainer.hub.model_card import make_card
 from trainer.hub.repository import repository_files, weights_digest
-from trainer.hub.train_config import load_recipe, published
+from trainer.hub.train_config import load_train_config, published
 
 SUPPORT = Path(__file__).parents[2] / "support"
 CODE = {file.name for file in (SUPPORT.parents[1] / "modeling_vlkd").glob("*.py")}
@@ -210,8 +210,8 @@ def test_trainer_pushes(hub, pushed, strategy):
 
 def test_recipe_beside_the_weights(hub, pushed):
     recipe = yaml.safe_load(hub.files("user/end")["train.yaml"])
-    assert (recipe["clip"], recipe["dataset_name"], recipe["image_dir"]) == ("tiny/clip", "tiny/captions", "texts")
-    assert (recipe["max_steps"], recipe["per_device_train_batch_size"], recipe["mask_ratio"]) == (2, 4, 0.3)
+    assert (recipe["clip"], recipe["dataset_name"], recipe["image_dir"]) == ("tiny/clip", "tiny/captions", "images")
+    assert (recipe["max_steps"], recipe["per_device_train_batch_size"], recipe["mask_ratio"]) == (2, 4, 0.5)
     assert not recipe.keys() & {"output_dir", "hub_token", "cache_dir"}
 
 
@@ -268,10 +268,10 @@ def complete(tmp_path_factory, model, processor) -> Path:
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        ("model.safetensors", "has no model.safetensors; write it by `model.save_pretrained`"),
+        ("model.safetensors", "has no model.safetensors; write it with `model.save_pretrained`"),
         ("tokenizer.json", "has no tokenizer.json"),
         ("pipeline_vlkd.py", "has no pipeline_vlkd.py"),
-        ("config.json", "has no config.json"),
+        ("config.json", "has no readable config.json"),
     ],
 )
 def test_incomplete_folder(complete, tmp_path, capsys, missing, message):
@@ -285,7 +285,7 @@ def test_incomplete_folder(complete, tmp_path, capsys, missing, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "bart"}, "holds a model of type 'bart', not 'vlkd'"),
+        ({"model_type": "bart"}, "is a model of type 'bart', not 'vlkd'"),
         ({"auto_map": None}, "has no auto_map in config.json"),
         (
             {"auto_map": {"AutoConfig": "a/b--configuration_vlkd.VLKDConfig"}},
@@ -387,4 +387,4 @@ def test_local_checkpoints_have_no_place_in_the_metadata(tmp_path):
 def test_broken_recipe(tmp_path):
     (tmp_path / "train.yaml").write_text("- a")
     with pytest.raises(ValueError, match="holds no `key: value` lines"):
-        load_recipe(tmp_path)
+        load_train_config(tmp_path)

@@ -1,0 +1,28 @@
+"""--device and --dtype of the commands that run a model."""
+
+import argparse
+
+import torch
+
+from trainer.precision import fastest_dtype, find_device
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """Add --device and --dtype, which `read_device_options` reads."""
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: the GPU, if there is one")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="auto", help="auto: bfloat16 where the device is fast at it, else float32"
+    )
+
+
+def read_device_options(args: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
+    """The chosen device and dtype. With `auto`, a model as small as the microworld's may be faster in float32.
+
+    Raises:
+        ValueError: PyTorch does not find the device.
+    """
+    device = find_device(args.device)
+    return device, fastest_dtype(device) if args.dtype == "auto" else getattr(torch, args.dtype)
