@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextModelWithProjection, PreTrainedModel
 
-from trainer.arguments import WEIGHTS
+from trainer.arguments import LOSS_WEIGHTS
 
 
 def step_flops(model: PreTrainedModel, teacher: CLIPTextModelWithProjection, args: Any) -> dict[str, int]:
@@ -53,7 +53,7 @@ def _objective(output: Any, args: Any) -> torch.Tensor:
         "icti_weight": [output.logits],
         "itdd_weight": output.itdd_hidden_states,
     }
-    return sum(part.sum() for name in WEIGHTS if getattr(args, name) for part in outputs[name])
+    return sum(part.sum() for name in LOSS_WEIGHTS if getattr(args, name) for part in outputs[name])
 
 
 def _count(parts: dict[str, int], name: str, function: Callable[[], Any]) -> Any:

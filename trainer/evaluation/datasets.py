@@ -15,7 +15,8 @@ from PIL import Image
 
 from modeling_vlkd.image_loading_vlkd import read_image
 from trainer.data.metadata import as_text
-from trainer.data.sources import check_columns, load_split, to_disk
+from trainer.data.rows import check_column
+from trainer.data.sources import load_split, to_disk
 from trainer.evaluation.formats import Row, read_captions, read_vqa
 from trainer.evaluation.tasks.task import COLUMNS, Task
 
@@ -128,7 +129,8 @@ def load_columns(task: Task, overrides: DatasetOverrides) -> tuple[str, str, dat
     dataset = load_split(name, split, streaming, texts=list(columns.values()), **options)
     if isinstance(dataset, datasets.IterableDataset):
         dataset = to_disk(dataset.take(limit))
-    check_columns(dataset.column_names, name, **{f"--columns {key}": column for key, column in columns.items()})
+    for key, column in columns.items():
+        check_column(column, dataset.column_names, f"dataset '{name}'", f"--columns {key}")
     return name, split, dataset.select(range(min(limit or len(dataset), len(dataset)))), columns
 
 
