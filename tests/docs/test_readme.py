@@ -23,7 +23,6 @@ def python_block(heading: str, page: str = "README.md") -> str:
 
 @pytest.mark.parametrize(("page", "heading"), [("README.md", "Quick start"), ("docs/usage.md", "Pipelines")])
 def test_pipelines(page, heading, tmp_path, monkeypatch):
-    pytest.importorskip("vlkd")
     monkeypatch.chdir(tmp_path)
     write_model(tmp_path / "demo_output" / "model")
     render(next(iter(scenes("test"))), random.Random(0)).save("photo.png")
