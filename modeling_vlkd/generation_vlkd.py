@@ -111,7 +111,7 @@ class VLKDGenerationMixin(GenerationMixin):
                 raise ValueError(
                     "No image and no text; give `pixel_values`, `image_features`, `input_ids` or `inputs_embeds`."
                 )
-            kwargs["input_ids"] = self.default_prompt(len(image))
+            kwargs["input_ids"] = self.default_prompt(image.shape[0])
         if image is not None and "input_ids" in kwargs:
             check_same_number(image, kwargs["input_ids"])
             if "decoder_input_ids" not in kwargs:

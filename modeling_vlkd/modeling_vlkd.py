@@ -230,7 +230,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
             return VLKDEncoderOutput(**output)
         image_features = image_features.to(self.dtype)  # not the projection's dtype: a quantized one holds integers
         image_states = self.image_projection(self._visible_tokens(image_features))
-        image_states = image_states.reshape(len(image_states), -1, self.config.text_config.d_model)
+        image_states = image_states.reshape(image_states.shape[0], -1, self.config.text_config.d_model)
         memory = torch.cat([image_states, output.last_hidden_state], dim=1)
         output = VLKDEncoderOutput(**{**output, "last_hidden_state": memory}, image_embeds=unit(image_features[:, 0]))
         if is_cut:
@@ -283,7 +283,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         memory = encoder_outputs[0]
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             targets = input_ids if labels is None else labels
-            targets = self.default_prompt(len(memory)) if targets is None else targets
+            targets = self.default_prompt(memory.shape[0]) if targets is None else targets
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(targets)
         self._check_length(labels=labels, decoder_input_ids=decoder_input_ids)
         output = self.language_model(
@@ -309,7 +309,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
 
     def _itdd_hidden_states(self, memory, input_ids, decoder_input_ids) -> tuple[torch.FloatTensor, ...]:
         """Returns the hidden states of the decoder's layers on the image of `memory` and the default prompt."""
-        prompt = self._encode_text(self.default_prompt(len(memory))).last_hidden_state
+        prompt = self._encode_text(self.default_prompt(memory.shape[0])).last_hidden_state
         text_tokens = prompt.shape[1] if input_ids is None else input_ids.shape[1]
         image_states = memory[:, : memory.shape[1] - text_tokens]  # (batch, image_tokens, d_model)
         output = self.language_model.model(  # without the head: no logits are needed
@@ -336,7 +336,7 @@ def _memory_mask(encoder_outputs: BaseModelOutput | tuple, attention_mask: torch
             "mask of the text in `input_ids` or `encoder_outputs`."
         )
     return torch.cat(
-        [attention_mask.new_ones(len(attention_mask), memory_tokens - text_tokens), attention_mask], dim=1
+        [attention_mask.new_ones(attention_mask.shape[0], memory_tokens - text_tokens), attention_mask], dim=1
     )
 
 

@@ -153,7 +153,7 @@ def test_a_tokenizer_with_more_words_than_the_model(folder):
     """An embedding that is not there would be an IndexError in the model."""
     file = folder / "tokenizer_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "sep_token": "<one more>"}))
-    with pytest.raises(ValueError, match=r"--model: '.*' .* its tokenizer knows \d+ tokens, the model \d+"):
+    with pytest.raises(ValueError, match=r"--model: '.*' .* its tokenizer has \d+ tokens, the model \d+"):
         load_vlkd(str(folder), "--model")
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -293,6 +294,7 @@ def test_a_reader_that_goes_away_and_an_interrupt(photos, vlkd_dir):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "trainer.cli", "caption", "photos", "--model", vlkd_dir]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment}
+    pipes["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
     for stop, code in ((lambda process: process.stdout.close(), 141), (lambda p: p.send_signal(signal.SIGINT), 130)):
         with subprocess.Popen(command, **pipes) as process:
             assert process.stdout.readline().startswith(b"photos/0.png\t")

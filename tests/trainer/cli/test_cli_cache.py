@@ -6,11 +6,10 @@ import signal
 import subprocess
 import sys
 from collections import namedtuple
+from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
-import yaml
 from source_data import write_images
 
 from modeling_vlkd import VLKDForConditionalGeneration
@@ -36,31 +35,11 @@ main(["cache", "--config", sys.argv[1]])
 
 
 @pytest.fixture
-def config(clip_dir, bart_dir, tmp_path, monkeypatch):
+def config(write_config, monkeypatch):
     """Writes a run's YAML file; the working directory holds the module that its dataset names."""
     monkeypatch.chdir(SUPPORT)
-
-    def write(**changes) -> str:
-        options = {
-            "clip": clip_dir,
-            "bart": bart_dir,
-            "dataset_name": "caption_data:load",
-            "dataset_kwargs": {"rows": 12},
-            "cache_image_features": "all",
-            "output_dir": str(tmp_path / "out"),
-            "cache_dir": str(tmp_path / "cache"),
-            "max_steps": 2,
-            "per_device_train_batch_size": 4,
-            "use_cpu": True,
-            "bf16": False,
-            "disable_tqdm": True,
-        }
-        path = tmp_path / "train.yaml"
-        path.write_text(yaml.safe_dump({**options, **changes}))
-        return str(path)
-
-    yield write
-    torch.set_flush_denormal(False)
+    options = {"dataset_name": "caption_data:load", "dataset_kwargs": {"rows": 12}, "cache_image_features": "all"}
+    return partial(write_config, **options)
 
 
 def snapshot(folder: Path) -> dict[Path, int]:

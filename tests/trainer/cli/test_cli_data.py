@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from source_data import CAPTIONS, jpegs, write_images, write_parquet, write_tars
 
@@ -17,30 +16,10 @@ CAPTIONS = [caption.encode() for caption in CAPTIONS]
 
 
 @pytest.fixture
-def train(clip_dir, bart_dir, tmp_path, monkeypatch):
+def train(write_config, monkeypatch):
     """Runs `vlkd train` with a YAML file of the options given."""
     monkeypatch.chdir(Path(__file__).parents[2] / "support")
-
-    def run(**options) -> int:
-        defaults = {
-            "clip": clip_dir,
-            "bart": bart_dir,
-            "output_dir": str(tmp_path / "out"),
-            "cache_dir": str(tmp_path / "cache"),
-            "max_steps": 3,
-            "per_device_train_batch_size": 4,
-            "logging_steps": 1,
-            "use_cpu": True,
-            "bf16": False,
-            "disable_tqdm": True,
-            "attn_implementation": "eager",
-        }
-        path = tmp_path / "train.yaml"
-        path.write_text(yaml.safe_dump({**defaults, **options}))
-        return main(["train", "--config", str(path)])
-
-    yield run
-    torch.set_flush_denormal(False)
+    return lambda **options: main(["train", "--config", write_config(**{"max_steps": 3, **options})])
 
 
 def skipped(folder: Path) -> set[tuple]:
@@ -72,7 +51,9 @@ def test_a_folder_with_flaws(train, tmp_path, caplog):
 def test_a_stream_with_flaws_and_its_evaluation(train, tmp_path, monkeypatch):
     loaded = []
     for module in ("trainer.build", "trainer.vlkd_trainer"):
-        monkeypatch.setattr(f"{module}.load_teacher", lambda name: loaded.append(name) or load_teacher(name))
+        monkeypatch.setattr(
+            f"{module}.load_teacher", lambda name, model: loaded.append(name) or load_teacher(name, model)
+        )
     folder = write_tars(tmp_path / "tars", captions=[*CAPTIONS[:6], b"caf\xe9", b"  ", *CAPTIONS[8:]])
     write_tars(folder, shards=1, split="validation", captions=[b"caf\xe9", *CAPTIONS[1:]])
     options = {"dataset_name": str(folder), "image_column": "jpg", "caption_column": "txt", "streaming": True}

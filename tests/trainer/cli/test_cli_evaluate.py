@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import evaluation_data as data
@@ -72,6 +73,7 @@ def here(world, monkeypatch) -> Path:
     monkeypatch.setenv("PATH", "")
     monkeypatch.chdir(world)
     monkeypatch.syspath_prepend(str(world))
+    monkeypatch.delitem(sys.modules, "my_metric", raising=False)  # another test imports its own
     return world
 
 
@@ -226,4 +228,4 @@ def test_bad_input_is_one_line(here, tmp_path, capsys, options, message):
 
 def test_no_model(here, capsys):
     assert "required: --model" in run(capsys, "--task", "vqav2")[2]
-    assert "--model: 'bart_before' is no VLKD" in run(capsys, "--task", "vqav2", "--model", "bart_before")[2]
+    assert "--model: 'bart_before' is not a VLKD" in run(capsys, "--task", "vqav2", "--model", "bart_before")[2]

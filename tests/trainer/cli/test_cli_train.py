@@ -2,12 +2,12 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import datasets
 import pytest
 import torch
-import yaml
 from caption_data import load
 
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
@@ -19,32 +19,10 @@ SUPPORT = Path(__file__).parents[2] / "support"
 
 
 @pytest.fixture
-def config(clip_dir, bart_dir, tmp_path, monkeypatch):
+def config(write_config, monkeypatch):
     """Writes a run's YAML file; the working directory holds the module that its dataset names."""
     monkeypatch.chdir(SUPPORT)
-
-    def write(**changes) -> str:
-        options = {
-            "clip": clip_dir,
-            "bart": bart_dir,
-            "dataset_name": "caption_data:load",
-            "dataset_kwargs": {"rows": 12},
-            "output_dir": str(tmp_path / "out"),
-            "cache_dir": str(tmp_path / "cache"),
-            "max_steps": 2,
-            "per_device_train_batch_size": 4,
-            "logging_steps": 1,
-            "use_cpu": True,
-            "bf16": False,
-            "disable_tqdm": True,
-            "attn_implementation": "eager",
-        }
-        path = tmp_path / "train.yaml"
-        path.write_text(yaml.safe_dump({**options, **changes}))
-        return str(path)
-
-    yield write
-    torch.set_flush_denormal(False)
+    return partial(write_config, dataset_name="caption_data:load", dataset_kwargs={"rows": 12})
 
 
 def complaint(capsys, *argv: str) -> str:

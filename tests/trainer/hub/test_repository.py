@@ -167,7 +167,7 @@ def test_card_of_the_command(hub, pushed):
 
 
 def test_branch_and_card_without_figures(hub, pushed):
-    assert pushed["without figures"]["err"] == "figures: none\n"
+    assert pushed["without figures"]["err"] == "metrics: none\n"
     assert hub.files("user/without-figures") == {}
     assert hub.files("user/without-figures", "draft").keys() == REPOSITORY
     made = card(hub, "user/without-figures", "draft")

@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Sequence
 
+import datasets
 import numpy as np
 from scipy.stats import bootstrap
 
 RESAMPLES = 1000
+TEXT_FEATURES = datasets.Features(  # of the metrics that compare a text with reference texts
+    {"predictions": datasets.Value("string"), "references": datasets.Sequence(datasets.Value("string"))}
+)
 
 
 def bootstrap_interval(data: Sequence[np.ndarray], statistic: Callable, seed: int) -> tuple[float, float]:

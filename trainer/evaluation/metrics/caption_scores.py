@@ -1,10 +1,9 @@
 """The COCO caption metrics as an `evaluate` metric."""
 
-import datasets
 import evaluate
 
 # `evaluate` copies only the modules that this file imports, so it imports those of `coco` too.
-from .bootstrap import RESAMPLES
+from .bootstrap import RESAMPLES, TEXT_FEATURES
 from .coco import caption_scores
 from .ptb_tokenizer import tokenize
 
@@ -17,12 +16,7 @@ class CaptionScores(evaluate.Metric):
             description=f"BLEU, METEOR, ROUGE-L, CIDEr and SPICE of captions (95% intervals: {RESAMPLES} resamples).",
             citation="Chen et al. (2015): Microsoft COCO Captions, arXiv:1504.00325",
             inputs_description=caption_scores.__doc__,
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Value("string"),
-                    "references": datasets.Sequence(datasets.Value("string")),
-                }
-            ),
+            features=TEXT_FEATURES,
         )
 
     def _compute(self, predictions, references, metrics=None, tokenizer=None, seed=0):
