@@ -35,8 +35,8 @@ for auto_class in (
     auto_class.register(VLKDConfig, VLKDForConditionalGeneration)
 
 
-# transformers maps "image-to-text" to "image-text-to-text", whose own pipeline requires a prompt. Our class returns it
-# for other kinds of models. "visual-question-answering" was removed from transformers.
+# transformers maps "image-to-text" to "image-text-to-text", whose own pipeline requires a prompt, and has removed
+# "visual-question-answering". Our class returns transformers' own pipeline for other models.
 TASKS = PIPELINE_REGISTRY.supported_tasks
 TASKS["image-text-to-text"] = {**TASKS["image-text-to-text"], "impl": VLKDImageTextToTextPipeline}
 TASKS["visual-question-answering"] = {
@@ -51,7 +51,7 @@ for task in ("visual-question-answering", "vqa"):
 
 
 def is_well_formed(record: logging.LogRecord) -> bool:
-    """Drops transformers' message that "image-to-text" was removed: its arguments do not fit, so logging it fails."""
+    """Returns False for transformers' message that "image-to-text" was removed, which cannot be formatted."""
     return record.args != (UserWarning,)
 
 

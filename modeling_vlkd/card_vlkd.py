@@ -32,7 +32,7 @@ def model_card(
     Args:
         config: Config of the model.
         repo_id: Repository on the Hub: "user/name".
-        base_models: Hub names of the CLIP and BART checkpoints, if known.
+        base_models: Hub names of the CLIP and BART checkpoints.
         recipe: Markdown of the section "Training recipe".
         evaluation: Markdown of the section "Evaluation".
     """

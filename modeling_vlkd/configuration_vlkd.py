@@ -8,22 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import BartConfig, CLIPVisionConfig, GenerationConfig, PreTrainedConfig
+from transformers import BartConfig, CLIPVisionConfig, PreTrainedConfig
 
 CHOICES = {
     "image_tokens": ("all", "patch", "pooled"),
     "image_projector": ("linear", "mlp"),
     "patch_attention": ("global", "self"),
-}
-# Largest accepted sizes, above those of every public checkpoint. Without a limit, one wrong digit in config.json fills
-# the memory or builds layers for hours before any weight is read.
-MAX_SIZES = {
-    "num_hidden_layers encoder_layers decoder_layers image_token_expansion num_channels": 2**10,
-    "num_attention_heads encoder_attention_heads decoder_attention_heads": 2**10,
-    "image_size patch_size": 2**12,
-    "hidden_size d_model projection_dim": 2**16,
-    "intermediate_size encoder_ffn_dim decoder_ffn_dim image_projector_hidden_size": 2**18,
-    "vocab_size max_position_embeddings": 2**20,
 }
 
 _GENERATOR = "modeling_vlkd.VLKDForConditionalGeneration"
@@ -50,7 +40,7 @@ CUSTOM_PIPELINES = {
     )
 }
 
-# transformers imports the code of a model folder under this package name.
+# transformers imports remote code under this package name.
 IS_REMOTE_CODE = __name__.startswith("transformers_modules.")
 
 
@@ -59,9 +49,9 @@ def copy_code(target: str | os.PathLike, origin: str | os.PathLike = "") -> None
     Copies the package's Python files into a checkpoint's folder, so that it loads without the package.
 
     Args:
-        target: folder of the checkpoint.
-        origin: folder that a remote-code model was loaded from. It holds every file, while transformers' module cache
-            holds only the imported ones. Nothing is copied for a Hub name: the saved `auto_map` points to the Hub.
+        target: Folder of the checkpoint.
+        origin: Folder that a remote-code model was loaded from; transformers' module cache lacks some of its files.
+            Nothing is copied for a Hub name, because the saved `auto_map` then points to the Hub.
     """
     source = Path(origin) if IS_REMOTE_CODE else Path(__file__).parent
     if not (source / "configuration_vlkd.py").is_file() or source.resolve() == Path(target).resolve():
@@ -72,7 +62,7 @@ def copy_code(target: str | os.PathLike, origin: str | os.PathLike = "") -> None
 
 @contextmanager
 def value_errors(summary: str, keep: tuple[type[Exception], ...] = (OSError,)) -> Iterator[None]:
-    """Re-raises errors, except those of the classes `keep`, as a ValueError. A broken file can raise any kind."""
+    """Re-raises any error as a ValueError that starts with `summary`, except errors of the classes `keep`."""
     try:
         yield
     except keep:
@@ -95,7 +85,7 @@ class VLKDConfig(PreTrainedConfig):
             (two layers with a GELU in between).
         image_projector_hidden_size (`int`): Width of the MLP's hidden layer. Defaults to `d_model` times 2 or
             `image_token_expansion`, whichever is larger.
-        image_token_expansion (`int`): Number of vectors that the projector makes of each image token (1 in the paper).
+        image_token_expansion (`int`): Number of vectors that represent an image token in BART (1 in the paper).
         patch_attention (`str`): In CLIP's last layer a patch attends to all tokens (`"global"`, as in CLIP) or only to
             itself (`"self"`), which keeps other patches' content out of it. The class token is the same either way.
         prompt_in_encoder (`bool`): Whether BART's encoder gets the whole prompt of an image. If False, it gets only
@@ -158,37 +148,27 @@ class VLKDConfig(PreTrainedConfig):
         self.vision_config.projection_dim = self.projection_dim
         self.tie_word_embeddings = text.tie_word_embeddings
         self._validate()
-        if not IS_REMOTE_CODE:  # the package uses its own classes and pipelines; `to_dict` restores these two
+        if not IS_REMOTE_CODE:  # `to_dict` adds these two
             kwargs.pop("auto_map", None)
             kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
 
     def _validate(self) -> None:
-        """Raises a ValueError for a choice, size, id or generation default that the model cannot use."""
+        """Raises a ValueError for an unknown choice, or a value that does not fit the vocabulary."""
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"`{name}`={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}.")
-        for prefix, config in (("vision_config.", self.vision_config), ("text_config.", self.text_config), ("", self)):
-            if not isinstance(config.output_hidden_states, (bool, type(None))):
-                raise ValueError(
-                    f"`{prefix}output_hidden_states`={config.output_hidden_states!r} must be true or false."
-                )
-            for names, limit in MAX_SIZES.items():
-                for name in names.split():
-                    value = config.__dict__.get(name, 1)
-                    if not (isinstance(value, int) and 1 <= value <= limit):
-                        raise ValueError(f"`{prefix}{name}`={value!r} must be an integer from 1 to {limit}.")
+        if self.image_token_expansion < 1:
+            raise ValueError(f"`image_token_expansion`={self.image_token_expansion} must be 1 or more.")
         if not 0 <= self.mask_token_id < self.text_config.vocab_size:
             raise ValueError(
-                f"`mask_token_id`={self.mask_token_id} is outside the vocabulary of {self.text_config.vocab_size} "
-                "tokens; use a BART with an embedding for <mask>, such as bart-base or bart-large."
+                f"`mask_token_id`={self.mask_token_id} is outside the vocabulary of {self.text_config.vocab_size} tokens."
             )
         ids = self.default_prompt_ids
         if not isinstance(ids, (list, tuple)) or ids.count(self.mask_token_id) != 1:
             raise ValueError(
                 f"`default_prompt_ids`={ids} must contain `mask_token_id`={self.mask_token_id} exactly once."
             )
-        GenerationConfig.from_dict(self.text_generation_config or {})  # raises for an invalid value
 
     @property
     def num_patches(self) -> int:
@@ -208,7 +188,7 @@ class VLKDConfig(PreTrainedConfig):
         if model_type != cls.model_type:
             raise ValueError(f"`model_type`={model_type!r} is not a VLKD model; load it with its own class.")
         for name in cls.sub_configs:
-            if not config_dict.get(name):  # the default would be a CLIP or BART of another size
+            if not config_dict.get(name):  # a default would have other sizes
                 raise ValueError(f"`{name}` is missing; write config.json with `save_pretrained`.")
         return super().from_dict(config_dict, **kwargs)
 
@@ -216,7 +196,7 @@ class VLKDConfig(PreTrainedConfig):
         """Same as `PreTrainedConfig.to_dict`, with the remote-code classes and pipelines."""
         output = super().to_dict()
         for name in self.sub_configs:
-            output[name]["_name_or_path"] = ""  # a local path of the machine that joined the checkpoints
+            output[name]["_name_or_path"] = ""  # may be a local path
         if not IS_REMOTE_CODE:
             output.update(auto_map=AUTO_MAP, custom_pipelines=CUSTOM_PIPELINES)
         return output

@@ -6,18 +6,16 @@ import torch
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoTokenizer,
     BartForConditionalGeneration,
     CLIPModel,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from .configuration_vlkd import VLKDConfig, value_errors
 from .generation_vlkd import as_plain_dict
 from .loading_vlkd import check_weights, load_with_info
-from .processing_vlkd import check_tokenizer, has_vocabulary
+from .processing_vlkd import load_tokenizer
 
 
 def join_checkpoints(
@@ -30,26 +28,22 @@ def join_checkpoints(
     seed: int,
     dtype: torch.dtype | str,
 ) -> PreTrainedModel:
-    """Builds a `model_class` of two checkpoints; see `VLKDForConditionalGeneration.from_vision_text_pretrained`."""
+    """See `VLKDForConditionalGeneration.from_vision_text_pretrained`."""
     clip_config, bart_config = check_checkpoint("clip", clip, "clip"), check_checkpoint("bart", bart, "bart")
-    tokenizer = _tokenizer(bart)
     options = {
         "projection_dim": clip_config.projection_dim,
-        "mask_token_id": None if tokenizer is None else tokenizer.mask_token_id,
-        # a local folder's name means nothing to others
-        "base_models": None if os.path.isdir(clip) or os.path.isdir(bart) else [clip, bart],
+        "mask_token_id": load_tokenizer(bart).mask_token_id,
+        "base_models": None if os.path.isdir(clip) or os.path.isdir(bart) else [clip, bart],  # Hub names only
         **options,
     }
-    # Everything that the configs can tell is checked before the weights are loaded, which may be gigabytes.
+    # Everything is checked before the weights, which may be gigabytes, are loaded.
     config = VLKDConfig(vision_config=clip_config.vision_config, text_config=bart_config, **options)
-    if tokenizer is not None:
-        check_tokenizer(tokenizer, bart_config)
     if projector_init not in ("pinv", "random"):
         raise ValueError(f"`projector_init`={projector_init!r} is unknown; choose one of pinv, random.")
     if projector_init == "pinv" and config.image_token_expansion != 1:
         raise ValueError(
-            f"`image_token_expansion`={config.image_token_expansion} requires projector_init='random': the vectors of "
-            "a token that start as the same pseudo-inverse stay equal."
+            f"`image_token_expansion`={config.image_token_expansion} requires projector_init='random'; vectors that "
+            "start equal stay equal."
         )
 
     vision = load_part(CLIPModel, "clip", clip, dtype)
@@ -63,7 +57,7 @@ def join_checkpoints(
         logit_scale_init_value=vision.logit_scale.item(),
         **options,
     )
-    with torch.device("meta"):  # every weight is set below
+    with torch.device("meta"):  # all weights are replaced below
         model = model_class(config)
     model.vision_model = vision.vision_model
     model.visual_projection = vision.visual_projection
@@ -93,35 +87,12 @@ def load_part(
     summary = f"`{argument}`={str(path)!r} has no complete weights of a {model_class.__name__}"
     with value_errors(summary, keep=(MemoryError, torch.OutOfMemoryError)):
         model, info = load_with_info(model_class.from_pretrained, path, dtype=dtype)
-        if model_class is BartForConditionalGeneration:
-            _copy_shared_embeddings(model, info["missing_keys"])
         check_weights(path, info)
     return model
 
 
-def _copy_shared_embeddings(bart: BartForConditionalGeneration, missing: set[str]) -> None:
-    """
-    Copies `shared` to the input embeddings of encoder and decoder that are `missing`, and removes these from the set.
-
-    With `tie_word_embeddings=False`, transformers 4 saved them once as `shared`; transformers 5 expects all three.
-    """
-    for name in ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"):
-        if name in missing and "model.shared.weight" not in missing:
-            bart.get_parameter(name).data.copy_(bart.get_input_embeddings().weight)
-            missing.remove(name)
-
-
-def _tokenizer(bart: str) -> PreTrainedTokenizerBase | None:
-    """Returns the tokenizer at `bart`, or None; transformers makes one without a vocabulary if there is none."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(bart)
-    except Exception:  # the processor, which requires a tokenizer, reports the error
-        return None
-    return tokenizer if has_vocabulary(tokenizer) else None
-
-
 def _initialize_maps(model: PreTrainedModel, projector_init: str, seed: int, dtype: torch.dtype) -> None:
-    """Initializes W_e orthogonal, and W_d as its pseudo-inverse or at random: on the CPU and in float32."""
+    """Initializes W_e orthogonally, and W_d as its pseudo-inverse or at random, on the CPU in float32."""
     generator = torch.Generator().manual_seed(seed)
     w_e = torch.empty(model.text_projection.weight.shape)  # (d_j, d_model)
     nn.init.orthogonal_(w_e, generator=generator)

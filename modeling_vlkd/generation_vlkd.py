@@ -1,4 +1,4 @@
-"""Generation for VLKD: a prompt becomes the decoder's first tokens; prompts of different lengths share a batch."""
+"""Generation for VLKD: the decoder starts with the prompt, and prompts of different lengths share a batch."""
 
 import copy
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from torch import nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-# Inputs with one row for each sequence: `generate` is called with the rows of one prompt length.
+# Inputs with one row for each prompt.
 ROW_INPUTS = ("input_ids", "attention_mask", "inputs_embeds", "pixel_values", "image_features", "encoder_outputs")
 
 
@@ -91,8 +91,8 @@ class VLKDGenerationMixin(GenerationMixin):
 
         With an image, the decoder starts with the tokens before the prompt's `<mask>`. The returned ids include them;
         `processor.post_process_generation` removes them. `decoder_input_ids` may also be a list of 1-D tensors of
-        different lengths, as returned by `decoder_prompt_ids`: this answers prompts without an image. Every row gives
-        the same result as alone.
+        different lengths, as `decoder_prompt_ids` returns it, which answers prompts without an image. A row's result
+        does not depend on the other rows.
 
         Defaults come from `model.generation_config` with an image, and from `model.language_model.generation_config`,
         the BART checkpoint's own, without one.
@@ -125,7 +125,7 @@ class VLKDGenerationMixin(GenerationMixin):
     def _text_generation_config(
         self, generation_config: GenerationConfig | None, kwargs: dict
     ) -> tuple[GenerationConfig, dict]:
-        """Completes the user's options with the BART checkpoint's defaults; returns the other keywords separately."""
+        """Returns the user's options, completed with the BART checkpoint's defaults, and the other keywords."""
         config = GenerationConfig() if generation_config is None else copy.deepcopy(generation_config)
         defaults = self.language_model.generation_config.to_diff_dict()
         config.update(defaults_only=True, allow_custom_entries=True, **defaults)
@@ -139,7 +139,7 @@ def default_generation_config(text_config: PreTrainedConfig) -> GenerationConfig
 
 
 def as_plain_dict(generation_config: GenerationConfig) -> dict:
-    """Returns the options that are set, without transformers' metadata."""
+    """Returns the options that differ from the defaults, without transformers' metadata."""
     options = generation_config.to_diff_dict()
     return {name: options[name] for name in options if name not in ("_from_model_config", "transformers_version")}
 

@@ -3,7 +3,6 @@
 import base64
 import binascii
 import os
-import threading
 import time
 from io import BytesIO
 from urllib.request import Request, urlopen
@@ -11,27 +10,26 @@ from urllib.request import Request, urlopen
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-TIMEOUT = 20.0  # seconds for a URL, from the request to the last byte
-MAX_DOWNLOAD = 64 * 2**20  # bytes behind a URL
-MAX_ASPECT = 100  # limits memory: the image processor scales the shorter side to 224 or so
-ROUNDING = 1e-3  # fraction of the range by which float values may exceed it
+TIMEOUT = 20.0  # seconds for a URL
+MAX_DOWNLOAD = 64 * 2**20  # bytes of a URL
+MAX_ASPECT = 100  # limits memory: the image processor scales the shorter side to about 224
+ROUNDING = 1e-3  # float values may be out of range by this fraction of it
 
 
 def read_image(image, name: str = "image", timeout: float = TIMEOUT, min_side: int | None = None) -> Image.Image:
     """
-    Returns an image as upright, opaque, 8-bit RGB; of an animated one the first frame.
+    Returns an image, or the first frame of an animation, as upright, opaque, 8-bit RGB.
 
     Args:
         image: PIL image, path, http(s) URL, base64 string or data URI, a file's bytes, array (height, width[, 1, 3
             or 4]) or tensor ([1, 3 or 4, ]height, width).
         name: Name of the image in error messages.
         timeout: Seconds for a URL.
-        min_side: Decodes a JPEG file at 1/2, 1/4 or 1/8 of its size, which is faster, if neither side gets shorter
-            than this. None decodes the full size.
+        min_side: Decodes a JPEG file faster, at 1/2, 1/4 or 1/8 of its size, if no side gets shorter than this.
 
     Raises:
-        ValueError: The image cannot be read or has an unsupported type. Limits: `PIL.Image.MAX_IMAGE_PIXELS` (an error
-            at twice its value), `MAX_DOWNLOAD` and `MAX_ASPECT`.
+        ValueError: The image cannot be read, has an unsupported type, or exceeds twice `PIL.Image.MAX_IMAGE_PIXELS`,
+            `MAX_DOWNLOAD` or `MAX_ASPECT`.
     """
     try:
         if isinstance(image, (str, bytes, os.PathLike)):
@@ -54,7 +52,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     Applies EXIF rotation, scales 16-bit and float images to 8 bits, and puts transparency on white.
 
-    An RGB image in memory that needs none of this is returned as is, not copied.
+    Returns the image itself, not a copy, if there is nothing to change.
 
     Raises:
         ValueError: A side is 0 or more than `MAX_ASPECT` times the other, or pixel values are out of range.
@@ -79,39 +77,22 @@ def download(url: str, timeout: float = TIMEOUT) -> bytes:
     """
     Downloads an http(s) URL.
 
-    A thread does the work, so that neither a silent name server nor a slow server can exceed `timeout` seconds.
-
     Raises:
-        TimeoutError: The download takes longer.
-        ValueError: It is larger than `MAX_DOWNLOAD`.
+        TimeoutError: The server is silent for `timeout` seconds, or sends its answer for longer than that.
+        ValueError: The file is larger than `MAX_DOWNLOAD`.
         OSError: The server cannot be reached, or returns an error.
     """
-    result: list[bytes | Exception] = []
-    thread = threading.Thread(target=lambda: result.append(_fetch(url, timeout)), daemon=True)
-    thread.start()
-    thread.join(timeout)
-    if not result:
-        raise TimeoutError(f"the server did not respond completely within {timeout:g} seconds")
-    if isinstance(result[0], Exception):
-        raise result[0]
-    return result[0]
-
-
-def _fetch(url: str, timeout: float) -> bytes | Exception:
-    """Returns the bytes of `url`, or the error."""
     end, data = time.monotonic() + timeout, bytearray()
-    request = Request(url, headers={"User-Agent": "vlkd"})
-    try:
-        with urlopen(request, timeout=timeout + 1) as response:  # `download` stops waiting before the socket does
-            announced = int(response.headers.get("Content-Length") or 0)
-            while announced <= MAX_DOWNLOAD and len(data) <= MAX_DOWNLOAD and time.monotonic() < end:
-                chunk = response.read1(2**16)
-                if not chunk:
-                    return bytes(data)
-                data += chunk
-        return ValueError(f"it is larger than {MAX_DOWNLOAD} bytes; load it yourself and give the PIL image")
-    except Exception as error:
-        return error
+    with urlopen(Request(url, headers={"User-Agent": "vlkd"}), timeout=timeout) as response:
+        announced = int(response.headers.get("Content-Length") or 0)
+        while max(announced, len(data)) <= MAX_DOWNLOAD:
+            if time.monotonic() > end:
+                raise TimeoutError(f"the server did not respond completely within {timeout:g} seconds")
+            chunk = response.read1(2**16)
+            if not chunk:
+                return bytes(data)
+            data += chunk
+    raise ValueError(f"it is larger than {MAX_DOWNLOAD} bytes; load it yourself and give the PIL image")
 
 
 def _open(source: str | bytes | os.PathLike, timeout: float) -> Image.Image:

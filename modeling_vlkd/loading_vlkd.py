@@ -1,4 +1,4 @@
-"""Checks weights while loading: transformers itself fills missing ones with random values and only warns."""
+"""Loads weights and raises for missing ones, which transformers initializes at random with a warning."""
 
 import os
 from collections.abc import Callable
@@ -18,7 +18,7 @@ def load_with_info(from_pretrained: Callable, name: str | os.PathLike | None, *a
     Raises:
         ValueError: A file cannot be read; in a folder, the message names it.
     """
-    # With mismatched sizes ignored here, `check_weights` can name them.
+    # `check_weights` reports mismatched sizes.
     load = partial(from_pretrained, name, *args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs)
     try:
         try:
@@ -50,7 +50,7 @@ def check_weights(name: str | os.PathLike, info: dict[str, Any], remedy: str = "
     Args:
         name: Folder or Hub name, for the message.
         info: Loading info of `from_pretrained(output_loading_info=True)`.
-        remedy: Added to the message.
+        remedy: End of the message.
     """
     wrong = [f"{key} is missing" for key in sorted(info["missing_keys"])]
     wrong += [

@@ -76,7 +76,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
 
     Without an image, its outputs are bitwise identical to those of the BART checkpoint.
 
-    Inputs of `forward`; `encode_multimodal` and `generate` take the first five of them too:
+    Inputs of `forward`; `encode_multimodal` and `generate` also accept the first five:
         input_ids: (batch, text_tokens), prompts or, with `caption_input_ids`, corrupted captions. Defaults to `<mask>`
             for images.
         attention_mask: (batch, text_tokens), for the text only; the decoder attends to all image tokens.
@@ -94,7 +94,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         caption_attention_mask: (batch, caption_tokens).
         itdd_decoder_input_ids: (batch, itdd_tokens), decoder inputs for `itdd_hidden_states`: the decoder's states
             with the image and the default prompt as its memory.
-        num_items_in_batch: Number of labels to divide the summed loss by. Defaults to those of this call.
+        num_items_in_batch: Number by which the summed loss is divided. Defaults to the number of labels of this call.
     """
 
     def __init__(self, config: VLKDConfig):
@@ -133,9 +133,8 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
             bart: Hub name or folder of a `BartForConditionalGeneration`, with its tokenizer.
             image_tokens, image_projector, image_token_expansion, patch_attention, prompt_in_encoder: See
                 [`VLKDConfig`].
-            projector_init: `"pinv"` initializes W_d with the pseudo-inverse of the orthogonal W_e, `"random"` at
-                random.
-            seed: Seed of the random weights. The global random generator does not change.
+            projector_init: `"pinv"` initializes W_d as the pseudo-inverse of the orthogonal W_e, `"random"` at random.
+            seed: Seed of the random weights. The global random generator is not used.
             dtype: Dtype of all weights. Training requires float32, so that is the default for every checkpoint.
 
         Raises:
@@ -161,7 +160,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
 
     def freeze_language_model(self, part: str) -> None:
         """
-        Freezes a part of BART. The two maps are always trained, CLIP never is.
+        Freezes a part of BART. W_e and W_d stay trainable, and CLIP stays frozen.
 
         Args:
             part: `"none"`, `"decoder"` (with the head and the embeddings that are tied to it) or `"all"`.
@@ -272,7 +271,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
     ) -> VLKDSeq2SeqLMOutput | tuple:
         """See the class for the inputs. Raises a ValueError for invalid ones (see `encode_multimodal`)."""
         text_embeds = None
-        if caption_input_ids is not None:  # first, so that its dropout does not depend on the other inputs
+        if caption_input_ids is not None:  # first, so that its dropout masks do not depend on the other inputs
             caption = self.get_text_features(caption_input_ids, caption_attention_mask, return_dict=True)
             text_embeds = caption.pooler_output
         if encoder_outputs is None:
@@ -329,15 +328,8 @@ def _memory_mask(encoder_outputs: BaseModelOutput | tuple, attention_mask: torch
         return memory_mask
     if attention_mask is None or attention_mask.dim() != 2:
         return attention_mask
-    memory_tokens, text_tokens = encoder_outputs[0].shape[1], attention_mask.shape[1]
-    if text_tokens > memory_tokens:
-        raise ValueError(
-            f"`attention_mask` has {text_tokens} tokens, but the decoder's memory has only {memory_tokens}; give the "
-            "mask of the text in `input_ids` or `encoder_outputs`."
-        )
-    return torch.cat(
-        [attention_mask.new_ones(attention_mask.shape[0], memory_tokens - text_tokens), attention_mask], dim=1
-    )
+    image_tokens = encoder_outputs[0].shape[1] - attention_mask.shape[1]
+    return torch.cat([attention_mask.new_ones(attention_mask.shape[0], image_tokens), attention_mask], dim=1)
 
 
 def _language_modeling_loss(logits, labels=None, num_items_in_batch=None) -> torch.FloatTensor | None:

@@ -13,8 +13,6 @@ from transformers.utils import ModelOutput
 from .image_loading_vlkd import TIMEOUT, read_image
 from .processing_vlkd import MASK
 
-IMAGE_KEYS, TEXT_KEYS = ("image", "images"), ("text", "question", "prompt")  # of an input that is a dict
-
 
 class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
     """
@@ -26,9 +24,8 @@ class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
         pipe({"image": image, "text": "a photo of"}), and lists of such dicts
         pipe(a generator, dataset or column)      -> an iterator over the results
 
-    An image is anything that the processor accepts. A string is a path, URL or base64 image, never a prompt.
-    `generated_text` includes the prompt unless `return_full_text=False`. `timeout` limits the seconds for a URL.
-    Keywords that `__call__` does not name are passed to `generate`. Other models get transformers' own pipeline.
+    An image is anything that the processor accepts. A string is a path, URL or base64 image, never a prompt. For other
+    models, the constructor returns transformers' own pipeline.
     """
 
     _default_generation_config = GenerationConfig(max_new_tokens=64)
@@ -39,7 +36,7 @@ class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
         return super().__new__(cls)
 
     def __init__(self, *args, **kwargs):
-        Pipeline.__init__(self, *args, **kwargs)  # the parent checks the model against a list of transformers' own
+        Pipeline.__init__(self, *args, **kwargs)  # the parent accepts only transformers' own models
 
     def _sanitize_parameters(
         self,
@@ -58,29 +55,20 @@ class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
             {} if return_full_text is None else {"return_full_text": return_full_text},
         )
 
-    def __call__(
-        self, images=None, text: str | Iterable[str] | None = None, prompt: str | Iterable[str] | None = None, **kwargs
-    ) -> Any:
+    def __call__(self, images, text: str | Iterable[str] | None = None, **kwargs) -> Any:
         """
         Args:
             images: An image, a dict with `image` and `text`, a list of either, or a generator or dataset of them.
-            text: One prompt for all images, or one for each image, or several for one image. Without images, BART's
-                input.
-            prompt: Same as `text`.
-            kwargs: `return_full_text`, `timeout`, `truncation` (of prompts longer than BART's limit), `batch_size`,
-                `num_workers`, `generate_kwargs`, and any argument of `generate`.
+            text: One prompt for all images, or one for each image, or several for one image.
+            kwargs: `return_full_text` (False returns the text without the prompt), `timeout` (seconds for a URL),
+                `truncation` (of prompts longer than BART's limit), `batch_size`, `num_workers`, `generate_kwargs`, and
+                any argument of `generate`.
 
         Raises:
-            ValueError: Neither images nor text, different numbers of them, or an image that cannot be read.
+            ValueError: Different numbers of images and texts, or an image that is missing or cannot be read.
         """
-        text = prompt if text is None else text
-        one_text = text is None or isinstance(text, str)
-        if images is None and text is None:
-            raise ValueError("Neither `images` nor `text` is given; give an image, a text, or both.")
-        if images is None:
-            return Pipeline.__call__(self, {"text": text} if one_text else [{"text": one} for one in text], **kwargs)
         images = _as_inputs(images)
-        if not one_text:
+        if text is not None and not isinstance(text, str):
             images, text = _as_pairs(images, text), None
         if isinstance(images, list) and not images:
             return []  # `Pipeline.__call__` looks at the first input
@@ -91,14 +79,12 @@ class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
     ) -> dict[str, Any]:
         """Converts an image, or a dict of image and text, to model inputs; keeps the prompt as a string."""
         example = example if isinstance(example, dict) else {"image": example}
-        image = next((example[name] for name in IMAGE_KEYS if example.get(name) is not None), None)
-        text = next((example[name] for name in TEXT_KEYS if example.get(name) is not None), text)
+        image = example.get("image")
+        text = next((example[name] for name in ("text", "question") if example.get(name) is not None), text)
+        if image is None:
+            raise ValueError(f"`image` is not given; the input has only {list(example)}.")
         if text is not None and not isinstance(text, str):
             raise ValueError(f"`text`={text!r} is not a string; VLKD takes prompts, not chats.")
-        if image is None and text is None:
-            raise ValueError(f"{list(example)} has neither an `image` nor a `text`; give one of them, or both.")
-        if image is None:
-            return {**self.processor(text=[text], truncation=truncation), "prompt": "", "input_text": text}
         prompt = self.build_prompt(text)
         features = self.processor(images=[read_image(image, timeout=timeout)], text=[prompt], truncation=truncation)
         return {**features, "prompt": prompt, "input_text": text or ""}
@@ -110,9 +96,6 @@ class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
     def _forward(self, model_inputs: dict[str, Any], generate_kwargs: dict | None = None) -> ModelOutput:
         names = {name: model_inputs.pop(name) for name in ("prompt", "input_text")}
         options = self._prepare_generate_kwargs(generate_kwargs or {}, return_dict_in_generate=False)
-        given = {**self._generate_kwargs, **(generate_kwargs or {})}.keys() & {"max_new_tokens", "generation_config"}
-        if "pixel_values" not in model_inputs and not given and self.model.language_model.generation_config.max_length:
-            options.pop("max_new_tokens", None)  # BART's own default replaces the pipeline's
         ids = self.model.generate(**model_inputs, **options)
         ids = ids.view(len(model_inputs["input_ids"]), -1, ids.shape[-1])  # (batch, num_return_sequences, tokens)
         return ModelOutput(generated=ids, input_ids=model_inputs["input_ids"], **names)
@@ -120,13 +103,12 @@ class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
     def _new_texts(self, outputs: ModelOutput, first_sentence: bool = False) -> list[str]:
         """Returns the generated texts of one input, without the prompt."""
         generated = outputs["generated"].flatten(0, 1)
-        prompt_ids = outputs["input_ids"] if outputs["prompt"] else None  # text without an image is not a prompt
-        return self.processor.post_process_generation(generated, prompt_ids, first_sentence=first_sentence)
+        return self.processor.post_process_generation(generated, outputs["input_ids"], first_sentence=first_sentence)
 
     def postprocess(self, outputs: ModelOutput, return_full_text: bool = True) -> list[dict[str, str]]:
         """Returns one record for each generated sequence of an input."""
         texts = self._new_texts(outputs)
-        if return_full_text and outputs["prompt"]:
+        if return_full_text:
             before, after = outputs["prompt"].split(self.processor.tokenizer.mask_token)
             texts = [f"{before.rstrip()} {text}{after}".strip() for text in texts]
         given = {"input_text": outputs["input_text"]} if outputs["input_text"] else {}
@@ -142,7 +124,7 @@ class VLKDVisualQuestionAnsweringPipeline(VLKDImageTextToTextPipeline):
         pipe({"image": image, "question": "what color is it?"}), and lists, generators and datasets of such dicts
         pipe(image, [question, question]), pipe([image, image], question), pipe([image, image], [question, question])
 
-    `processor.build_vqa_prompt` turns the question into a prompt. A question that contains `<mask>` is used as it is.
+    `processor.build_vqa_prompt` makes the prompt of a question; a question with a `<mask>` is already a prompt.
     """
 
     def __new__(cls, model, *args, **kwargs):
@@ -155,7 +137,7 @@ class VLKDVisualQuestionAnsweringPipeline(VLKDImageTextToTextPipeline):
 
     def __init__(self, *args, top_k: int | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        if top_k is not None:  # transformers would use it as the `top_k` of sampling
+        if top_k is not None:  # transformers would pass it to sampling
             self._forward_params |= self._sanitize_parameters(top_k=top_k)[1]
 
     def _sanitize_parameters(self, top_k: int | None = None, **kwargs) -> tuple[dict, dict, dict]:
@@ -166,30 +148,19 @@ class VLKDVisualQuestionAnsweringPipeline(VLKDImageTextToTextPipeline):
             raise ValueError(f"`top_k`={top_k!r} must be a positive integer, the number of answers.")
         return preprocess, {**forward, "answers": top_k}, postprocess
 
-    def __call__(self, image=None, question: str | Iterable[str] | None = None, **kwargs) -> Any:
+    def __call__(self, image, question: str | Iterable[str] | None = None, **kwargs) -> Any:
         """
         Args:
             image: An image, a dict with `image` and `question`, a list of either, or a generator or dataset of them.
             question: One question for all images, or one for each image, or several for one image.
-            kwargs: `top_k`, `timeout`, `truncation`, `batch_size`, `num_workers`, `generate_kwargs`, and any argument
-                of `generate`. `top_k` returns the answers of that many beams with scores, best first. Equal answers
-                are merged, so there may be fewer. `score` is the model's probability, without sampling or penalties,
-                of the generated text, whose first sentence is the answer.
+            kwargs: As in the parent class. In addition, `top_k` returns the answers of that many beams with scores,
+                best first. Equal answers are merged, so there may be fewer. `score` is the model's probability of the
+                generated text, whose first sentence is the answer, without sampling or penalties.
 
         Raises:
             ValueError: No image, no question, different numbers of them, or an image that cannot be read.
         """
-        image = kwargs.pop("images", None) if image is None else image
-        question = kwargs.pop("text", None) if question is None else question
-        if image is None:
-            raise ValueError("`image` is not given; give an image for each question.")
         return super().__call__(image, text=question, **kwargs)
-
-    def preprocess(self, example, *args, **kwargs) -> dict[str, Any]:
-        """Converts a dict of image and question, or an image, to model inputs."""
-        if isinstance(example, dict) and all(example.get(name) is None for name in IMAGE_KEYS):
-            raise ValueError(f"`image` is not given; the input has only {list(example)}.")
-        return super().preprocess(example, *args, **kwargs)
 
     def build_prompt(self, text: str | None) -> str:
         """Returns the prompt for the user's question."""
@@ -238,7 +209,7 @@ class VLKDVisualQuestionAnsweringPipeline(VLKDImageTextToTextPipeline):
 
 
 def _as_inputs(images) -> Any:
-    """Returns one input, a list, a torch dataset or a generator: the kinds that `Pipeline.__call__` accepts."""
+    """Returns what `Pipeline.__call__` accepts: one input, a list, a torch dataset or a generator."""
     if isinstance(images, tuple) or getattr(images, "ndim", 0) == 4:
         return list(images)
     is_one = isinstance(images, (str, bytes, dict, Image.Image)) or hasattr(images, "ndim")
@@ -248,7 +219,7 @@ def _as_inputs(images) -> Any:
 
 
 def _as_pairs(images, texts: Iterable[str]) -> list[dict] | GeneratorType:
-    """Pairs the images that `_as_inputs` returned with a text each, or one image with several texts."""
+    """Pairs each image that `_as_inputs` returned with a text, or one image with each text."""
     if isinstance(images, (GeneratorType, Dataset)):
         return ({"image": image, "text": text} for image, text in zip(images, texts, strict=True))
     texts = list(texts)

@@ -51,8 +51,8 @@ class VLKDEncoderOutput(BaseModelOutput):
     Args:
         last_hidden_state: (batch, image_tokens + text_tokens, d_model), the decoder's memory [W_d V ; E(x)].
         image_embeds: (batch, d_j), unit norm; None without images.
-        memory_mask: (batch, image_tokens + text_tokens), set if the encoder received a part of the prompts only, so
-            that the mask of `input_ids` does not apply.
+        memory_mask: (batch, image_tokens + text_tokens), set if the encoder received only a part of the prompts, so
+            that the mask of `input_ids` does not fit.
     """
 
     image_embeds: torch.FloatTensor | None = None
@@ -80,7 +80,7 @@ class VLKDSeq2SeqLMOutput(Seq2SeqLMOutput):
 
 
 class VLKDPreTrainedModel(PreTrainedModel):
-    """Base class of `VLKDModel` and `VLKDForConditionalGeneration`: loading, and the image and text encoders."""
+    """Base class of both models: loading and freezing, and the image and text encoders."""
 
     config: VLKDConfig
     config_class = VLKDConfig
@@ -150,7 +150,7 @@ class VLKDPreTrainedModel(PreTrainedModel):
         """
         Same as `nn.Module.train`, but CLIP's tower, projection and temperature stay frozen and in eval mode.
 
-        Loading a checkpoint makes every parameter trainable and then calls `eval()`, so freezing is done here.
+        Loading a checkpoint makes every parameter trainable and then calls `eval()`, so this method freezes CLIP.
 
         Raises:
             ValueError: `mode` is True and PEFT has added adapters to CLIP, which would not be trained.
@@ -200,7 +200,7 @@ class VLKDPreTrainedModel(PreTrainedModel):
         keep_layers = kwargs.pop("output_hidden_states", None)
         keep_layers = self.config.output_hidden_states if keep_layers is None else keep_layers
         local = self.config.patch_attention == "self"
-        # Gradient checkpointing makes CLIP's embeddings require a gradient that no parameter uses.
+        # With gradient checkpointing, CLIP's embeddings require a gradient although all its parameters are frozen.
         needs_grad = pixel_values.requires_grad or any(p.requires_grad for p in self.vision_model.parameters())
         with torch.set_grad_enabled(needs_grad and torch.is_grad_enabled()):
             output = self.vision_model(

@@ -48,17 +48,7 @@ def change_weights(folder: Path, change: Callable[[dict], object]) -> None:
         (lambda c: c["text_config"].update(d_model="many"), ValueError, "'d_model' with value 'many'"),
         (lambda c: c.update(default_prompt_ids="many"), ValueError, "`default_prompt_ids`=many must contain"),
         (lambda c: c.pop("text_config"), ValueError, "`text_config` is missing"),
-        (
-            lambda c: c["vision_config"].update(patch_size=0),
-            ValueError,
-            "`vision_config.patch_size`=0 must be an integer from 1",
-        ),
-        (
-            lambda c: c["text_config"].update(encoder_layers=10**6),
-            ValueError,
-            "encoder_layers`=1000000 must be .* to 1024",
-        ),
-        (lambda c: c.update(projection_dim=10**6), ValueError, "projection_dim`=1000000 must be .* to 65536"),
+        (lambda c: c["vision_config"].update(patch_size=0), ValueError, "cannot be loaded.*ZeroDivisionError"),
         (
             lambda c: c["text_config"].update(d_model=64),
             ValueError,
@@ -129,23 +119,12 @@ def test_a_tokenizer_without_its_vocabulary(clip_dir, tmp_path):
         VLKDProcessor.from_vision_text_pretrained(clip_dir, str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("image_mean", [], "cannot process an image"),
-        ("image_std", [0.5, 0, 0.5], r"out of range .* `image_std`=\(0.5, 0, 0.5\)"),
-        ("size", {"shortest_edge": 10**6}, "`size`=.* from 1 to 4096"),
-        ("rescale_factor", "x", "cannot process an image"),
-        ("resample", 9, "cannot process an image"),
-        ("image_processor_type", 10**40, "has no valid VLKD processor"),
-    ],
-)
-def test_a_processor_that_no_image_can_follow(folder, key, value, message):
+def test_a_processor_that_does_not_exist(folder):
     file = folder / "processor_config.json"
     config = json.loads(file.read_text())
-    config["image_processor"][key] = value
+    config["image_processor"]["image_processor_type"] = "other"
     file.write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="has no valid VLKD processor"):
         VLKDProcessor.from_pretrained(folder)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import BartConfig, CLIPVisionConfig
+from transformers import AutoTokenizer, BartConfig, CLIPVisionConfig
 
 from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration
 
@@ -83,7 +83,7 @@ def test_an_image_token_may_become_several_vectors(clip_dir, bart_dir, batch):
     assert model.config.image_projector_hidden_size == 3 * model.config.text_config.d_model
     with pytest.raises(ValueError, match="`image_token_expansion`=3 requires projector_init='random'"):
         build_joined(clip_dir, bart_dir, image_token_expansion=3)
-    with pytest.raises(ValueError, match="`image_token_expansion`=0 must be .* to 1024"):
+    with pytest.raises(ValueError, match="`image_token_expansion`=0 must be 1 or more"):
         VLKDConfig(image_token_expansion=0)
 
 
@@ -146,7 +146,8 @@ def test_names_of_the_mlp_are_found():
 )
 def test_wrong_checkpoints_are_value_errors(clip_dir, bart_dir, tmp_path, pair, message):
     (tmp_path / "empty").mkdir()
-    BartConfig(d_model=16).save_pretrained(tmp_path / "weightless")
+    BartConfig.from_pretrained(bart_dir).save_pretrained(tmp_path / "weightless")
+    AutoTokenizer.from_pretrained(bart_dir).save_pretrained(tmp_path / "weightless")
     folders = {name: str(tmp_path / name) for name in ("empty", "weightless")} | {"clip": clip_dir, "bart": bart_dir}
     with pytest.raises(ValueError, match=message):
         VLKDForConditionalGeneration.from_vision_text_pretrained(*(folders[name] for name in pair))

@@ -112,11 +112,6 @@ def test_text_alone_is_barts_to_the_id(model, reloaded, bart, processor):
     )
     encoded = {"encoder_outputs": reloaded.encode_multimodal(**text), "attention_mask": text["attention_mask"]}
     assert torch.equal(reloaded.generate(**encoded), expected)
-    captioner = pipeline("image-text-to-text", model=reloaded, processor=processor)
-    written = captioner(text=TEXTS[0])[0]["generated_text"]
-    length = {} if due.generation_config.max_length else {"max_new_tokens": 64}  # else the pipeline's own
-    alone = due.generate(**processor(text=TEXTS[:1]), **length)
-    assert written == processor.tokenizer.decode(alone[0], skip_special_tokens=True).strip()
 
 
 def test_the_restored_bart_is_saved_with_its_defaults(reloaded, bart, tmp_path):

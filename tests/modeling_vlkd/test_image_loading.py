@@ -306,7 +306,7 @@ def test_a_list_says_which_image_it_was(processor, image, tmp_path):
 def test_a_server_that_does_not_answer_costs_a_moment(page, web):
     url = web.add("/image.png", page)
     began = time.monotonic()
-    with pytest.raises(ValueError, match=rf"{url}.* the server did not respond completely within 0.3 seconds"):
+    with pytest.raises(ValueError, match=rf"{url}.*(timed out|within 0.3 seconds)"):
         read_image(url, timeout=0.3)
     assert 0.3 <= time.monotonic() - began < 3
 

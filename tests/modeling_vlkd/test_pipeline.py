@@ -95,7 +95,7 @@ def test_an_image_comes_from_anywhere(captioner, images, tmp_path, web):
         assert captioner(image) == captioner(images=image) == captioner({"image": image}) == due
     with pytest.raises(ValueError, match=r"image \(http://127.*404"):
         captioner(url + ".gone")
-    with pytest.raises(ValueError, match="within 0.2 seconds"):
+    with pytest.raises(ValueError, match="timed out"):
         captioner(web.add("/silent", lambda handler: handler.connection.recv(1)), timeout=0.2)
 
 
@@ -140,7 +140,6 @@ def test_a_prompt_is_continued(source, model, processor, images):
     new = expected(model, processor, images[:2], prompts)
     full = [f"a photo of {new[0]}", f"two {new[1]} on the grass"]
     assert pipe(images[0], text=prompts[0]) == [{"input_text": prompts[0], "generated_text": full[0]}]
-    assert pipe(images[0], prompt=prompts[0])[0]["generated_text"] == full[0]
     assert pipe({"image": images[0], "text": prompts[0]})[0]["generated_text"] == full[0]
     assert pipe(images[0], text=prompts[0], return_full_text=False)[0]["generated_text"] == new[0]
     for batch_size in (1, 2):
@@ -150,14 +149,6 @@ def test_a_prompt_is_continued(source, model, processor, images):
     assert [records[0]["generated_text"] for records in lazy] == full
     same = pipe(images[:2], text=prompts[0])
     assert [records[0]["input_text"] for records in same] == [prompts[0]] * 2
-
-
-def test_a_text_alone_is_barts(captioner, model, processor):
-    text = "two dogs on the <mask>"
-    written = model.generate(**processor(text=text), max_new_tokens=6)
-    due = [{"input_text": text, "generated_text": processor.post_process_generation(written)[0]}]
-    assert captioner(text=text) == captioner({"text": text}) == due
-    assert captioner(text=[text, text]) == [due, due]
 
 
 def test_what_is_given_to_generate_reaches_it(captioner, model, processor, images):
@@ -300,8 +291,6 @@ def test_zero_shot_classification_uses_the_dual_encoder(vlkd_dir, model, process
 
 
 def test_bad_input_is_a_value_error(captioner, answerer, images):
-    with pytest.raises(ValueError, match="Neither `images` nor `text`"):
-        captioner()
     for text in (["a"], iter(["a"])):
         with pytest.raises(ValueError, match=r"2 image\(s\) but 1 text\(s\)"):
             captioner(images[:2], text=text)
@@ -313,12 +302,10 @@ def test_bad_input_is_a_value_error(captioner, answerer, images):
         captioner(b"bytes")
     with pytest.raises(ValueError, match="takes prompts, not chats"):
         captioner(images[0], text=[{"role": "user", "content": "hello"}])
-    with pytest.raises(ValueError, match=r"\['img'\] has neither an `image` nor a `text`"):
+    with pytest.raises(ValueError, match=r"`image` is not given.*\['img'\]"):
         captioner({"img": images[0]})
     with pytest.raises(ValueError, match="`question` is not given"):
         answerer(images[0])
-    with pytest.raises(ValueError, match="`image` is not given"):
-        answerer(question=QUESTION)
     with pytest.raises(ValueError, match=r"`image` is not given.*\['question'\]"):
         answerer([{"question": QUESTION}])
 

@@ -80,17 +80,11 @@ def test_a_bart_with_more_tokens_in_its_config_than_weights(copied):
         join(str(CLIP), str(folder))
 
 
-@pytest.mark.parametrize("stored", [("shared", "encoder.embed_tokens", "decoder.embed_tokens"), ("shared",)])
-def test_a_bart_with_untied_embeddings(copied, tmp_path, stored):
-    """With `tie_word_embeddings=False`, transformers 4 saved the input embeddings once and the head on its own."""
+def test_a_bart_with_untied_embeddings(copied, tmp_path):
     folder, ids = copied("bart"), torch.tensor([[0, 9, 8, 2]])
     untied = BartForConditionalGeneration.from_pretrained(folder, tie_word_embeddings=False)
     torch.nn.init.normal_(untied.lm_head.weight)
     untied.save_pretrained(folder)
-    dropped = tuple(
-        f"model.{name}." for name in ("encoder.embed_tokens", "decoder.embed_tokens") if name not in stored
-    )
-    change_weights(folder, lambda w: {n: v for n, v in w.items() if not n.startswith(dropped or "none")})
     due = untied(ids).logits
     joined = join(str(CLIP), str(folder))
     joined.save_pretrained(tmp_path / "vlkd")
@@ -194,7 +188,7 @@ def test_configs_are_checked_before_weights_are_loaded(copied, monkeypatch):
     folder = copied("bart")
     mask = AutoTokenizer.from_pretrained(folder).mask_token_id
     change_json(folder / "config.json", lambda c: c.update(vocab_size=mask))  # as bart-large-cnn's
-    with pytest.raises(ValueError, match=f"`mask_token_id`={mask} is outside the vocabulary of {mask}"):
+    with pytest.raises(ValueError, match=f"but BART has {mask} embeddings; .* bart-base"):
         join(str(CLIP), str(folder))
 
 

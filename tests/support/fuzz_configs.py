@@ -1,4 +1,4 @@
-"""What can become of a model's JSON files and of a train.yaml: keys dropped, other types, huge numbers, no JSON."""
+"""What can become of a model's JSON files and of a train.yaml: keys dropped, other types and sizes, no JSON."""
 
 import json
 import random
@@ -19,10 +19,6 @@ VALUES = (
     7,
     0.5,
     -3.5,
-    10**6,
-    10**9,
-    2**63,
-    10**40,
     1e308,
     float("inf"),
     float("nan"),
@@ -35,7 +31,7 @@ VALUES = (
 )
 
 
-NUMBERS = (-1, 0, 1, 3, 65_535, 10**6, 10**9, 2**63, 10**40)
+NUMBERS = (-1, 0, 1, 3)  # a large size would build a large model, as in transformers
 
 
 def places(node: Any, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:

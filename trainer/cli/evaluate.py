@@ -1,7 +1,6 @@
-"""`vlkd evaluate`: run a task with a model, and print and write its results."""
+"""`vlkd evaluate`: run a task with a model, and print and write the results."""
 
 import argparse
-import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +11,13 @@ import yaml
 
 from trainer.cli.devices import add_device_options, read_device_options
 from trainer.evaluation.datasets import DatasetOverrides
-from trainer.evaluation.metrics_file import MetricTable, terminal_table, write_metrics
+from trainer.evaluation.metrics_file import MetricTable, shell_command, terminal_table, write_metrics
 from trainer.evaluation.retention import compare_language
 from trainer.evaluation.runner import Evaluation, evaluate
 from trainer.evaluation.tasks.task import STRATEGIES, Task, load_task, task_names
 from trainer.hub.repository import weights_digest
 
-# Options that only some kinds of task have. --predictions_only is checked with them.
+# The kinds of task that use an option, for options that not every task uses.
 ONLY_FOR = {
     "reference_model": {"text-retention"},
     "strategy": {"vqa"},
@@ -28,24 +27,24 @@ ONLY_FOR = {
     "clip": {"retrieval"},
     "predictions_only": {"vqa", "captions"},
 }
-ONE_DATASET = ("dataset_name", "columns", "questions", "annotations", "images")  # options for tasks of one part
+ONE_DATASET = ("dataset_name", "columns", "questions", "annotations", "images")  # not for tasks with several parts
 
 
 def add_command(commands: Any) -> None:
     parser = commands.add_parser("evaluate")
     parser.add_argument("--task", required=True, help=f"{', '.join(task_names())}, or the path of a YAML file")
     parser.add_argument("--model", required=True, metavar="DIR", help="folder or Hub name of a VLKD checkpoint")
-    parser.add_argument("--dataset_name", help="replaces the task's: a folder, a name on the Hub, or module:function")
-    parser.add_argument("--split", help="replaces the task's")
+    parser.add_argument("--dataset_name", help="a folder, a name on the Hub or module:function, instead of the task's")
+    parser.add_argument("--split", help="instead of the task's")
     parser.add_argument("--columns", metavar="'{image: photo}'", help="the dataset's names of the task's columns")
-    parser.add_argument("--questions", metavar="FILE", help="VQA's official questions; replaces the dataset")
+    parser.add_argument("--questions", metavar="FILE", help="VQA's official questions, instead of a dataset")
     parser.add_argument(
         "--annotations", metavar="FILE", help="VQA's answers, or captions of COCO, nocaps or Karpathy (dataset_*.json)"
     )
-    parser.add_argument("--images", metavar="FOLDER", help="folder of the images that the files or the dataset name")
+    parser.add_argument("--images", metavar="FOLDER", help="folder of the images, if files or dataset have only names")
     parser.add_argument("--limit", type=int, metavar="N", help="use only the first N rows")
     parser.add_argument(
-        "--strategy", nargs="+", choices=STRATEGIES["vqa"], help="how to answer questions; by default as in the task"
+        "--strategy", nargs="+", choices=STRATEGIES["vqa"], help="how to answer questions; default: the task's"
     )
     parser.add_argument("--output_dir", metavar="DIR", help="default: evaluation/TASK; the same command resumes there")
     parser.add_argument(
@@ -73,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     if retention and args.dtype == "auto":
         args.dtype = "float32"  # bfloat16 would round away the small changes that this task measures
     device, dtype = read_device_options(args)
-    args.dtype = str(dtype).removeprefix("torch.")  # the results depend on it, so the printed command has it
+    args.dtype = str(dtype).removeprefix("torch.")  # for the command in metrics.json
     if device.type == "cpu":
         torch.set_flush_denormal(True)  # denormal numbers slow small models down
     overrides = DatasetOverrides(
@@ -100,10 +99,12 @@ def run(args: argparse.Namespace) -> int:
     table = MetricTable()
     for condition, results in evaluation.results:
         table.extend(condition, results)
+    left_out = ("command", "run", "output_dir", "batch_size", "device")  # the results do not depend on these
+    options = {name: value for name, value in vars(args).items() if name not in left_out}
     metrics = write_metrics(
         folder / "metrics.json",
         table.as_list(),
-        command=command_of(args),
+        command=shell_command(["vlkd", "evaluate"], options),
         dataset=evaluation.dataset,
         split=evaluation.split,
         task=Path(args.task).stem,
@@ -148,18 +149,8 @@ def as_columns(text: str | None) -> dict[str, str | None] | None:
     return columns
 
 
-def command_of(args: argparse.Namespace) -> str:
-    """The command that reproduces the results, without the options that they do not depend on."""
-    words = ["vlkd", "evaluate"]
-    for name, value in vars(args).items():
-        if name not in ("command", "run", "output_dir", "batch_size", "device") and value is not None:
-            values = [] if value is True else value if isinstance(value, list) else [str(value)]
-            words += [f"--{name}", *values]
-    return shlex.join(words)
-
-
 def print_settings(evaluation: Evaluation, limit: int | None, computed: str, settings: dict[str, Any]) -> None:
-    """Print what the results depend on except the model."""
+    """Print what the results depend on, except the model."""
     rows = f", the first {limit} rows only (--limit {limit})" if limit else ""
     print(f"{evaluation.dataset}, {evaluation.split}{rows}")
     print(f"Computed on {computed}")

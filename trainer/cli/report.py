@@ -13,9 +13,9 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser("report")
     parser.add_argument("metrics", metavar="METRICS.json", help="a file that `make demo` or `vlkd evaluate` wrote")
     parser.add_argument(
-        "--into", metavar="FILE.md", help="replace the text between <!-- figures: NAME --> and <!-- /figures -->"
+        "--into", metavar="FILE.md", help="document in which to replace <!-- figures: NAME --> … <!-- /figures -->"
     )
-    parser.add_argument("--name", help="NAME of the marks; by default the file's recipe, task or dataset")
+    parser.add_argument("--name", help="NAME of the marks; default: the file's recipe, task or dataset")
     parser.set_defaults(run=run)
 
 
@@ -33,11 +33,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def replace_figures(file: str | os.PathLike, name: str, report: str) -> None:
-    """Put `report` between the marks of `name` in a Markdown file.
-
-    Raises:
-        ValueError: the file cannot be read, or does not have both marks exactly once, each on a line of its own.
-    """
+    """Put `report` between the marks of `name` in a Markdown file. Raise a ValueError unless both occur once."""
     try:
         with open(file, encoding="utf-8", newline="") as document:
             text = document.read()

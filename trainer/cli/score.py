@@ -2,23 +2,21 @@
 
 import argparse
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
 from trainer.evaluation import scoring
-from trainer.evaluation.metrics_file import SCHEMA, checkout_commit, terminal_table
+from trainer.evaluation.metrics_file import SCHEMA, checkout_commit, shell_command, terminal_table
 
-DECIMALS = 6  # as many as the official evaluations print
+DECIMALS = 6  # as in the official evaluations
 
 
 def add_command(commands: Any) -> None:
-    """Add `vlkd score` with a parser for each kind of result."""
     score = commands.add_parser("score")
     kinds = score.add_subparsers(dest="kind", metavar="KIND", required=True)
 
     vqa = kinds.add_parser("vqa", help="accuracy on VQA or OK-VQA")
-    vqa.add_argument("--questions", metavar="FILE", help="the official questions, to check the annotations with")
+    vqa.add_argument("--questions", metavar="FILE", help="the official questions, to check the annotations against")
     vqa.add_argument("--annotations", required=True, metavar="FILE", help="the official annotations")
     vqa.add_argument("--results", required=True, metavar="FILE", help='[{"question_id": …, "answer": …}, …]')
     vqa.add_argument("--style", default="vqa", choices=scoring.STYLES, help="the dataset of the annotations")
@@ -32,17 +30,12 @@ def add_command(commands: Any) -> None:
     captions.set_defaults(score=_captions)
 
     for kind in kinds.choices.values():
-        kind.add_argument("--seed", type=int, default=0, help="of the bootstrap")
         kind.add_argument("--json", action="store_true", help="print the results as one JSON object")
     score.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the results as a table or, with --json, as the content of a metrics.json.
-
-    Raises:
-        ValueError: a file is malformed, its ids do not match, or a requested metric is not available.
-    """
+    """Print the results as a table or, with --json, as the content of a metrics.json."""
     report = args.score(args)
     condition = Path(args.results).stem
     figures = [
@@ -51,8 +44,11 @@ def run(args: argparse.Namespace) -> int:
         for result in report.pop("figures")
     ]
     if args.json:
-        head = {"schema": SCHEMA, "command": _command(args), "commit": checkout_commit(), "split": "the whole file"}
-        print(json.dumps(head | report | {"seed": args.seed, "figures": figures}, ensure_ascii=False))
+        left_out = ("command", "kind", "json", "run", "score")
+        options = {name: value for name, value in vars(args).items() if name not in left_out}
+        command = shell_command(["vlkd", "score", args.kind], options)
+        head = {"schema": SCHEMA, "command": command, "commit": checkout_commit(), "split": "the whole file"}
+        print(json.dumps(head | report | {"figures": figures}, ensure_ascii=False))
         return 0
     if figures:
         print(terminal_table(figures))
@@ -64,18 +60,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _vqa(args: argparse.Namespace) -> dict[str, Any]:
-    figures = scoring.score_vqa(args.annotations, args.results, args.questions, args.style, args.seed)
+    figures = scoring.score_vqa(args.annotations, args.results, args.questions, args.style)
     return {"dataset": Path(args.annotations).name, "style": args.style, "figures": figures}
 
 
 def _captions(args: argparse.Namespace) -> dict[str, Any]:
-    report = scoring.caption_report(args.references, args.results, args.metrics, args.tokenizer, args.seed)
+    report = scoring.caption_report(args.references, args.results, args.metrics, args.tokenizer)
     return {"dataset": Path(args.references).name, **report}
-
-
-def _command(args: argparse.Namespace) -> str:
-    words = ["vlkd", "score", args.kind]
-    for name, value in vars(args).items():
-        if name not in ("command", "kind", "json", "run", "score") and value is not None:
-            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    return shlex.join(words)

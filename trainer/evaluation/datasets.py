@@ -1,7 +1,8 @@
-"""Load what a task asks about: rows under the project's column names, and images that are read on demand.
+"""Load the data of a task: rows with the project's column names, and images, which are read on demand.
 
 A row has the keys of the task's `columns` except the image. For the kind "vqa" these are `question_id`, `image_id`,
-`question` and `answers` (a list of texts), for "captions" and "retrieval" `image_id` and `captions`.
+`question` and `answers` (a list of texts), for "captions" and "retrieval" `image_id` and `captions`. The functions
+raise a ValueError that names the option, the file or the row for data that cannot be used.
 """
 
 import hashlib
@@ -32,7 +33,7 @@ OPTIONAL = {  # names that --columns may add to a task's own
 
 @dataclass(frozen=True)
 class DatasetOverrides:
-    """The command's options that replace or restrict a task's dataset; None keeps what the task names."""
+    """The command's options that replace or limit a task's dataset; None keeps the task's own."""
 
     dataset: str | None = None
     split: str | None = None
@@ -54,11 +55,7 @@ class Examples:
 
 
 def load_examples(task: Task, overrides: DatasetOverrides, need_references: bool = True) -> Examples:
-    """All rows of a task, checked before the model is loaded.
-
-    Raises:
-        ValueError: a column, image or reference is missing, an id occurs twice, or a text is invalid.
-    """
+    """All rows of a task, checked before the model is loaded."""
     official = overrides.questions or (overrides.annotations and overrides.images)
     if task.kind == "vqa" and overrides.annotations and not overrides.questions:
         raise ValueError(f"--annotations {overrides.annotations} requires --questions and --images.")
@@ -85,11 +82,7 @@ def _from_files(task: Task, overrides: DatasetOverrides) -> Examples:
 
 
 def _find_files(names: list[Any], folder: str, source: str) -> list[Path]:
-    """The file in `folder`, or below it, of each file name or image number.
-
-    Raises:
-        ValueError: a file is missing, or the folder is.
-    """
+    """The file in `folder` or its subfolders for each file name or image number."""
     files = _index_images(folder)
     keys = [Path(name).name if isinstance(name, str) else name for name in names]
     keys = [key if key in files else _as_id(key) for key in keys]
@@ -116,11 +109,7 @@ def _index_images(folder: str) -> dict[str | int, Path]:
 
 # ------------------------------------------------------------------------------------------------------------ datasets
 def load_columns(task: Task, overrides: DatasetOverrides) -> tuple[str, str, datasets.Dataset, dict[str, str]]:
-    """The dataset's name, its split, its first `limit` rows, and its column for each of our names.
-
-    Raises:
-        ValueError: the dataset, the split or a column does not exist.
-    """
+    """The dataset's name, its split, its first `limit` rows, and its column for each of our names."""
     name, split, limit = overrides.dataset or task.dataset, overrides.split or task.split, overrides.limit
     columns = _columns(task, overrides)
     options = task.dataset_kwargs if overrides.dataset is None else {}
@@ -135,7 +124,7 @@ def load_columns(task: Task, overrides: DatasetOverrides) -> tuple[str, str, dat
 
 
 def _columns(task: Task, overrides: DatasetOverrides) -> dict[str, str]:
-    """The dataset's column for each of our names: the task's, or that of --columns; null leaves one out."""
+    """The dataset's column for each of our names, from the task and --columns; null omits a column."""
     known = dict.fromkeys([*task.columns, *OPTIONAL[task.kind]])
     if unknown := sorted((overrides.columns or {}).keys() - known.keys()):
         raise ValueError(f"--columns: unknown name '{unknown[0]}'; this task has {', '.join(known)}.")
@@ -189,7 +178,7 @@ def _as_id(value: Any) -> Any:
 
 
 def _add_annotations(rows: list[Row], file: str, split: str) -> None:
-    """Replace the captions by those of an official file, and add its domains."""
+    """Replace the captions with those of an official file, and add its domains."""
     found = {record["image_id"]: record for record in read_captions(file, split)[0]}
     for row in rows:
         if (record := found.get(row["image_id"])) is None:
@@ -201,11 +190,7 @@ def _add_annotations(rows: list[Row], file: str, split: str) -> None:
 
 # ----------------------------------------------------------------------------------------------------- images and rows
 def _read(cell: Any, row: Row, source: str) -> Image.Image:
-    """The image of a path, a URL, or a record of `datasets`.
-
-    Raises:
-        ValueError: the image is missing or cannot be read; the message has its id.
-    """
+    """The image of a path, a URL, or a record of `datasets`."""
     name = f"{source}: image {row['image_id']}"
     if cell is None:
         raise ValueError(f"{name} is missing. Filter such rows out.")
@@ -213,7 +198,7 @@ def _read(cell: Any, row: Row, source: str) -> Image.Image:
 
 
 def _check_rows(task: Task, examples: Examples, need_references: bool) -> None:
-    """Turn references into lists of texts. Raise a ValueError for a row that cannot be asked or scored."""
+    """Convert references to lists of texts, and raise a ValueError for an invalid row."""
     id_key, reference = IDS[task.kind], REFERENCES[task.kind]
     where, seen = f"{examples.dataset} ({examples.split})", set()
     if not examples.rows:

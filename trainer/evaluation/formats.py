@@ -1,6 +1,7 @@
 """The official file formats: VQA, COCO captions, nocaps, Karpathy's splits, and result files.
 
-Files are read into rows under the project's own column names (see `trainer.evaluation.datasets`).
+Files are read into rows with the project's column names (see `trainer.evaluation.datasets`). The functions raise a
+ValueError that names the file, and the record's id or number, if a file is malformed.
 """
 
 import json
@@ -14,16 +15,12 @@ from trainer.data.metadata import as_text
 
 Row = dict[str, Any]
 Source = dict | list | str | os.PathLike  # a JSON file, or its content
-# The official metrics take no empty text. Their tokenizers and normalization remove this one.
+# Replaces an empty text, which the official metrics reject; their tokenizers and normalization remove it.
 EMPTY = "."
 
 
 def read_json(source: Source, name: str) -> tuple[Any, str]:
-    """The content of a JSON file, and what to call it in an error. Content instead of a path is returned as it is.
-
-    Raises:
-        ValueError: the file cannot be read.
-    """
+    """The content of a JSON file, or `source` itself if it is content, and its name for error messages."""
     if not isinstance(source, (str, os.PathLike)):
         return source, name
     try:
@@ -33,11 +30,7 @@ def read_json(source: Source, name: str) -> tuple[Any, str]:
 
 
 def records(content: Any, key: str | None, name: str, columns: Sequence[str] = ()) -> list[Row]:
-    """The list of objects under `key` of a file's content, or the content itself if `key` is None.
-
-    Raises:
-        ValueError: there is no such list, it is empty, or a record lacks one of `columns`.
-    """
+    """The non-empty list of objects under `key` of a file's content (None: the content itself) with all `columns`."""
     found = content if key is None else content.get(key) if isinstance(content, dict) else None
     of = f" of `{key}`" if key else ""
     if not isinstance(found, list) or not found or not all(isinstance(record, dict) for record in found):
@@ -50,11 +43,7 @@ def records(content: Any, key: str | None, name: str, columns: Sequence[str] = (
 
 
 def by_id(found: Iterable[Row], key: str, name: str) -> dict[Any, Row]:
-    """Records by their id.
-
-    Raises:
-        ValueError: an id is neither a number nor a text, or occurs twice.
-    """
+    """Records by id. Raise a ValueError if an id is neither a number nor a text, or occurs twice."""
     indexed: dict[Any, Row] = {}
     for record in found:
         value = record[key]
@@ -81,11 +70,7 @@ def check_same_ids(given: Iterable, wanted: Iterable, given_name: str, wanted_na
 
 
 def text_of(record: Row, key: str, name: str) -> str:
-    """The text under `key`; numbers, truth values and dates are written as text.
-
-    Raises:
-        ValueError: it is something else, or empty.
-    """
+    """The text under `key`, or a number, truth value or date as a text. Raise a ValueError for anything else."""
     value = as_text(record.get(key))
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{name}: `{key}` is {value!r}; it must be a non-empty text.")
@@ -120,11 +105,7 @@ def vqa_annotations(source: Source, name: str) -> tuple[dict[Any, Row], str]:
 
 
 def read_vqa(questions: str, annotations: str | None) -> tuple[list[Row], str]:
-    """The rows of VQA's questions, with the answers of its annotations if given, and the name of the split.
-
-    Raises:
-        ValueError: a file is malformed, or a question has no annotation.
-    """
+    """The rows of VQA's questions, with the answers of its annotations if given, and the name of the split."""
     rows, name, split = vqa_questions(questions, "--questions")
     if annotations is None:
         return list(rows.values()), split
@@ -137,11 +118,7 @@ def read_vqa(questions: str, annotations: str | None) -> tuple[list[Row], str]:
 
 # ----------------------------------------------------------------------------------------------------------- captions
 def read_captions(annotations: str, split: str) -> tuple[list[Row], str]:
-    """The rows of a captions file of COCO or nocaps, or of one split of Karpathy's file, and the name of the split.
-
-    Raises:
-        ValueError: the file is malformed, or has no such split.
-    """
+    """The rows of a captions file of COCO or nocaps, or of one split of Karpathy's file, and the name of the split."""
     content, name = read_json(annotations, "--annotations")
     images = records(content, "images", name)
     if "sentences" in images[0]:
@@ -174,11 +151,7 @@ def _read_karpathy(content: Any, name: str, split: str) -> list[Row]:
 
 
 def caption_references(source: Source, name: str) -> tuple[dict[Any, list[str]], str]:
-    """The captions of each image in a COCO captions file, and the name of the file.
-
-    Raises:
-        ValueError: the file is malformed, or a listed image has no caption.
-    """
+    """The captions of each image in a COCO captions file, and the name of the file."""
     content, name = read_json(source, name)
     captions: dict[Any, list[str]] = {}
     for record in records(content, "annotations", name, ("image_id",)):
@@ -200,11 +173,7 @@ def write_results(path: str | os.PathLike, kind: str, rows: Sequence[Row], texts
 
 
 def read_results(source: Source, id_key: str, text_key: str) -> tuple[dict[Any, str], str]:
-    """The texts of an official results file by id, and the name of the file.
-
-    Raises:
-        ValueError: the file is malformed, an id occurs twice, or a text is empty.
-    """
+    """The texts of an official results file by id, and the name of the file."""
     content, name = read_json(source, "results")
     found = by_id(records(content, None, name, (id_key,)), id_key, name)
     return {key: text_of(row, text_key, f"{name}: {id_key} {key}") for key, row in found.items()}, name

@@ -13,7 +13,7 @@ from modeling_vlkd.generation_vlkd import default_generation_config
 
 @torch.no_grad()
 def encode_images(model: PreTrainedModel, processor, images: Sequence, batch_size: int = 64) -> torch.Tensor:
-    """V of every image, (n, N, d_j)."""
+    """V of each image: (n, N, d_j)."""
     model.eval()
     features = []
     for start in tqdm(range(0, len(images), batch_size), desc="images", leave=False):
@@ -32,14 +32,14 @@ def complete(
     desc: str = "prompts",
     **generate_kwargs,
 ) -> list[str]:
-    """The text that the decoder generates at `<mask>`, starting from the part of the prompt before it.
+    """Generate the text at each prompt's `<mask>`; the decoder starts with the part before it.
 
     Args:
         model: VLKDForConditionalGeneration, or BartForConditionalGeneration without images.
         prompts: texts with one `<mask>`.
-        image_features: (n, N, d_j), one row per prompt; None for no images.
-        generate_kwargs: of `generate`; greedy with 24 new tokens by default. The checkpoint's generation config is
-            ignored.
+        image_features: (n, N, d_j), one row per prompt; None without images.
+        generate_kwargs: arguments of `generate`; by default greedy with 24 new tokens. The checkpoint's generation
+            config is ignored.
 
     Returns:
         The new text of each prompt, without special tokens and surrounding spaces.
@@ -80,7 +80,7 @@ def complete(
 
 @contextmanager
 def plain_defaults(model: PreTrainedModel) -> Iterator[None]:
-    """Ignore the generation config that the model, or the BART in it, was saved with."""
+    """Ignore the saved generation configs of the model and of the BART in it."""
     saved = {part: part.generation_config for part in model.modules() if isinstance(part, GenerationMixin)}
     try:
         for part in saved:

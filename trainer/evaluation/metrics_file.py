@@ -1,8 +1,9 @@
-"""Write, check and display metrics.json, the results of a measurement; docs/metrics.md describes its fields."""
+"""Write, check and display metrics.json, the results of an evaluation; docs/metrics.md describes its fields."""
 
 import json
 import math
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -23,7 +24,7 @@ _NONE = "·"
 
 @dataclass
 class MetricTable:
-    """Results by row of the table and by condition, both in the order in which they were added."""
+    """Results by row of the table and by condition, both in the order of addition."""
 
     rows: dict[tuple[str, str], dict[str, dict[str, Any]]] = field(default_factory=dict)
 
@@ -44,7 +45,7 @@ class MetricTable:
 
 
 def _cells(results: list[dict[str, Any]]) -> list[list[str]]:
-    """Header and body as text: the first condition with its interval, the others without."""
+    """The table's header and rows as text. Only the first condition has an interval."""
     first, *others = dict.fromkeys(result["condition"] for result in results)
     rows: dict[tuple[str, str], dict[str, dict]] = {}
     for result in results:
@@ -60,7 +61,7 @@ def _cells(results: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def terminal_table(results: list[dict[str, Any]]) -> str:
-    """A table with columns aligned by spaces."""
+    """A table aligned with spaces."""
     lines = _cells(results)
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
@@ -76,20 +77,20 @@ def markdown_table(results: list[dict[str, Any]]) -> str:
 
 
 def as_markdown(lines: list[list[str]]) -> str:
-    """A Markdown table of a header and its body; all columns but the first are aligned to the right."""
+    """A Markdown table of a header and rows; all columns but the first are aligned to the right."""
     header, *body = lines
     rule = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *body)) + "\n"
 
 
 def markdown_report(metrics: dict[str, Any]) -> str:
-    """The table, followed by the command that reproduces it."""
+    """The table and a sentence about how it was measured."""
     return f"{markdown_table(metrics['figures'])}\n{how_measured(metrics)}\n"
 
 
 def how_measured(metrics: dict[str, Any]) -> str:
     """One Markdown sentence: the command, the commit and the machine of a measurement."""
-    commit = f"commit `{metrics['commit']}`" if metrics["commit"] else "code outside a git checkout"
+    commit = f"commit `{metrics['commit']}`" if metrics.get("commit") else "code outside a git checkout"
     limit = f"the first {metrics['limit']} rows only" if metrics.get("limit") else ""
     seconds = " and ".join(f"{round(s)} s to {part}" for part, s in metrics.get("seconds", {}).items())
     machine, versions = metrics.get("machine"), metrics.get("versions", {})
@@ -106,14 +107,14 @@ def write_metrics(
     """Write a metrics.json with `measurement_environment()`, and return its content.
 
     Args:
-        path: of the file.
+        path: the file.
         results: as `MetricTable.as_list` returns them.
-        command: that reproduces the results.
-        dataset, split: that were measured on.
+        command: reproduces the results.
+        dataset, split: the evaluated data.
         settings: further keys, such as recipe, task, limit, or seconds by part of the work.
 
     Raises:
-        ValueError: `load_metrics` would reject the content.
+        ValueError: the content is invalid (see `check_metrics`).
     """
     environment = measurement_environment()
     metrics = {"schema": SCHEMA, "command": command, "commit": environment.pop("commit")}
@@ -133,11 +134,7 @@ def measurement_environment() -> dict[str, Any]:
 
 
 def load_metrics(path: str | os.PathLike) -> dict[str, Any]:
-    """The content of a metrics.json.
-
-    Raises:
-        ValueError: the file cannot be read, or a key or number is missing or invalid.
-    """
+    """Return the content of a metrics.json. Raise a ValueError if the file cannot be read or is invalid."""
     try:
         metrics = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -147,45 +144,42 @@ def load_metrics(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def check_metrics(metrics: Any, path: str) -> None:
-    """Raise a ValueError that names file, key and value if `metrics` does not follow docs/metrics.md."""
-
-    def require(condition: Any, problem: str) -> None:
-        if not condition:
-            raise ValueError(f"metrics: '{path}' {problem}. Measure again, or repair the file.")
-
-    figures = metrics.get("figures") if isinstance(metrics, dict) else None
-    require(isinstance(figures, list) and figures, "holds no list of `figures`")
-    require(metrics.get("schema") == SCHEMA, f"has schema {metrics.get('schema')!r}, not {SCHEMA}")
-    for key in ("command", "dataset", "split"):
-        require(isinstance(metrics.get(key), str) and metrics[key], f"has {key} {metrics.get(key)!r}, not a text")
-    require(isinstance(metrics.get("commit", False), str | None), "has no commit that is a text or null")
+    """Raise a ValueError that names file and key if `metrics` does not follow docs/metrics.md."""
+    invalid = f"metrics: '{path}' is not a valid metrics.json:"
+    if not isinstance(metrics, dict) or metrics.get("schema") != SCHEMA or not isinstance(metrics.get("figures"), list):
+        raise ValueError(f"{invalid} it must be an object with `schema` {SCHEMA} and a list of `figures`.")
+    if missing := [key for key in ("command", "dataset", "split", "figures") if not metrics.get(key)]:
+        raise ValueError(f"{invalid} `{missing[0]}` is missing or empty.")
     seen = set()
-    for number, result in enumerate(figures):
-        where = f"figures[{number}]"
-        require(isinstance(result, dict), f"{where} is {result!r}, not an object")
-        for key in NAMES:
-            require(isinstance(result.get(key), str), f"{where} has {key} {result.get(key)!r}, not a text")
-        for key in NUMBERS:
-            value = result.get(key)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            require(is_number, f"{where} has {key} {value!r}, not a number")
-        require(
-            isinstance(result["n"], int) and result["n"] > 0, f"{where} has n {result['n']}, not a positive integer"
+    for number, result in enumerate(metrics["figures"]):
+        is_result = (
+            isinstance(result, dict)
+            and all(isinstance(result.get(key), str) for key in NAMES)
+            and all(type(result.get(key)) in (int, float) and math.isfinite(result[key]) for key in NUMBERS)
         )
-        require(result["low"] <= result["high"], f"{where} has low {result['low']} above high {result['high']}")
+        if not is_result:
+            needed = f"the texts {', '.join(NAMES)} and the numbers {', '.join(NUMBERS)}"
+            raise ValueError(f"{invalid} figures[{number}] needs {needed}, but is {result!r:.300}.")
         name = tuple(result[key] for key in NAMES)
-        require(name not in seen, f"{where} is a second {' / '.join(name)}")
+        if name in seen:
+            raise ValueError(f"{invalid} figures[{number}] is a second {' / '.join(name)}.")
         seen.add(name)
 
 
-def checkout_commit() -> str | None:
-    """`git describe` of the checkout that this code is in, ending in "-dirty" if a tracked file was changed.
+def shell_command(words: list[str], options: dict[str, Any]) -> str:
+    """A command with the options that are not None, as one line for the shell."""
+    for name, value in options.items():
+        if value is not None:
+            values = [] if value is True else value if isinstance(value, list) else [value]
+            words = [*words, f"--{name}", *map(str, values)]
+    return shlex.join(words)
 
-    None if the code is not in a checkout of its own (installed from a wheel, for example), or git is not installed.
-    """
+
+def checkout_commit() -> str | None:
+    """`git describe` of this code's checkout, ending in "-dirty" if a tracked file was changed; None without one."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        # A virtual environment may be inside another project's checkout.
+        # The package may be installed inside another project's checkout.
         subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], check=True, capture_output=True)
         described = subprocess.run(
             [*git, "describe", "--always", "--dirty"], check=True, capture_output=True, text=True
@@ -196,7 +190,7 @@ def checkout_commit() -> str | None:
 
 
 def write_atomically(path: str | os.PathLike, text: str) -> None:
-    """Replace a file as a whole, keeping its permissions, so that an interrupted run leaves the old one."""
+    """Replace a file atomically and keep its permissions."""
     path = Path(path).resolve()
     temporary = path.with_name(f".{path.name}.new")
     with open(temporary, "w", encoding="utf-8", newline="") as file:

@@ -20,7 +20,7 @@ from trainer.evaluation.tasks.task import Task
 from trainer.models import load_vlkd
 
 MASK_RATIO = 0.3  # as in BART's pretraining
-CORRUPTION = 9  # the random stream, different from those of training
+CORRUPTION = 9  # a random stream that training does not use
 SEED = 0
 
 
@@ -33,7 +33,7 @@ def compare_language(
     dtype: torch.dtype,
     batch_size: int,
 ) -> Evaluation:
-    """The results of the conditions "model" and "reference", and the paired change from the second to the first.
+    """The results of the model and of the reference, and their paired difference.
 
     Raises:
         ValueError: the models have different vocabularies, or the text is invalid.
@@ -65,11 +65,7 @@ def compare_language(
 
 
 def load_language_model(name: str, option: str) -> tuple[BartForConditionalGeneration, PreTrainedTokenizerBase]:
-    """A BART, or the BART in a VLKD model, in float32, and its tokenizer.
-
-    Raises:
-        ValueError: it is neither; the message names the `option` that gave it.
-    """
+    """A BART, or the BART in a VLKD model, in float32, and its tokenizer. A ValueError names the `option`."""
     try:
         kind = AutoConfig.from_pretrained(name).model_type
     except Exception as error:  # each library raises its own errors for a broken file
@@ -99,7 +95,7 @@ def load_texts(task: Task, overrides: DatasetOverrides) -> tuple[str, str, list[
 
 
 def load_questions(task: Task, overrides: DatasetOverrides, split: str) -> list[dict[str, str]]:
-    """The task's questions; none if --dataset_name gives another text."""
+    """The task's questions; none with --dataset_name."""
     if overrides.dataset is not None or task.questions is None:
         return []
     dataset = load_split(task.questions, split)
@@ -112,7 +108,7 @@ def denoising_losses(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The summed cross-entropy of each text's tokens, given the text with masked spans, and their number.
 
-    The corruption depends only on the text's position, so models with the same vocabulary read the same input.
+    The corruption depends only on the text's number, so models with the same vocabulary receive the same input.
     """
     limit = min(tokenizer.model_max_length, model.config.max_position_embeddings)
     clean = tokenizer(list(texts), truncation=True, max_length=limit).input_ids

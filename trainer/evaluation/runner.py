@@ -1,8 +1,7 @@
-"""Run the tasks that show images: generate texts or embeddings, and score them.
+"""Run the tasks with images: generate texts or embeddings, and score them.
 
-Generated texts are appended to one log per strategy. The log's name has a hash of everything the texts depend on, so
-an interrupted run continues and a changed one starts over. Images are processed in chunks. Each image is encoded once
-for all its questions and strategies.
+Generated texts are appended to one log per strategy, whose name has a hash of everything that the texts depend on: an
+interrupted run resumes, and a changed one starts over. An image is encoded once for all its questions and strategies.
 """
 
 import argparse
@@ -27,7 +26,7 @@ from trainer.evaluation.tasks.task import STRATEGIES, Step, Task
 from trainer.models import load_teacher, load_vlkd, teacher_embeds
 
 READERS = 8  # threads that read or download images
-CHUNK_BATCHES = 4  # batches of images per chunk; many questions at once fill the batches of equally long prompts
+CHUNK_BATCHES = 4  # batches of images in memory; their questions fill batches of equally long prompts
 CLIP_TEXT = "CLIP's own text tower"
 
 
@@ -49,17 +48,9 @@ def evaluate(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Evaluation:
-    """Run the tasks and write the predictions into `folder`.
-
-    Args:
-        tasks: the parts of one task file, none of kind "text-retention".
-        overrides: of the task's dataset.
-        args: the options `task`, `model`, `clip`, `batch_size` and `predictions_only` of `vlkd evaluate`.
-    """
+    """Run the parts of a task file, and write the predictions into `folder`. `args` are those of `vlkd evaluate`."""
     data = [load_examples(task, overrides, not args.predictions_only) for task in tasks]
     model, processor = load_vlkd(args.model, "--model", device, dtype)
-    model.eval()
-    folder.mkdir(parents=True, exist_ok=True)
     evaluation = Evaluation(Path(args.task).stem if len(tasks) > 1 else data[0].dataset, data[0].split)
     for task, examples in zip(tasks, data, strict=True):
         if task.kind == "retrieval":
@@ -82,12 +73,7 @@ def evaluate(
 def generate_all(
     model: PreTrainedModel, processor: Any, task: Task, examples: Examples, folder: Path, batch_size: int = 64
 ) -> dict[str, list[str]]:
-    """The normalized text of every row, by strategy.
-
-    Args:
-        folder: of the logs; it is created if needed.
-        batch_size: number of images, and of prompts, per batch.
-    """
+    """The normalized text of each row, by strategy. `folder` holds the logs and is created if needed."""
     id_key = IDS[task.kind]
     folder.mkdir(parents=True, exist_ok=True)
     generator = Generator(model, processor.tokenizer, task, batch_size)
@@ -190,10 +176,9 @@ class Generator:
     batch_size: int
 
     def generate(self, strategy: str, rows: list[Row], features: dict[Any, torch.Tensor]) -> list[dict[str, Any]]:
-        """For each row {"text"} and, with the strategy "caption-then-answer", the "caption" that it was answered from.
+        """For each row {"text"}, and with the strategy "caption-then-answer" {"text", "caption"}.
 
-        Args:
-            features: V of each image, by image id.
+        `features` is V of each image, by image id.
         """
         shown = None if strategy == "blind" else [features[row["image_id"]] for row in rows]
         if self.task.kind == "captions":
@@ -238,10 +223,9 @@ def normalize(text: str, step: Step) -> str:
 def retrieve(
     model: PreTrainedModel, processor: Any, examples: Examples, clip: str | None, batch_size: int
 ) -> tuple[list[tuple[str, list[Result]]], list[str]]:
-    """Results with BART's text embedding and, as a control, with the text tower of the model's CLIP; and remarks.
+    """Results with BART's text embedding and, as a control, with CLIP's own text tower; and remarks.
 
-    Args:
-        clip: the CLIP checkpoint; None takes the one in the model's config, and leaves the control out if that fails.
+    If `clip` is None, CLIP is loaded from the name in the model's config, and left out if that fails.
     """
     image_embeds, text_embeds, image_of_text = embed_all(model, processor, examples, batch_size)
     results = [("direct", score_retrieval(image_embeds, text_embeds, image_of_text))]
@@ -279,11 +263,7 @@ def embed_all(
 
 
 def clip_text_embeds(clip: str, model: PreTrainedModel, examples: Examples, batch_size: int = 64) -> torch.Tensor:
-    """Unit vectors of the captions (m, d_j) from CLIP's text tower.
-
-    Raises:
-        ValueError: the checkpoint does not exist, or is not the model's CLIP.
-    """
+    """Unit vectors of the captions (m, d_j) from CLIP's text tower."""
     teacher, tokenizer = load_teacher(clip, model)
     teacher = teacher.to(model.device)
     return _embed_captions(

@@ -29,17 +29,16 @@ DOMAINS = ("in-domain", "near-domain", "out-domain")
 
 
 def score_vqa(
-    annotations: Source, results: Source, questions: Source | None = None, style: str = "vqa", seed: int = 0
+    annotations: Source, results: Source, questions: Source | None = None, style: str = "vqa"
 ) -> list[Result]:
     """The official accuracy: over all questions, by answer type and by question type.
 
     Args:
         annotations: {"annotations": [{"question_id", "image_id", "answer_type", "question_type",
-            "answers": [{"answer"}, ...]}, ...]}, a file or its content, as are the next two.
+            "answers": [{"answer"}, ...]}, ...]}, as a file or its content.
         results: [{"question_id", "answer"}, ...], one answer to every question.
-        questions: {"questions": [{"question_id", "image_id", "question"}, ...]}, only compared with the annotations.
-        style: "vqa" or "ok-vqa". OK-VQA has one answer type, which is left out, and its question types have names.
-        seed: of the bootstrap, which resamples images.
+        questions: {"questions": [{"question_id", "image_id", "question"}, ...]}, to check the annotations against.
+        style: "vqa" or "ok-vqa". OK-VQA has a single answer type, which is left out.
 
     Raises:
         ValueError: a source is malformed, or its ids are missing, duplicate or unknown.
@@ -59,10 +58,10 @@ def score_vqa(
     answers, results_name = read_results(results, "question_id", "answer")
     check_same_ids(answers, truth, results_name, name, "question_id")
     rows = [{"question_id": key, **row} for key, row in truth.items()]
-    return _score_vqa(rows, [answers[key] for key in truth], style, seed)
+    return _score_vqa(rows, [answers[key] for key in truth], style)
 
 
-def _score_vqa(rows: Sequence[Row], texts: Sequence[str], style: str, seed: int = 0) -> list[Result]:
+def _score_vqa(rows: Sequence[Row], texts: Sequence[str], style: str) -> list[Result]:
     for row in rows:
         if len(row["answers"]) != ANNOTATORS:
             raise ValueError(
@@ -75,7 +74,6 @@ def _score_vqa(rows: Sequence[Row], texts: Sequence[str], style: str, seed: int 
         [row.get("answer_type") for row in rows] if style == "vqa" else None,
         [row.get("question_type") for row in rows],
         [row["image_id"] for row in rows],
-        seed,
     )
     found = {"all": scores["accuracy"]}
     for types in ("answer_types", "question_types"):
@@ -84,18 +82,14 @@ def _score_vqa(rows: Sequence[Row], texts: Sequence[str], style: str, seed: int 
 
 
 def caption_report(
-    references: Source,
-    results: Source,
-    metrics: Sequence[str] | None = None,
-    tokenizer: str | None = None,
-    seed: int = 0,
+    references: Source, results: Source, metrics: Sequence[str] | None = None, tokenizer: str | None = None
 ) -> dict[str, Any]:
     """BLEU-1 to BLEU-4, METEOR, ROUGE-L, CIDEr and SPICE of COCO's files.
 
     Args:
         references: {"images": [{"id"}, ...], "annotations": [{"image_id", "caption"}, ...]}; `images` is optional.
         results: [{"image_id", "caption"}, ...], one caption for every image.
-        metrics, tokenizer, seed: as in `caption_scores`.
+        metrics, tokenizer: as in `caption_scores`.
 
     Returns:
         {"tokenizer": its name, "not_computed": {metric: reason}, "figures": the results}.
@@ -107,7 +101,7 @@ def caption_report(
     truth, name = caption_references(references, "references")
     captions, results_name = read_results(results, "image_id", "caption")
     check_same_ids(captions, truth, results_name, name, "image_id")
-    return _caption_report([captions[key] for key in truth], list(truth.values()), metrics, tokenizer, seed)
+    return _caption_report([captions[key] for key in truth], list(truth.values()), metrics, tokenizer)
 
 
 def _caption_report(texts: Sequence[str], references: Sequence[Sequence[str]], *options) -> dict[str, Any]:
@@ -120,9 +114,9 @@ def _caption_report(texts: Sequence[str], references: Sequence[Sequence[str]], *
     return {"tokenizer": report["tokenizer"], "not_computed": report["not_computed"], "figures": results}
 
 
-def score_retrieval(image_embeds: Any, text_embeds: Any, image_of_text: Sequence[int], seed: int = 0) -> list[Result]:
-    """R@1, R@5 and R@10 in both directions; the arguments and errors are those of `recall_scores`."""
-    scores = recall_scores(image_embeds, text_embeds, image_of_text, seed)
+def score_retrieval(image_embeds: Any, text_embeds: Any, image_of_text: Sequence[int]) -> list[Result]:
+    """R@1, R@5 and R@10 in both directions; see `recall_scores`."""
+    scores = recall_scores(image_embeds, text_embeds, image_of_text)
     return [
         result
         for direction, depths in scores.items()
@@ -131,9 +125,9 @@ def score_retrieval(image_embeds: Any, text_embeds: Any, image_of_text: Sequence
     ]
 
 
-def score_text_qa(predictions: list[str], references: list[str | list[str]], seed: int = 0) -> list[Result]:
-    """Exact match and token F1; the arguments and errors are those of `text_qa_scores`."""
-    scores = text_qa_scores(predictions, references, seed)
+def score_text_qa(predictions: list[str], references: list[str | list[str]]) -> list[Result]:
+    """Exact match and token F1; see `text_qa_scores`."""
+    scores = text_qa_scores(predictions, references)
     return _results("text QA", {"exact match": scores["exact_match"], "token F1": scores["f1"]})
 
 
@@ -142,15 +136,7 @@ def _results(metric: str, scores: dict[str, dict]) -> list[Result]:
 
 
 def score_task(task: Task, rows: Sequence[Row], texts: Sequence[str]) -> tuple[list[Result], list[str]]:
-    """The results of one strategy, and remarks on how they were computed.
-
-    Args:
-        rows: of the dataset, with their references.
-        texts: one per row.
-
-    Raises:
-        ValueError: the metric cannot score these rows, or is neither built in nor an importable function.
-    """
+    """The results of one strategy's texts, one per row, and remarks on how they were computed."""
     official = [text or EMPTY for text in texts]
     if task.metric in STYLES:
         return _score_vqa(rows, official, task.metric), []
@@ -160,7 +146,7 @@ def score_task(task: Task, rows: Sequence[Row], texts: Sequence[str]) -> tuple[l
 
 
 def _score_caption_task(rows: Sequence[Row], texts: Sequence[str]) -> tuple[list[Result], list[str]]:
-    """All images and, if the rows have one, each of nocaps' domains."""
+    """Results of all images and, for nocaps, of each domain."""
     report = _caption_report(texts, [row["captions"] for row in rows])
     results = report["figures"]
     for domain in DOMAINS:

@@ -94,22 +94,18 @@ def test_written_metrics(metrics, figures, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": 2}, r"metrics.json' has schema 2, not 1"),
-        ({"schema": None}, r"has schema None, not 1"),
-        ({"command": None}, r"has command None, not a text. Measure again"),
-        ({"split": ""}, r"has split '', not a text"),
-        ({"commit": 3}, r"has no commit that is a text or null"),
-        ({"figures": []}, r"holds no list of `figures`"),
-        ({"figures": ["all"]}, r"figures\[0\] is 'all', not an object"),
-        ({"row": ...}, r"figures\[0\] has row None, not a text"),
-        ({"n": ..., "low": ...}, r"figures\[0\] has n None, not a number"),
-        ({"row": 3}, r"figures\[0\] has row 3, not a text"),
-        ({"value": "1"}, r"figures\[0\] has value '1', not a number"),
-        ({"value": float("nan")}, r"has value nan, not a number"),
-        ({"high": True}, r"has high True, not a number"),
-        ({"n": 0}, r"has n 0, not a positive integer"),
-        ({"n": 2.5}, r"has n 2.5, not a positive integer"),
-        ({"low": 0.9, "high": 0.8}, r"has low 0.9 above high 0.8"),
+        ({"schema": 2}, r"metrics.json' .* `schema` 1"),
+        ({"command": ...}, "`command` is missing or empty"),
+        ({"split": ""}, "`split` is missing or empty"),
+        ({"figures": 3}, "a list of `figures`"),
+        ({"figures": []}, "`figures` is missing or empty"),
+        ({"figures": ["all"]}, r"figures\[0\] needs .*, but is 'all'"),
+        ({"row": ...}, r"figures\[0\] needs the texts metric, row"),
+        ({"row": 3}, r"figures\[0\] needs .*'row': 3"),
+        ({"value": "1"}, r"figures\[0\] needs .*'value': '1'"),
+        ({"value": float("nan")}, "'value': nan"),
+        ({"n": ...}, r"figures\[0\] needs .* the numbers value, n"),
+        ({"high": True}, "'high': True"),
         ({"condition": "blind"}, r"figures\[1\] is a second VQA / all / blind"),
     ],
 )
@@ -124,7 +120,7 @@ def test_metrics_that_break_the_schema(metrics, tmp_path, change, message):
 
 
 def test_metrics_that_break_the_schema_are_not_written(figures, tmp_path):
-    with pytest.raises(ValueError, match="has command '', not a text"):
+    with pytest.raises(ValueError, match="`command` is missing or empty"):
         write_metrics(tmp_path / "metrics.json", figures.as_list(), command="", dataset="microworld", split="test")
     assert not list(tmp_path.iterdir())
 
@@ -133,9 +129,6 @@ def test_example_of_the_page():
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     example = json.loads(page.split("```json\n")[1].split("```")[0])
     report.check_metrics(example, "the page's")
-    broken = {**example, "schema": 0}
-    with pytest.raises(ValueError, match="has schema 0"):
-        report.check_metrics(broken, "the page's")
 
 
 def git(folder, *argv: str) -> str:
@@ -144,7 +137,7 @@ def git(folder, *argv: str) -> str:
     return run.stdout.strip()
 
 
-def test_commit_is_told_honestly(tmp_path, monkeypatch):
+def test_checkout_commit(tmp_path, monkeypatch):
     module = tmp_path / "project" / "report.py"
     module.parent.mkdir()
     module.write_text("")

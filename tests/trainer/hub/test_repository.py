@@ -314,7 +314,7 @@ def test_other_mistakes(complete, tmp_path, capsys):
     ("content", "message"),
     [
         ("[", "cannot be read as JSON"),
-        ("[]", "holds no list of `figures`"),
+        ("[]", "a list of `figures`"),
     ],
 )
 def test_metrics_that_cannot_be_read(tmp_path, content, message):
