@@ -75,7 +75,7 @@ def _from_files(task: Task, overrides: DatasetOverrides) -> Examples:
     else:
         rows, split = read_captions(overrides.annotations, overrides.split or task.split)
     if overrides.split and split != overrides.split:
-        raise ValueError(f"--split {overrides.split}: the official files hold the split '{split}'; omit --split.")
+        raise ValueError(f"--split {overrides.split}: the official files contain the split '{split}'; omit --split.")
     rows, name = rows[: overrides.limit], overrides.questions or overrides.annotations
     files = _find_files([row.pop("file_name", row["image_id"]) for row in rows], overrides.images, name)
     return Examples(name, split, rows, lambda number: _read(files[number], rows[number], name))

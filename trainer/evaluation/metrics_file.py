@@ -146,12 +146,13 @@ def load_metrics(path: str | os.PathLike) -> dict[str, Any]:
 def check_metrics(metrics: Any, path: str) -> None:
     """Raise a ValueError that names file and key if `metrics` does not follow docs/metrics.md."""
     invalid = f"metrics: '{path}' is not a valid metrics.json:"
-    if not isinstance(metrics, dict) or metrics.get("schema") != SCHEMA or not isinstance(metrics.get("figures"), list):
+    figures = metrics.get("figures") if isinstance(metrics, dict) else None
+    if not isinstance(figures, list) or metrics.get("schema") != SCHEMA:
         raise ValueError(f"{invalid} it must be an object with `schema` {SCHEMA} and a list of `figures`.")
     if missing := [key for key in ("command", "dataset", "split", "figures") if not metrics.get(key)]:
         raise ValueError(f"{invalid} `{missing[0]}` is missing or empty.")
     seen = set()
-    for number, result in enumerate(metrics["figures"]):
+    for number, result in enumerate(figures):
         is_result = (
             isinstance(result, dict)
             and all(isinstance(result.get(key), str) for key in NAMES)

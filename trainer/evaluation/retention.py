@@ -106,7 +106,7 @@ def load_questions(task: Task, overrides: DatasetOverrides, split: str) -> list[
 def denoising_losses(
     model: BartForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The summed cross-entropy of each text's tokens, given the text with masked spans, and their number.
+    """The summed cross-entropy of each text's tokens, given the corrupted text, and the number of tokens.
 
     The corruption depends only on the text's number, so models with the same vocabulary receive the same input.
     """

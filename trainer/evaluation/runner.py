@@ -130,7 +130,7 @@ class GenerationLog:
 
 
 def run_key(model: PreTrainedModel, task: Task, examples: Examples, strategy: str) -> str:
-    """A hash of all that a text depends on, except its row: weights, steps, dataset, split, device and dtype."""
+    """A hash of everything that a text depends on except its row."""
     digest = hashlib.blake2b(digest_size=6)
     steps = {name: asdict(task.steps[name]) for name in STRATEGIES[task.kind][strategy]}
     config = {key: value for key, value in model.config.to_dict().items() if key != "_name_or_path"}
@@ -143,7 +143,7 @@ def run_key(model: PreTrainedModel, task: Task, examples: Examples, strategy: st
 
 
 def _chunks(rows: Sequence[Row], images: int) -> Iterator[list[int]]:
-    """The numbers of all rows about the first `images` images, then of those about the next, and so on."""
+    """Row numbers in chunks: all rows of the first `images` images, of the next, and so on."""
     by_image: dict[Any, list[int]] = {}
     for number, row in enumerate(rows):
         by_image.setdefault(row["image_id"], []).append(number)
@@ -208,13 +208,13 @@ class Generator:
 
 
 def fill_prompt(step: Step, row: Row) -> str:
-    """The step's prompt with the row's question and caption; the caption's final full stop is removed."""
+    """The step's prompt with the row's question and caption, the latter without its final period."""
     caption = " ".join(row.get("caption", "").split()).rstrip(". ")
     return step.prompt.format(question=row.get("question", "").strip(), caption=caption)
 
 
 def normalize(text: str, step: Step) -> str:
-    """The text on one line, cut after the first sentence if the step says so."""
+    """The text, or its first sentence if the step requires it, on one line."""
     text = first_sentence_of(text) if step.normalization == "first_sentence" else text
     return " ".join(text.split())
 

@@ -15,7 +15,7 @@ TEXT_FEATURES = datasets.Features(  # of the metrics that compare a text with re
 def bootstrap_interval(data: Sequence[np.ndarray], statistic: Callable, seed: int) -> tuple[float, float]:
     """The percentile interval of `statistic(*data, axis=...)`. The arrays in `data` are resampled together.
 
-    With a single item there is nothing to resample: both ends are then the statistic itself.
+    A single item gives an interval of width 0.
     """
     if len(data[0]) < 2:
         value = float(statistic(*data, axis=-1))

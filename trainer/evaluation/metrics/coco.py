@@ -47,7 +47,7 @@ def caption_scores(
         ValueError: nothing to score, an image without references, or an unavailable metric or tokenizer.
     """
     if len(predictions) == 0 or len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} captions and references of {len(references)} images: give one of each.")
+        raise ValueError(f"{len(predictions)} captions for {len(references)} images; give one per image.")
     for i, texts in enumerate(references):
         if isinstance(texts, str) or not texts:
             raise ValueError(f"references[{i}] is {texts!r}; give a list of at least one caption.")
@@ -79,7 +79,7 @@ def caption_scores(
 
 
 def _missing(images: int) -> dict[str, str]:
-    """The metrics that are not available for this many images on this machine, each with the reason."""
+    """The unavailable metrics for this number of images on this machine, each with the reason."""
     missing = {}
     if images < 2:
         missing["CIDEr"] = "it weights words by the references of the other images; score at least two images."
@@ -138,7 +138,7 @@ def _corpus_bleu(lengths: np.ndarray, closest: np.ndarray, *counts: np.ndarray, 
 
 
 def _meteor(expected: dict, predicted: dict, seed: int) -> dict[str, dict]:
-    """METEOR's corpus score is not the mean over images: the interval of the mean is shifted to the corpus score."""
+    """METEOR's corpus score is not the mean over images, so the mean's interval is shifted to the corpus score."""
     try:
         value, each = Meteor().compute_score(expected, predicted)
     except ValueError as error:  # pycocoevalcap read no number, because the program ended

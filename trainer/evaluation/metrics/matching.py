@@ -40,7 +40,7 @@ def text_qa_scores(
         ValueError: no predictions, different numbers of predictions and references, or an empty list of references.
     """
     if len(predictions) == 0 or len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predictions and {len(references)} references: give one of each.")
+        raise ValueError(f"{len(predictions)} predictions and {len(references)} references; give as many of both.")
     references = [[texts] if isinstance(texts, str) else list(texts) for texts in references]
     if [] in references:
         raise ValueError(f"references[{references.index([])}] is empty: give at least one correct answer.")

@@ -1,4 +1,4 @@
-"""Recall among the nearest K, from images to their texts and back."""
+"""Recall at K, from images to texts and from texts to images."""
 
 import numpy as np
 
@@ -28,8 +28,8 @@ def recall_scores(image_embeds, text_embeds, image_of_text, seed: int = 0) -> di
 def retrieval_ranks(image_embeds, text_embeds, image_of_text) -> tuple[np.ndarray, np.ndarray]:
     """The rank, from 0, of each query's best match by cosine similarity.
 
-    A text's match is its image; an image's matches are its texts. Ties count against the match, so a model that gives
-    everything the same embedding finds nothing.
+    A text's match is its image; an image's matches are its texts. Ties count against the match, so constant embeddings
+    have a recall of 0.
 
     Args:
         image_embeds: (images, dim), arrays or tensors of any scale.

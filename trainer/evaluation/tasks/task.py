@@ -67,11 +67,11 @@ class Task:
             `function(rows, texts)` and returns a list of {"metric", "row", "value", "n", "low", "high"}.
         dataset: a folder, a name on the Hub, or "module:function".
         split: of the dataset.
-        columns: the dataset's column for each of our names; other names reach the metric's rows.
-        strategies: that are run by default, the model's own result first.
+        columns: the dataset's column for each of our names; the metric also receives other columns.
+        strategies: run by default, the model's own result first.
         steps: by name: "caption", "answer", "answer_from_caption".
         dataset_kwargs: further arguments of `load_dataset` or of the function.
-        questions: of text retention: a dataset with the text columns `caption`, `question` and `answer`.
+        questions: for text retention, a dataset with the text columns `caption`, `question` and `answer`.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Task:
     questions: str | None = None
 
     def settings(self) -> dict[str, Any]:
-        """What the results depend on, for the user and for metrics.json."""
+        """The settings that the results depend on."""
         used = {step for name in self.strategies for step in STRATEGIES[self.kind][name]}
         steps = {name: asdict(step) for name, step in self.steps.items() if name in used}
         return {"metric": self.metric, "strategies": list(self.strategies), "steps": steps}
