@@ -162,7 +162,7 @@ class VLKDConfig(PreTrainedConfig):
             raise ValueError(f"`image_token_expansion`={self.image_token_expansion} must be 1 or more.")
         if not 0 <= self.mask_token_id < self.text_config.vocab_size:
             raise ValueError(
-                f"`mask_token_id`={self.mask_token_id} is outside the vocabulary of {self.text_config.vocab_size} tokens."
+                f"`mask_token_id`={self.mask_token_id} is outside the vocabulary of {self.text_config.vocab_size}."
             )
         ids = self.default_prompt_ids
         if not isinstance(ids, (list, tuple)) or ids.count(self.mask_token_id) != 1:

@@ -67,16 +67,15 @@ def join_checkpoints(
     return model.eval()
 
 
-def check_checkpoint(argument: str, path: str, model_type: str) -> PreTrainedConfig:
-    """Returns the config at `path`; raises a ValueError if there is none, or if it is not of `model_type`."""
+def check_checkpoint(argument: str, path: str, *model_types: str) -> PreTrainedConfig:
+    """Returns the config at `path`; raises a ValueError if there is none, or none of these types."""
     with value_errors(
         f"`{argument}`={str(path)!r} is not a readable checkpoint; give a Hub name or a folder", keep=()
     ):
         config = AutoConfig.from_pretrained(path)
-    if config.model_type != model_type:
-        raise ValueError(
-            f"`{argument}`={str(path)!r} is a checkpoint of type {config.model_type!r}; give one of {model_type!r}."
-        )
+    if config.model_type not in model_types:
+        known = " or ".join(model_types)
+        raise ValueError(f"`{argument}`={str(path)!r} is of type {config.model_type!r}; give a {known} checkpoint.")
     return config
 
 

@@ -137,8 +137,8 @@ def test_names_of_the_mlp_are_found():
 @pytest.mark.parametrize(
     ("pair", "message"),
     [
-        (("bart", "bart"), "`clip`=.* is a checkpoint of type 'bart'"),
-        (("clip", "clip"), "`bart`=.* is a checkpoint of type 'clip'"),
+        (("bart", "bart"), "`clip`=.* is of type 'bart'; give a clip"),
+        (("clip", "clip"), "`bart`=.* is of type 'clip'; give a bart"),
         (("empty", "bart"), "`clip`=.* is not a readable checkpoint"),
         (("clip", "empty"), "`bart`=.* is not a readable checkpoint"),
         (("clip", "weightless"), "`bart`=.* has no complete weights of a BartFor.*no file named"),

@@ -183,7 +183,6 @@ def test_return_dict_false_gives_a_tuple(model, batch):
         ),
         ({"input_ids": torch.zeros(4, 65, dtype=torch.long), "attention_mask": None}, "65 tokens.*=64"),
         ({"labels": torch.zeros(4, 65, dtype=torch.long)}, "`labels` has 65 tokens"),
-        ({"attention_mask": torch.ones(4, 90), "encoder_outputs": (torch.zeros(4, 20, 32),)}, "has 90 tokens"),
     ],
 )
 def test_bad_input_is_a_value_error(model, batch, change, message):

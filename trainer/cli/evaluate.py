@@ -27,6 +27,7 @@ ONLY_FOR = {
     "clip": {"retrieval"},
     "predictions_only": {"vqa", "captions"},
 }
+NO_EFFECT = ("command", "run", "output_dir", "batch_size", "device")  # options that do not change results
 ONE_DATASET = ("dataset_name", "columns", "questions", "annotations", "images")  # not for tasks with several parts
 
 
@@ -99,12 +100,10 @@ def run(args: argparse.Namespace) -> int:
     table = MetricTable()
     for condition, results in evaluation.results:
         table.extend(condition, results)
-    left_out = ("command", "run", "output_dir", "batch_size", "device")  # the results do not depend on these
-    options = {name: value for name, value in vars(args).items() if name not in left_out}
     metrics = write_metrics(
         folder / "metrics.json",
         table.as_list(),
-        command=shell_command(["vlkd", "evaluate"], options),
+        command=shell_command(["vlkd", "evaluate"], args, NO_EFFECT),
         dataset=evaluation.dataset,
         split=evaluation.split,
         task=Path(args.task).stem,

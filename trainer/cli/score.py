@@ -44,9 +44,7 @@ def run(args: argparse.Namespace) -> int:
         for result in report.pop("figures")
     ]
     if args.json:
-        left_out = ("command", "kind", "json", "run", "score")
-        options = {name: value for name, value in vars(args).items() if name not in left_out}
-        command = shell_command(["vlkd", "score", args.kind], options)
+        command = shell_command(["vlkd", "score", args.kind], args, ("command", "kind", "json", "run", "score"))
         head = {"schema": SCHEMA, "command": command, "commit": checkout_commit(), "split": "the whole file"}
         print(json.dumps(head | report | {"figures": figures}, ensure_ascii=False))
         return 0

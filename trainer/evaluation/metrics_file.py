@@ -1,5 +1,6 @@
 """Write, check and display metrics.json, the results of an evaluation; docs/metrics.md describes its fields."""
 
+import argparse
 import json
 import math
 import os
@@ -167,10 +168,10 @@ def check_metrics(metrics: Any, path: str) -> None:
         seen.add(name)
 
 
-def shell_command(words: list[str], options: dict[str, Any]) -> str:
-    """A command with the options that are not None, as one line for the shell."""
-    for name, value in options.items():
-        if value is not None:
+def shell_command(words: list[str], args: argparse.Namespace, left_out: tuple[str, ...]) -> str:
+    """A command line with the options that are set, except those in `left_out`."""
+    for name, value in vars(args).items():
+        if value is not None and name not in left_out:
             values = [] if value is True else value if isinstance(value, list) else [value]
             words = [*words, f"--{name}", *map(str, values)]
     return shlex.join(words)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoTokenizer, BartForConditionalGeneration, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BartForConditionalGeneration, PreTrainedTokenizerBase
 
-from modeling_vlkd.conversion_vlkd import load_part
+from modeling_vlkd.conversion_vlkd import check_checkpoint, load_part
 from trainer.data.infilling import TextInfilling, seeded_rng
 from trainer.data.metadata import as_text
 from trainer.data.sources import load_split
@@ -66,16 +66,9 @@ def compare_language(
 
 def load_language_model(name: str, option: str) -> tuple[BartForConditionalGeneration, PreTrainedTokenizerBase]:
     """A BART, or the BART in a VLKD model, in float32, and its tokenizer. A ValueError names the `option`."""
-    try:
-        kind = AutoConfig.from_pretrained(name).model_type
-    except Exception as error:  # each library raises its own errors for a broken file
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{option}: '{name}' cannot be loaded as a checkpoint: {reason}") from error
-    if kind == "vlkd":
+    if check_checkpoint(option, name, "bart", "vlkd").model_type == "vlkd":
         model, processor = load_vlkd(name, option)
         return model.to_bart(), processor.tokenizer
-    if kind != "bart":
-        raise ValueError(f"{option}: '{name}' holds a model of type '{kind}'; give a BART or a VLKD model.")
     return load_part(BartForConditionalGeneration, option, name, torch.float32), AutoTokenizer.from_pretrained(name)
 
 

@@ -160,7 +160,7 @@ def test_bad_recipes(capsys, tmp_path, bart_dir):
     file.write_text(yaml.safe_dump({name: value for name, value in recipe.items() if name != "clip"}))
     assert "clip is not set" in refused(capsys, "--config", str(file), "--device_flops", "1e12")
     file.write_text(yaml.safe_dump({**recipe, "clip": bart_dir, "bart": bart_dir}))
-    assert "is a checkpoint of type 'bart'; give one of 'clip'" in refused(
+    assert "is of type 'bart'; give a clip checkpoint" in refused(
         capsys, "--config", str(file), "--device_flops", "1e12"
     )
     shutil.copy(Path(bart_dir, "config.json"), tmp_path)

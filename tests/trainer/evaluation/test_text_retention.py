@@ -90,8 +90,8 @@ def test_a_model_that_was_shaken_forgot(model, processor, vlkd_dir, bart_dir, tm
     [
         (["--model", "{vlkd}"], "task 'text-retention' requires --reference_model"),
         (["--reference_model", BART], "required: --model"),
-        (["--reference_model", BART, "--model", "{empty}"], "empty' cannot be loaded as a checkpoint"),
-        (["--reference_model", "{clip}", "--model", "{vlkd}"], "holds a model of type 'clip'; give a BART or a VLKD"),
+        (["--reference_model", BART, "--model", "{empty}"], "empty' is not a readable checkpoint"),
+        (["--reference_model", "{clip}", "--model", "{vlkd}"], "is of type 'clip'; give a bart or vlkd checkpoint"),
         (["--reference_model", BART, "--model", "{vlkd}"], "have different vocabularies"),
         (["--reference_model", "{bart}", "--model", "{vlkd}", "--limit", "0"], "--limit 0 must be 1 or more"),
         (["--reference_model", "{bart}", "--model", "{vlkd}", "--clip", "x"], "'text-retention' does not use --clip"),
