@@ -8,6 +8,8 @@ from torch import nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from .processing_vlkd import check_same_number
+
 # Inputs with one row for each prompt.
 ROW_INPUTS = ("input_ids", "attention_mask", "inputs_embeds", "pixel_values", "image_features", "encoder_outputs")
 
@@ -113,7 +115,7 @@ class VLKDGenerationMixin(GenerationMixin):
                 )
             kwargs["input_ids"] = self.default_prompt(image.shape[0])
         if image is not None and "input_ids" in kwargs:
-            check_same_number(image, kwargs["input_ids"])
+            check_same_number(image.shape[0], kwargs["input_ids"].shape[0])
             if "decoder_input_ids" not in kwargs:
                 prompts = self.decoder_prompt_ids(kwargs["input_ids"], kwargs.get("attention_mask"))
                 kwargs["decoder_input_ids"] = prompts
@@ -142,12 +144,6 @@ def as_plain_dict(generation_config: GenerationConfig) -> dict:
     """Returns the options that differ from the defaults, without transformers' metadata."""
     options = generation_config.to_diff_dict()
     return {name: options[name] for name in options if name not in ("_from_model_config", "transformers_version")}
-
-
-def check_same_number(images: torch.Tensor, texts: torch.Tensor) -> None:
-    """Raises a ValueError unless the numbers of images and texts are equal."""
-    if images.shape[0] != texts.shape[0]:
-        raise ValueError(f"{len(images)} image(s) but {len(texts)} text(s) are given; give one text for each image.")
 
 
 def generate_by_prompt_length(generate: Callable, fill: int, **kwargs) -> torch.LongTensor | ModelOutput:

@@ -12,13 +12,8 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_vlkd import VLKDConfig
 from .conversion_vlkd import join_checkpoints
-from .generation_vlkd import (
-    VLKDEncoder,
-    VLKDGenerationMixin,
-    as_plain_dict,
-    check_same_number,
-    default_generation_config,
-)
+from .generation_vlkd import VLKDEncoder, VLKDGenerationMixin, as_plain_dict, default_generation_config
+from .processing_vlkd import check_same_number
 from .towers_vlkd import VLKDEncoderOutput, VLKDOutput, VLKDPreTrainedModel, VLKDSeq2SeqLMOutput, unit
 
 
@@ -220,7 +215,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         if text is None:
             input_ids = text = self.default_prompt(image_features.shape[0])
         if image_features is not None:
-            check_same_number(image_features, text)
+            check_same_number(image_features.shape[0], text.shape[0])
         is_cut = not (self.config.prompt_in_encoder or whole_text or image_features is None or input_ids is None)
         if is_cut:
             input_ids, attention_mask = self.encoder_prompt_ids(input_ids, attention_mask)

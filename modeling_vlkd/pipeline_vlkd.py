@@ -11,7 +11,7 @@ from transformers import GenerationConfig, ImageTextToTextPipeline, Pipeline
 from transformers.utils import ModelOutput
 
 from .image_loading_vlkd import TIMEOUT, read_image
-from .processing_vlkd import MASK
+from .processing_vlkd import MASK, check_same_number
 
 
 class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
@@ -224,6 +224,5 @@ def _as_pairs(images, texts: Iterable[str]) -> list[dict] | GeneratorType:
         return ({"image": image, "text": text} for image, text in zip(images, texts, strict=True))
     texts = list(texts)
     images = images if isinstance(images, list) else [images] * len(texts)
-    if len(images) != len(texts):
-        raise ValueError(f"{len(images)} image(s) but {len(texts)} text(s) are given; give one text for each image.")
+    check_same_number(len(images), len(texts))
     return [{"image": image, "text": text} for image, text in zip(images, texts, strict=True)]

@@ -108,7 +108,7 @@ class VLKDProcessor(ProcessorMixin):
                 **options["images_kwargs"],
             )
             features.update(pixels)
-            text = self._prompts(text, len(images))
+            text = self._prompts(text, images)
         tokens = self.tokenizer(text, **options["text_kwargs"])
         self._check_tokens(tokens["input_ids"], prompts=images is not None)
         return BatchFeature({**tokens, **features})
@@ -168,11 +168,10 @@ class VLKDProcessor(ProcessorMixin):
         copy_code(save_directory, origin=self.tokenizer.name_or_path)
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
-    def _prompts(self, text: str | list[str] | None, images: int) -> list[str]:
+    def _prompts(self, text: str | list[str] | None, images: list) -> list[str]:
         """Returns one prompt for each image, ready for the tokenizer."""
-        texts = [text] * images if text is None or isinstance(text, str) else list(text)
-        if len(texts) != images:
-            raise ValueError(f"{images} image(s) but {len(texts)} text(s) are given; give one text for each image.")
+        texts = [text] * len(images) if text is None or isinstance(text, str) else list(text)
+        check_same_number(len(images), len(texts))
         # The space before the answer belongs to the answer's first token, so it must not become a token itself.
         mask = self.tokenizer.mask_token
         return [re.sub(rf"\s+{re.escape(mask)}", mask, self.build_prompt(text)) for text in texts]
@@ -200,6 +199,12 @@ class VLKDProcessor(ProcessorMixin):
         end = prompt.index(tokenizer.mask_token_id) if tokenizer.mask_token_id in prompt else 0
         prefix = [token for token in prompt[:end] if token != tokenizer.pad_token_id]
         return generated[1 + len(prefix) :] if generated[1 : 1 + len(prefix)] == prefix else generated
+
+
+def check_same_number(images: int, texts: int) -> None:
+    """Raises a ValueError unless there is one text for each image."""
+    if images != texts:
+        raise ValueError(f"{images} image(s) but {texts} text(s) are given; give one text for each image.")
 
 
 def first_sentence_of(text: str) -> str:
