@@ -22,9 +22,10 @@ from .image_loading_vlkd import read_image
 MASK = "<mask>"  # as written in a prompt; replaced by the tokenizer's own mask token
 VQA_PROMPT = f"Question: {{question}} Answer: {MASK}"
 SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)")
-# A period after these words does not end a sentence: always, and before a number.
+# A period after these words does not end a sentence: always, before a number, and after a number.
 ABBREVIATIONS = frozenset("mr mrs ms dr jr sr prof st mt ft rev gen col capt lt sgt sen gov inc ltd bros vs".split())
-BEFORE_NUMBERS = frozenset("no fig vol jan feb mar apr jun jul aug sept oct nov dec approx".split())
+BEFORE_NUMBERS = frozenset("no fig vol p ch jan feb mar apr jun jul aug sept oct nov dec approx ca".split())
+AFTER_NUMBERS = frozenset("oz lb lbs in ft yd cm mm km kg min hr sec".split())
 
 
 class VLKDProcessor(ProcessorMixin):
@@ -222,8 +223,10 @@ def _is_abbreviation(before: str, after: str) -> bool:
         return False
     words, next_is_capital = before.split(), after[0].isupper()
     word = words[-1].lower()
-    if word in BEFORE_NUMBERS:
-        return after[0].isdecimal()
+    if word in BEFORE_NUMBERS or word.isdecimal():
+        return after[0].isdecimal() or (word in BEFORE_NUMBERS and re.match(r"[IVXLC]+\b", after) is not None)
+    if word in AFTER_NUMBERS:
+        return words[-2:-1] != [] and words[-2].isdecimal() and not next_is_capital
     if re.fullmatch(r"[^\W\d_]+(\.[^\W\d_])+", word):  # "U.S", "e.g", "Ph.D"
         return not next_is_capital
     is_initial = len(word) == 1 and words[-1].isupper() and next_is_capital  # "Samuel L. Jackson", "J. K. Rowling"
