@@ -10,14 +10,13 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "vlkd" / "__init__.py").r
 # The recipes of real size, which `vlkd train --config NAME` finds in an installed package.
 RECIPES = {f"vlkd.recipes.{folder.name}": f"hub_configs/{folder.name}" for folder in ROOT.glob("hub_configs/vlkd-*")}
 
-TRAIN = ["accelerate>=1.10", "datasets>=5.0", "peft>=0.20", "torchdata>=0.11"]
+TRAIN = ["accelerate>=1.10", "datasets>=5.0", "peft>=0.20", "scipy", "torchdata>=0.11"]
 EVAL = ["accelerate>=1.10", "datasets>=5.0", "evaluate", "peft>=0.20", "pycocoevalcap", "scipy"]
 DEMO = [*TRAIN, *EVAL, "matplotlib"]
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]
 DEV = [
     *DEMO,
     "import-linter",
-    "optuna",
     "parameterized",
     "psutil",
     "pytest",

@@ -45,14 +45,14 @@ def run(installed: Path, code: str, *argv: str) -> subprocess.CompletedProcess:
     )
 
 
-def base_requirements(installed: Path) -> set[str]:
-    """The distributions that ours requires without an extra, and all that these require."""
+def requirements(installed: Path, extra: str = "") -> set[str]:
+    """The distributions that ours requires with an extra, and all that these require."""
     metadata = PathDistribution(next(installed.glob("vlkd-*.dist-info")))
     waiting, found = [*map(Requirement, metadata.requires)], set()
     while waiting:
         requirement = waiting.pop()
         name = re.sub(r"[-_.]+", "-", requirement.name).lower()
-        if name in found or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+        if name in found or (requirement.marker and not requirement.marker.evaluate({"extra": extra})):
             continue
         found.add(name)
         try:
@@ -73,20 +73,44 @@ def test_version_and_recipes_of_the_wheel(installed):
     assert ran.returncode == 2 and all(name in ran.stderr for name in names)
 
 
-def test_base_requirements_are_enough_to_caption(installed, vlkd_dir, images, tmp_path):
-    """All modules of other distributions are blocked: importing one is a ModuleNotFoundError."""
-    base = base_requirements(installed)
+def block_others(installed: Path, extra: str = "") -> str:
+    """Code that makes the import of a module of another distribution a ModuleNotFoundError."""
+    required = requirements(installed, extra)
     others = {
         module
         for module, distributions in packages_distributions().items()
-        if not base & {re.sub(r"[-_.]+", "-", name).lower() for name in distributions}
+        if not required & {re.sub(r"[-_.]+", "-", name).lower() for name in distributions}
     } - {*PACKAGES, "_distutils_hack", "__editable___vlkd_0_1_0_finder"}
-    assert OPTIONAL & {*packages_distributions()} <= others and "torch" not in others
+    assert "torch" not in others and (extra or OPTIONAL & {*packages_distributions()} <= others)
+    return f"import sys; sys.modules |= dict.fromkeys({sorted(others)})\n"
+
+
+def test_the_wheel_has_every_file(installed):
+    names = ("vlkd", "modeling_vlkd", "trainer", "microworld")
+    files = [file for name in names for file in (ROOT / name).rglob("*") if file.is_file()]
+    files = {str(file.relative_to(ROOT)) for file in files if "__pycache__" not in file.parts}
+    missing = {name for name in files if not (installed / name).exists()}
+    assert not missing - {"microworld/teachers/README.md"}
+
+
+@pytest.mark.parametrize(
+    ("extra", "commands"), [("train", "train cache push estimate report"), ("eval", "evaluate score report")]
+)
+def test_an_extra_is_enough_for_its_commands(installed, extra, commands):
+    code = block_others(installed, extra) + "from trainer.cli import main\nimport vlkd\n"
+    code += "vlkd.VLKDTrainer\n" if extra == "train" else ""
+    for command in commands.split():
+        code += f"try: main(['{command}', '--help'])\nexcept SystemExit as ended: assert ended.code == 0\n"
+    ran = run(installed, code)
+    assert ran.returncode == 0 and "Install the extra" not in ran.stderr, ran.stderr
+
+
+def test_base_requirements_are_enough_to_caption(installed, vlkd_dir, images, tmp_path):
     images[0].save(tmp_path / "a.png")
     ran = run(
         installed,
-        f"import sys; sys.modules |= dict.fromkeys({sorted(others)})\n"
-        "from trainer.cli import main; print(main(sys.argv[1:]), 'trainer.arguments' in sys.modules)",
+        block_others(installed)
+        + "from trainer.cli import main; print(main(sys.argv[1:]), 'trainer.arguments' in sys.modules)",
         *("caption", str(tmp_path / "a.png"), "--model", vlkd_dir, "--max_new_tokens", "3"),
     )
     assert ran.stdout.startswith(f"{tmp_path / 'a.png'}\t") and ran.stdout.endswith("\n0 False\n"), ran.stderr

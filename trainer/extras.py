@@ -15,4 +15,4 @@ def missing_extra(error: ImportError, user: str, extra: str | None) -> str | Non
     """
     if extra is None or (error.name or "").partition(".")[0] not in OPTIONAL:
         return None
-    return f"{user} needs the extra '{extra}': pip install \"vlkd[{extra}]\""
+    return f"{user} needs {error.name}, which is not installed. Install the extra '{extra}': pip install \"vlkd[{extra}]\""

@@ -42,7 +42,7 @@ def __getattr__(name: str) -> Any:
         message = missing_extra(error, name, "train" if name in _TRAINING else None)
         if message is None:
             raise
-        raise ImportError(message, name=error.name) from error
+        raise ImportError(message, name=error.name) from None
 
 
 def __dir__() -> list[str]:

@@ -36,7 +36,7 @@ COMMANDS = {
     "evaluate": Command("evaluate", "eval", "evaluate a model on a task"),
     "score": Command("score", "eval", "compute the official metrics of result files"),
     "estimate": Command("estimate", "train", "estimate the cost of a training run"),
-    "report": Command("report", None, "print a metrics.json, or write it into a document"),
+    "report": Command("report", "train", "print a metrics.json, or write it into a document"),
     "env": Command("env", None, "print versions and devices, for bug reports"),
 }
 PACKAGES = ("trainer", "modeling_vlkd", "microworld")

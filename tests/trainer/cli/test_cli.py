@@ -3,6 +3,7 @@
 import io
 import os
 import platform
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -240,8 +241,8 @@ BLOCK = f"import sys; sys.modules |= dict.fromkeys({sorted(OPTIONAL)})\n"  # imp
 def test_a_missing_extra_is_named(command):
     ran = python(f"{BLOCK}from trainer.cli import main; sys.exit(main(sys.argv[1:]))", command)
     extra = COMMANDS[command].extra
-    message = f"vlkd: error: vlkd {command} needs the extra '{extra}': pip install \"vlkd[{extra}]\"\n"
-    assert (ran.returncode, ran.stderr) == (2, message)
+    message = rf"vlkd: error: vlkd {command} needs \w+, which is not installed.*pip install \"vlkd\[{extra}\]\"\n"
+    assert ran.returncode == 2 and re.fullmatch(message, ran.stderr), ran.stderr
 
 
 def test_an_adapter_needs_peft(images, tmp_path):
@@ -249,7 +250,9 @@ def test_an_adapter_needs_peft(images, tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     argv = ("caption", str(tmp_path / "a.png"), "--model", str(tmp_path))
     ran = python(f"{BLOCK}from trainer.cli import main; sys.exit(main(sys.argv[1:]))", *argv)
-    assert ran.returncode == 2 and ran.stderr.endswith("needs the extra 'train': pip install \"vlkd[train]\"\n")
+    assert ran.returncode == 2 and ran.stderr.endswith(
+        "needs peft, which is not installed. Install the extra 'train': pip install \"vlkd[train]\"\n"
+    )
 
 
 def test_another_missing_module_is_no_missing_extra(failing):
