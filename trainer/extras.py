@@ -13,6 +13,7 @@ def missing_extra(error: ImportError, user: str, extra: str | None) -> str | Non
         user: the command or class that needs the extra.
         extra: the extra that `user` needs, if any.
     """
-    if extra is None or (error.name or "").partition(".")[0] not in OPTIONAL:
+    module = (error.name or "").partition(".")[0]
+    if extra is None or module not in OPTIONAL:
         return None
-    return f"{user} needs {error.name}, which is not installed. Install the extra '{extra}': pip install \"vlkd[{extra}]\""
+    return f"{user} needs {module}, which is not installed. Install the extra '{extra}': pip install \"vlkd[{extra}]\""
