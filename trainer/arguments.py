@@ -18,11 +18,8 @@ LOSS_WEIGHTS = ("ttdm_weight", "itcl_weight", "icti_weight", "itdd_weight")
 SUPPORTED_VALUES: dict[str, tuple[tuple[Any, ...], str]] = {
     "label_smoothing_factor": ((0,), "the losses of VLKD have no label smoothing"),
     "train_sampling_strategy": (("random", "sequential"), "a row has no length before one of its captions is drawn"),
-    "length_column_name": (("length",), "rows are not grouped by length"),
     "neftune_noise_alpha": ((None,), "NEFTune's hook does not reach BART's encoder and decoder"),
     "use_liger_kernel": ((False,), "Liger has no kernels for VLKD"),
-    "liger_kernel_config": ((None,), "Liger has no kernels for VLKD"),
-    "use_cache": ((False,), "training uses no cache"),
     "deepspeed": ((None,), "use torchrun, or FSDP2 as in docs/scaling.md"),
     "parallelism_config": ((None,), "use torchrun, or FSDP2 as in docs/scaling.md"),
     "remove_unused_columns": ((False,), "the collator, not the model, reads the dataset's columns"),
@@ -31,14 +28,11 @@ SUPPORTED_VALUES: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 # The YAML words for a boolean, where an option takes a string too.
 BOOLEAN_WORDS = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off", "none"), False)
-# Optimizers that update weights during the backward pass, before a loss that is not finite could stop the run.
-STEP_IN_BACKWARD = ("lomo", "adalomo", "_layerwise")
-WITH_TARGET_MODULES = ("galore", "apollo")
 
 
 @dataclass
 class ModelArguments:
-    """The checkpoints a run starts from: Hub names or local folders."""
+    """The checkpoints that a run starts from: Hub names or local folders."""
 
     _argument_group_name = "model"
 
@@ -50,17 +44,17 @@ class ModelArguments:
     )
     image_projector: Literal["linear", "mlp"] = field(
         default="linear",
-        metadata={"help": "Kind of W_d, the map from the joint space to BART: the paper's linear map, or an MLP."},
+        metadata={"help": "W_d, the projection from the joint space to BART: linear, as in the paper, or an MLP."},
     )
     image_tokens: Literal["all", "patch", "pooled"] = field(
         default="all", metadata={"help": "CLIP's image tokens that the decoder sees."}
     )
     image_token_expansion: int = field(
-        default=1, metadata={"help": "Number of vectors that W_d makes of each image token (the paper: 1)."}
+        default=1, metadata={"help": "Vectors that W_d computes from each image token (paper: 1)."}
     )
     patch_attention: Literal["global", "self"] = field(
         default="global",
-        metadata={"help": "What each patch attends to in CLIP's last layer: all tokens, or itself alone."},
+        metadata={"help": "What a patch attends to in CLIP's last layer: all tokens (global) or itself only (self)."},
     )
     prompt_in_encoder: bool = field(
         default=True,
@@ -91,17 +85,9 @@ class ModelArguments:
         for name in LORA_OPTIONS:
             if not self.use_peft and getattr(self, name) != getattr(type(self), name):  # the class holds the default
                 raise ValueError(f"{name} is {getattr(self, name)}, which requires use_peft: true.")
-        if self.lora_r < 1:
-            raise ValueError(f"lora_r is {self.lora_r}; it must be 1 or more.")
-        if not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"lora_dropout is {self.lora_dropout}; it must be at least 0 and less than 1.")
-
-    def lora_options(self) -> dict[str, Any]:
-        """Arguments of `trainer.lora.add_lora`."""
-        return {"r": self.lora_r, "lora_alpha": self.lora_alpha, "lora_dropout": self.lora_dropout}
 
     def sources(self) -> dict[str, Any]:
-        """The options by their keys in train.yaml, without those of LoRA if it is off."""
+        """The options as they are written to train.yaml, without LoRA's if `use_peft` is off."""
         values = asdict(self)
         return values if self.use_peft else values | dict.fromkeys(("use_peft", *LORA_OPTIONS))
 
@@ -124,19 +110,19 @@ class DataArguments:
     )
     dataset_probabilities: list[float] | None = field(
         default=None,
-        metadata={"help": "How often rows of each dataset are drawn; by default an epoch is each row of all of them."},
+        metadata={"help": "Probability of each dataset; if unset, an epoch contains each row of each dataset once."},
     )
     dataset_kwargs: dict | str | None = field(
-        default=None, metadata={"help": "Further arguments of load_dataset or of the function, as {name: value}."}
+        default=None, metadata={"help": "Additional arguments of load_dataset or of the function, as {name: value}."}
     )
     image_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the images of a COCO file or of a column of file names."}
+        default=None, metadata={"help": "Folder of the images that a COCO file or a column of file names lists."}
     )
     streaming: bool = field(
-        default=False, metadata={"help": "Read shards one after the other, for tar files and very large datasets."}
+        default=False, metadata={"help": "Read the data shard by shard, for tar files and very large datasets."}
     )
     shuffle_buffer_size: int = field(
-        default=1000, metadata={"help": "Rows that each worker shuffles together when streaming; 0 keeps the order."}
+        default=1000, metadata={"help": "Rows that each worker shuffles at once when streaming; 0 keeps the order."}
     )
     on_error: Literal["skip", "raise"] = field(
         default="skip", metadata={"help": "Skip invalid rows and list them in skipped.jsonl, or stop at the first."}
@@ -176,8 +162,6 @@ class DataArguments:
             raise ValueError(
                 f"dataset_probabilities is {weights}; give a number above 0 for each of the {count} datasets."
             )
-        if self.shuffle_buffer_size < 0:
-            raise ValueError(f"shuffle_buffer_size is {self.shuffle_buffer_size}; it must be 0 or more.")
         if not 0 <= self.max_skipped_fraction <= 1:
             raise ValueError(f"max_skipped_fraction is {self.max_skipped_fraction}; it must be between 0 and 1.")
         if self.streaming and self.cache_image_features != "none":
@@ -187,7 +171,7 @@ class DataArguments:
             )
 
     def sources(self) -> dict[str, Any]:
-        """The options by their keys in train.yaml; a single dataset or column is not a list there."""
+        """The options as they are written to train.yaml, where a single dataset or column is not a list."""
         values = {**asdict(self), "cache_dir": None}
         if len(self.dataset_name) == 1:
             values["dataset_name"] = self.dataset_name[0]
@@ -203,7 +187,7 @@ def _one_for_each(name: str, columns: list[str] | str, specs: list[str]) -> list
 
 
 def _as_dict(name: str, value: dict[str, Any] | str | None) -> dict[str, Any]:
-    """A mapping; on the command line a text such as `'{size: 3}'`."""
+    """Parse a mapping, which is a text such as `'{size: 3}'` on the command line."""
     try:
         parsed = yaml.load(value, Loader=ConfigLoader) if isinstance(value, str) else value
     except yaml.YAMLError:
@@ -214,7 +198,7 @@ def _as_dict(name: str, value: dict[str, Any] | str | None) -> dict[str, Any]:
 
 
 def _changed(name: str, default: Any) -> Any:
-    """An option of `TrainingArguments` with another default."""
+    """A field of `TrainingArguments` with a different default."""
     (option,) = (option for option in fields(TrainingArguments) if option.name == name)
     return field(default=default, metadata=option.metadata)
 
@@ -285,7 +269,7 @@ class VLKDTrainingArguments(TrainingArguments):
         },
     )
 
-    # Options of `TrainingArguments` with another default.
+    # Fields of `TrainingArguments` with a different default.
     per_device_train_batch_size: int = _changed("per_device_train_batch_size", 64)
     per_device_eval_batch_size: int = _changed("per_device_eval_batch_size", 64)
     lr_scheduler_type: SchedulerType | str = _changed("lr_scheduler_type", "cosine")
@@ -350,14 +334,3 @@ def check_supported(args: TrainingArguments) -> None:
         if value not in allowed:
             remedy = " or ".join(map(repr, allowed))
             raise ValueError(f"{name} is {value!r}, which VLKD does not support: {reason}. Set it to {remedy}.")
-    optim = str(getattr(args.optim, "value", args.optim))
-    if optim.endswith(STEP_IN_BACKWARD):
-        raise ValueError(
-            f"optim is {optim}, which updates weights during the backward pass, before VLKD checks that losses and "
-            "gradients are finite. Use another optimizer, such as adamw_torch or adafactor."
-        )
-    if args.optim_target_modules is not None and not optim.startswith(WITH_TARGET_MODULES):
-        raise ValueError(
-            f"optim_target_modules is set, but optim={optim} ignores it. Unset it, or choose a GaLore or APOLLO "
-            "optimizer."
-        )

@@ -1,12 +1,8 @@
-"""What `VLKDTrainer` checks before it starts: its arguments and its datasets."""
+"""Checks of the arguments of `VLKDTrainer`."""
 
-from collections.abc import Callable
 from typing import Any
 
 from trainer.arguments import VLKDTrainingArguments
-from trainer.data.collator import check_collator
-from trainer.data.epoch_dataset import EpochDataset
-from trainer.data.streaming import StreamingDataset
 
 
 def check_trainer_arguments(
@@ -14,24 +10,22 @@ def check_trainer_arguments(
     args: VLKDTrainingArguments,
     train_dataset: Any,
     processing_class: Any,
-    collator: Callable | None,
+    has_collator: bool,
     others: dict[str, Any],
 ) -> None:
-    """Raise a ValueError if arguments of `VLKDTrainer` are unsuitable, contradict each other, or have no effect."""
+    """Raise a ValueError if arguments of `VLKDTrainer` are of the wrong type or have no effect."""
     if not isinstance(args, VLKDTrainingArguments):
         raise ValueError(f"args is a {type(args).__name__}; pass VLKDTrainingArguments, which has the same options.")
     if not hasattr(model, "freeze_language_model"):
         raise ValueError(
-            f"model is a {type(model).__name__}, but VLKDTrainer trains the model that also generates: load it with "
-            "VLKDForConditionalGeneration.from_pretrained or from_vision_text_pretrained."
+            f"model is a {type(model).__name__}; pass a VLKDForConditionalGeneration, from from_pretrained or "
+            "from_vision_text_pretrained."
         )
-    if collator is not None:
-        check_collator(collator, args)
-    elif not hasattr(processing_class, "image_processor"):
+    if not has_collator and not hasattr(processing_class, "image_processor"):
         given = "not set" if processing_class is None else f"a {type(processing_class).__name__}"
         raise ValueError(
-            f"processing_class is {given}; pass a VLKDProcessor, which prepares images too: "
-            "VLKDProcessor.from_pretrained(...), or from_vision_text_pretrained(clip, bart)."
+            f"processing_class is {given}; pass a VLKDProcessor, from VLKDProcessor.from_pretrained(...) or "
+            "from_vision_text_pretrained(clip, bart)."
         )
     if isinstance(train_dataset, dict):
         raise ValueError(
@@ -40,39 +34,7 @@ def check_trainer_arguments(
         )
     if args.n_gpu > 1:
         raise ValueError(f"{args.n_gpu} GPUs in one process are not supported; start one process per GPU: torchrun.")
-    if args.world_size > 1 and not args.accelerator_config.even_batches:
-        raise ValueError(
-            "accelerator_config: ITCL compares the rows of all processes, which even_batches=False can leave with "
-            "different numbers of batches. Leave even_batches on."
-        )
     if others.get("compute_loss_func") is not None:
         raise ValueError("compute_loss_func has no effect; override VLKDTrainer.compute_loss instead.")
     if others.get("model_init") is not None:
         raise ValueError("model_init is not supported, since args would not be applied to its models; pass model.")
-    for name in ("projector_learning_rate", "projector_optimizer"):
-        changed = getattr(args, name) != getattr(VLKDTrainingArguments, name)  # the class holds the default
-        if changed and others.get("optimizers", (None, None))[0] is not None:
-            raise ValueError(f"{name} has no effect on the optimizer in `optimizers`; leave one of them out.")
-    if isinstance(train_dataset, StreamingDataset):
-        for name, default in (("data_seed", None), ("train_sampling_strategy", "random")):
-            if getattr(args, name) != default:
-                raise ValueError(
-                    f"{name} has no effect on a stream, whose order is set by seed and shuffle_buffer_size; leave it "
-                    "out."
-                )
-
-
-def check_dataset(dataset: Any) -> None:
-    """Raise a ValueError if a dataset is empty, or a list of rows."""
-    if isinstance(dataset, list | tuple):
-        raise ValueError(
-            f"the dataset is a {type(dataset).__name__} of rows; pass a datasets.Dataset: Dataset.from_list(rows)."
-        )
-    if hasattr(dataset, "__len__") and len(dataset) == 0:
-        raise ValueError("the dataset is empty; check the split and the filters that it was loaded with.")
-
-
-def column_names(dataset: Any) -> list[str]:
-    """The columns of a dataset, or of the one in an `EpochDataset`; none if they are not known before reading."""
-    dataset = dataset.dataset if isinstance(dataset, EpochDataset) else dataset
-    return list(getattr(dataset, "column_names", None) or ())

@@ -18,7 +18,7 @@ from trainer.arguments import VLKDTrainingArguments
 from trainer.cache.clip_features import TeacherEmbeds, add_cached_columns
 from trainer.callbacks import FiniteCheck, RunningMeans, StartTraining
 from trainer.checkpoints import AtomicCheckpointMixin
-from trainer.checks import check_dataset, check_trainer_arguments, column_names
+from trainer.checks import check_trainer_arguments
 from trainer.data.collator import VLKDDataCollator
 from trainer.data.epoch_dataset import EpochDataset
 from trainer.data.rows import check_column
@@ -54,7 +54,8 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
             which one is drawn in each epoch), an `EpochDataset`, or a `StreamingDataset`.
         eval_dataset: as `train_dataset`, but not a `StreamingDataset`; or a dict of several by name.
         processing_class: the `VLKDProcessor`; saved with the model.
-        data_collator: replaces the `VLKDDataCollator` that is built from `args`; the two must agree.
+        data_collator: replaces the `VLKDDataCollator` that is built from `args`, of which `mask_ratio`,
+            `full_mask_probability` and `max_text_length` then have no effect.
         run_config: checkpoints and data by their keys in `train.yaml`, which is saved with the model.
         **kwargs: other arguments of `Trainer`, except `compute_loss_func` and `model_init`.
 
@@ -75,7 +76,7 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
         **kwargs: Any,
     ):
         args = VLKDTrainingArguments("trainer_output") if args is None else args
-        check_trainer_arguments(model, args, train_dataset, processing_class, data_collator, kwargs)
+        check_trainer_arguments(model, args, train_dataset, processing_class, data_collator is not None, kwargs)
         self.run_config = run_config or {}
         self.builds_collator = data_collator is None
         self.teacher, self.teacher_tokenizer = None, None  # see load_teacher
@@ -137,22 +138,25 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
         self.train_dataset = self.prepare_dataset(self.train_dataset)
         self.eval_dataset = self.prepare_dataset(self.eval_dataset)
         if isinstance(self.eval_dataset, EpochDataset) and self.eval_dataset is self.train_dataset:
-            self.eval_dataset = self.eval_dataset.at_first_epoch()
+            shared = self.eval_dataset  # evaluation stays in epoch 0
+            self.eval_dataset = EpochDataset(shared.dataset, shared.seed, shared.decode)
         if isinstance(self.train_dataset, StreamingDataset):
-            self.args.ignore_data_skip = True  # a stream resumes at its place by itself
+            self.args.ignore_data_skip = True  # a stream restores its own position
 
     def prepare_dataset(self, dataset: Any) -> Any:
-        """A dataset as the collator needs it; a `datasets.Dataset` gets the teacher's embeddings of its captions.
+        """Wrap a dataset for the collator, and add the teacher's embeddings of the captions of a `datasets.Dataset`.
 
         Raises:
-            ValueError: it is empty or of the wrong kind, or a column or a caption is missing.
+            ValueError: it is empty, or a column or a caption is missing.
         """
         if isinstance(dataset, dict):
             return {name: self.prepare_dataset(part) for name, part in dataset.items()}
         if dataset is None:
             return None
-        check_dataset(dataset)
-        if self.builds_collator and "teacher_embeds" not in column_names(dataset):
+        if hasattr(dataset, "__len__") and len(dataset) == 0:
+            raise ValueError("the dataset is empty; check its split and filters.")
+        rows = dataset.dataset if isinstance(dataset, EpochDataset) else dataset
+        if self.builds_collator and "teacher_embeds" not in (getattr(rows, "column_names", None) or ()):
             self.load_teacher()
             if isinstance(dataset, Dataset):
                 check_column("caption", dataset.column_names)

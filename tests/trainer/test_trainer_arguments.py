@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from caption_data import load
-from training_runs import build, counted_stream, make_parts, train_logs
+from training_runs import build, make_parts, train_logs
 from transformers import TrainerCallback, TrainingArguments
 
 from modeling_vlkd import VLKDModel
-from trainer import EpochDataset, VLKDDataCollator, VLKDTrainer, VLKDTrainingArguments
+from trainer import EpochDataset, VLKDTrainer, VLKDTrainingArguments
 from trainer.models import load_teacher
 
 
@@ -70,6 +70,12 @@ def test_no_teacher_is_loaded_for_cached_captions(parts):
     assert trainer.teacher is None and trainer.state.global_step == 2
 
 
+def test_a_list_of_rows_is_a_dataset(parts):
+    trainer = build(parts, list(load()))
+    trainer.train()
+    assert trainer.state.global_step == 2 and trainer.teacher is not None
+
+
 def test_datasets_given_later_are_prepared_too(parts):
     trainer = build(parts)
     for metrics in (trainer.evaluate(load(rows=5)), trainer.predict(load(rows=5), metric_key_prefix="eval").metrics):
@@ -79,24 +85,6 @@ def test_datasets_given_later_are_prepared_too(parts):
 # ---- what is refused
 
 
-def test_own_collator_must_agree(parts):
-    def own(**options) -> VLKDDataCollator:
-        tokenizer = load_teacher(parts.clip)[1]
-        return VLKDDataCollator.from_args(arguments(parts, **options), parts.model.config, parts.processor, tokenizer)
-
-    def start(collator, **options) -> VLKDTrainer:
-        return VLKDTrainer(parts.model, arguments(parts, **options), train_dataset=load(), data_collator=collator)
-
-    start(own(mask_ratio=0.1, max_text_length=40), mask_ratio=0.1, max_text_length=40).train()
-    for name, value in {"mask_ratio": 0.1, "full_mask_probability": 0.9, "max_text_length": 40}.items():
-        with pytest.raises(ValueError, match=f"^{name} is {value} in the training arguments, but .* in data_collator"):
-            start(own(max_text_length=64), **{"max_text_length": 64, name: value})
-        with pytest.raises(ValueError, match=f"^{name} is {value} in the training arguments, but without effect"):
-            start(lambda rows: rows, **{name: value})
-    with pytest.raises(ValueError, match="^mask_ratio is 0.5 in the training arguments, but 0.1 in data_collator"):
-        start(own(mask_ratio=0.1, max_text_length=64), max_text_length=64)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -104,16 +92,15 @@ def test_own_collator_must_agree(parts):
         ({"compute_loss_func": lambda *args: 0}, "override VLKDTrainer.compute_loss"),
         ({"model_init": lambda: None}, "model_init is not supported"),
         ({"args": TrainingArguments("out", use_cpu=True)}, "args is a TrainingArguments; pass VLKDTrainingArguments"),
-        ({"train_dataset": list(load())}, r"a list of rows; pass .* Dataset.from_list\(rows\)"),
-        ({"train_dataset": load().select([])}, "the dataset is empty; check the split"),
-        ({"eval_dataset": {"small": load().select([])}}, "the dataset is empty; check the split"),
+        ({"train_dataset": load().select([])}, "the dataset is empty"),
+        ({"eval_dataset": {"small": load().select([])}}, "the dataset is empty"),
         (
             {"train_dataset": load().rename_column("caption", "text")},
             r"no column 'caption'; it has image, text, extra",
         ),
         ({"train_dataset": load().rename_column("image", "photo")}, "no column 'image'.*rename_column"),
         ({"train_dataset": {"train": load()}}, r"holds the splits train; pass one of them.*dataset\['train'\]"),
-        ({"model": None}, "model is a NoneType.*VLKDForConditionalGeneration.from_pretrained"),
+        ({"model": None}, "model is a NoneType.*VLKDForConditionalGeneration"),
     ],
 )
 def test_bad_arguments(parts, options, message):
@@ -128,7 +115,7 @@ def test_a_tokenizer_in_place_of_the_processor(parts):
 
 
 def test_a_model_that_does_not_generate(parts):
-    with pytest.raises(ValueError, match="model is a VLKDModel.*VLKDForConditionalGeneration.from_pretrained"):
+    with pytest.raises(ValueError, match="model is a VLKDModel.*VLKDForConditionalGeneration"):
         VLKDTrainer(
             VLKDModel(parts.model.config), arguments(parts), train_dataset=load(), processing_class=parts.processor
         )
@@ -145,21 +132,6 @@ def test_rows_without_a_caption_name_their_columns(parts):
     trainer = build(parts, EpochDataset(load().rename_column("caption", "text")))
     with pytest.raises(ValueError, match=r"row \d+ has no column 'caption'; it has .*text"):
         trainer.train()
-
-
-@pytest.mark.parametrize("options", [{"projector_learning_rate": 1e-2}, {"projector_optimizer": "adamw"}])
-def test_options_that_an_optimizer_of_one_s_own_ignores(parts, options):
-    optimizer = torch.optim.SGD(parts.model.parameters(), lr=0.1)
-    with pytest.raises(ValueError, match="has no effect on the optimizer in `optimizers`"):
-        VLKDTrainer(
-            parts.model, arguments(parts, **options), processing_class=parts.processor, optimizers=(optimizer, None)
-        )
-
-
-@pytest.mark.parametrize("options", [{"data_seed": 1}, {"train_sampling_strategy": "sequential"}])
-def test_options_that_a_stream_ignores(parts, options):
-    with pytest.raises(ValueError, match=f"^{next(iter(options))} has no effect on a stream"):
-        build(parts, counted_stream(), **options)
 
 
 # ---- the first log line of a run

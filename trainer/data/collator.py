@@ -1,6 +1,5 @@
-"""Rows of images and captions become one training batch."""
+"""Builds training batches from rows of images and captions."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +26,8 @@ class VLKDDataCollator:
 
     - `pixel_values` (batch, 3, height, width) or `image_features` (batch, image_tokens, projection_dim);
     - `input_ids`, `attention_mask`: the corrupted captions;
-    - `caption_input_ids`, `caption_attention_mask`: the captions; also as `labels` (-100 where padded) and, shifted
-      right, as `decoder_input_ids`;
+    - `caption_input_ids`, `caption_attention_mask`: the captions, which are also the `labels` (padded with -100) and,
+      shifted right, the `decoder_input_ids`;
     - `teacher_embeds` (batch, projection_dim) or `teacher_input_ids`, `teacher_attention_mask`;
     - with `with_itdd_targets`: `itdd_input_ids`, `itdd_attention_mask`, `itdd_decoder_input_ids`, `itdd_labels`;
     - `row_names`, for messages.
@@ -121,7 +120,7 @@ class VLKDDataCollator:
     def _itdd_targets(self, captions: list[list[str]], drawn: list[str], ids: list[list[int]]) -> dict[str, Tensor]:
         """BART reads the longest other caption of the image; the decoder writes the caption of the previous row.
 
-        That one is about another image, so that the decoder must see what is not in the image as well as what is.
+        Since that caption describes another image, the decoder also learns what is not in the image.
         """
         pairs = zip(captions, drawn, strict=True)
         longest = [max((text for text in texts if text != own), key=len, default=own) for texts, own in pairs]
@@ -134,7 +133,7 @@ class VLKDDataCollator:
         return self.processor.tokenizer(texts, truncation=True, max_length=self.max_text_length)["input_ids"]
 
     def _truncate(self, row: list[int]) -> list[int]:
-        """Masks that hide no token make a text longer; it must still fit the encoder."""
+        """Cut a corrupted text, which masks that hide no token can make too long for the encoder."""
         return row if len(row) <= self.max_text_length else [*row[: self.max_text_length - 1], row[-1]]
 
     def _shift_right(self, rows: list[list[int]]) -> Tensor:
@@ -145,26 +144,6 @@ class VLKDDataCollator:
             ids_name: pad(rows, self.processor.tokenizer.pad_token_id),
             mask_name: pad([[1] * len(row) for row in rows], 0),
         }
-
-
-def check_collator(collator: Callable, args: VLKDTrainingArguments) -> None:
-    """Check a collator that the trainer did not build: `args` are published with the weights.
-
-    Raises:
-        ValueError: the arguments that shape batches are not the collator's.
-    """
-    known = {}
-    if isinstance(collator, VLKDDataCollator):
-        names = ("mask_ratio", "full_mask_probability")
-        known = {name: getattr(collator.infilling, name) for name in names}
-        known["max_text_length"] = collator.max_text_length
-    for name in ("mask_ratio", "full_mask_probability", "max_text_length"):
-        value = getattr(args, name)
-        if value != known.get(name, getattr(VLKDTrainingArguments, name)):  # the class holds the default
-            raise ValueError(
-                f"{name} is {value} in the training arguments, but {known.get(name, 'without effect')} in "
-                "data_collator. Make them agree, or omit data_collator: VLKDTrainer builds it from the arguments."
-            )
 
 
 def _name(row: dict[str, Any]) -> str:

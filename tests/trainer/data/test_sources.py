@@ -234,7 +234,6 @@ def test_a_shard_cut_off_is_an_error(tmp_path, size):
         ({"dataset_name": ["a", "b"], "image_column": ["a", "b", "c"]}, "image_column names 3 columns for 2 datasets"),
         ({"dataset_name": ["a", "b"], "dataset_probabilities": [1]}, "give a number above 0 for each of the 2"),
         ({"dataset_name": ["a", "b"], "dataset_probabilities": [1, 0]}, "above 0"),
-        ({"dataset_name": "a", "shuffle_buffer_size": -1}, "shuffle_buffer_size is -1"),
         ({"dataset_name": "a", "max_skipped_fraction": 2}, "max_skipped_fraction is 2"),
         ({"dataset_name": "a", "streaming": True, "cache_image_features": "all"}, "cache_image_features is all"),
     ],

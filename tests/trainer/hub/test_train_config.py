@@ -24,7 +24,7 @@ ON_THIS_MACHINE = {  # paths, devices, repositories, and what only shows progres
     *("ddp_static_graph", "ddp_backend", "ddp_timeout", "include_num_input_tokens_seen"),
 }
 OLDER_NAMES = {"gradient_checkpointing", "gradient_checkpointing_kwargs"}
-CANNOT_BE_SET_HERE = {"tf32", "fp16", "fsdp", "fsdp_config"}  # they need a GPU, or several processes
+CANNOT_BE_SET_HERE = {"tf32", "fp16", "fsdp", "fsdp_config", "liger_kernel_config"}  # without a GPU
 VALUES = {  # where no value can be derived from the default
     "clip": "other/clip",
     "bart": "other/bart",
