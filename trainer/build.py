@@ -8,9 +8,9 @@ from transformers.trainer_utils import HubStrategy
 
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 from trainer.arguments import CONFIG_OPTIONS, DataArguments, ModelArguments, VLKDTrainingArguments
-from trainer.cache.bad_rows import InvalidRows
 from trainer.cache.clip_features import ImageFeatures, TeacherEmbeds, add_cached_columns
 from trainer.cache.columns import check_disk_space
+from trainer.cache.invalid_rows import InvalidRows
 from trainer.callbacks import ReportSkipped
 from trainer.data.epoch_dataset import EpochDataset
 from trainer.data.rows import min_jpeg_side

@@ -22,10 +22,10 @@ logger = logging.get_logger(__name__)
 class AtomicCheckpointMixin(Trainer):
     """A `Trainer` that writes a checkpoint to a temporary folder, syncs it to the disk, and then renames it.
 
-    Older checkpoints are deleted (`save_total_limit`) after that, and so is what a killed run left unfinished.
+    Older checkpoints (`save_total_limit`) and the unfinished one of a killed run are deleted after that.
     `resume_from_checkpoint=True` resumes from the newest complete checkpoint. The folder of a run may be moved: the
-    best checkpoint is found by its name. All processes (with `save_on_each_node`, of a node) must see
-    one `output_dir`.
+    best checkpoint is found by its name. All processes (with `save_on_each_node`, all of a node) must share
+    `output_dir`.
     """
 
     resumed_from: str | None = None  # the checkpoint that `train` resumes from
@@ -35,7 +35,7 @@ class AtomicCheckpointMixin(Trainer):
         """As `Trainer`'s.
 
         Raises:
-            ValueError: there is no complete checkpoint, the given one is not complete, or it does not suit this run.
+            ValueError: there is no complete checkpoint, the given one is incomplete, or it does not match this run.
         """
         self.resumed_from = None
         if resume_from_checkpoint:
@@ -50,16 +50,19 @@ class AtomicCheckpointMixin(Trainer):
         """For a subclass: called in every process with the folder in which a checkpoint is being written."""
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        """As `Trainer`'s, and find the best checkpoint where the run's folder is now."""
-        place = super()._init_training_state(*args, **kwargs)
+        """As `Trainer`'s, and update the path of the best checkpoint if the run's folder was moved."""
+        position = super()._init_training_state(*args, **kwargs)
         if self.resumed_from and self.state.best_global_step:
             name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
-            folders = [Path(self.resumed_from).parent, Path(self.args.output_dir)]  # a run may resume in a new folder
+            folders = [
+                Path(self.resumed_from).parent,
+                Path(self.args.output_dir),
+            ]  # the run may go on in another
             best = next((str(folder / name) for folder in folders if (folder / name).is_dir()), None)
-            if best != self.state.best_model_checkpoint:
-                logger.warning(f"The best checkpoint is now {best!r}." if best else f"The best, {name}, is missing.")
+            if best is None:
+                logger.warning(f"The best checkpoint, {name}, is missing.")
             self.state.best_model_checkpoint = best
-        return place
+        return position
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """As `Trainer`'s, but tied weights, which a checkpoint stores once, are not missing."""
@@ -79,14 +82,17 @@ class AtomicCheckpointMixin(Trainer):
         written = run_folder / UNFINISHED / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         checkpoint = run_folder / written.name
         if self.args.should_save:
-            shutil.rmtree(written.parent, ignore_errors=True)  # what a killed run left
+            shutil.rmtree(written.parent, ignore_errors=True)  # left by a killed run
         self.accelerator.wait_for_everyone()
         self._apart = str(written.parent)
         try:
             super()._save_checkpoint(model, trial)
             self.save_extra_state(written)
             self.accelerator.wait_for_everyone()
-            self._name_best_checkpoint(written, checkpoint)
+            if self.state.best_model_checkpoint == str(written):
+                self.state.best_model_checkpoint = str(checkpoint)
+                if self.args.should_save:
+                    self.state.save_to_json(str(written / STATE))
             if self.args.should_save:
                 finish(written, checkpoint)
         except WRITE_ERRORS as error:
@@ -100,13 +106,6 @@ class AtomicCheckpointMixin(Trainer):
         if self.args.should_save:
             best = self.state.best_model_checkpoint
             rotate_checkpoints(str(run_folder), self.args.save_total_limit, best, use_mtime=True)
-
-    def _name_best_checkpoint(self, written: Path, checkpoint: Path) -> None:
-        """If this is the best checkpoint so far, store its final path in the state."""
-        if self.state.best_model_checkpoint == str(written):
-            self.state.best_model_checkpoint = str(checkpoint)
-            if self.args.should_save:
-                self.state.save_to_json(str(written / STATE))
 
     def _describe(self, error: Exception, checkpoint: Path) -> str:
         parameters = list(self.model.parameters())
@@ -165,7 +164,7 @@ def find_checkpoint(checkpoint: str | os.PathLike | bool, folder: str | os.PathL
         checkpoint = complete[-1]
     elif not Path(checkpoint, STATE).is_file():
         raise ValueError(f"resume_from_checkpoint: '{checkpoint}' is not a checkpoint: it has no {STATE}.")
-    elif Path(checkpoint, CONTENTS).is_file() and (damaged := damaged_files(checkpoint)):  # Trainer alone writes none
+    elif Path(checkpoint, CONTENTS).is_file() and (damaged := damaged_files(checkpoint)):  # Trainer writes none
         raise ValueError(
             f"resume_from_checkpoint: '{checkpoint}' is not complete: {damaged[0]} is missing or damaged. Set it to "
             "True for the newest complete checkpoint."
@@ -192,20 +191,10 @@ def complete_checkpoints(folder: str | os.PathLike) -> list[str]:
 
 
 def damaged_files(checkpoint: str | os.PathLike) -> list[str]:
-    """The files listed in `contents.txt` that are missing, of another size or zeroed; or `contents.txt` itself."""
+    """The files listed in `contents.txt` that are missing or of another size; or `contents.txt` if it is missing."""
     contents = Path(checkpoint, CONTENTS)
-    if not contents.is_file() or _is_zeroed(contents):
+    if not contents.is_file():
         return [CONTENTS]
     listed = [line.split(" ", 1) for line in contents.read_text(encoding="utf-8").splitlines()]
     files = [(name, Path(checkpoint, name), int(size)) for size, name in listed]
-    return [
-        name
-        for name, path, size in files
-        if not path.is_file() or path.stat().st_size != size or (size and _is_zeroed(path))
-    ]
-
-
-def _is_zeroed(path: Path) -> bool:
-    """Whether a file begins with zeros, as a power cut can leave it; no format in a checkpoint does."""
-    with path.open("rb") as file:
-        return not any(file.read(64))
+    return [name for name, path, size in files if not path.is_file() or path.stat().st_size != size]

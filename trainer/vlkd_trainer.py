@@ -325,7 +325,7 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
         optimizer = super().create_optimizer(model)
         names = tuple(self.model.projection_parameter_names())  # wrappers put prefixes before these names
         named = (self.model if model is None else model).named_parameters()
-        projectors = {id(parameter) for name, parameter in named if name.endswith(names)}
+        projectors = [parameter for name, parameter in named if name.endswith(names)]
         split_projector_groups(optimizer, projectors, self.args.projector_learning_rate)
         self.optimizer = with_muon(optimizer, projectors) if self.args.projector_optimizer == "muon" else optimizer
         return self.optimizer

@@ -1,12 +1,10 @@
 """The `vlkd` command.
 
-COMMANDS lists the subcommands. Only the module of the subcommand that is called is imported. It has a function
-`add_command(commands)`, which adds the parser and sets `run=`, a function of the parsed arguments that returns the
-exit code.
+COMMANDS lists the subcommands. Only the module of the called subcommand is imported. Its `add_command(commands)` adds
+the parser and sets `run`, which takes the parsed arguments and returns the exit code.
 """
 
 import argparse
-import codecs
 import io
 import os
 import sys
@@ -40,7 +38,6 @@ COMMANDS = {
     "env": Command("env", None, "print versions and devices, for bug reports"),
 }
 PACKAGES = ("trainer", "modeling_vlkd", "microworld")
-ERRORS = "vlkd.escape"  # the name of our error handler for characters that the console cannot show
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=ERRORS)
+            stream.reconfigure(errors="backslashreplace")  # for characters that the console cannot show
     argv = sys.argv[1:] if argv is None else argv
     try:
         parser = _parser(argv)
@@ -83,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser(argv: list[str]) -> argparse.ArgumentParser:
-    """The parser with the subcommand that is called; with all subcommands and no options, if none is."""
+    """The parser with the called subcommand; without one, with all subcommands and no options."""
     parser = argparse.ArgumentParser(
         prog="vlkd",
         description="Train and use VLKD models: image captions, visual question answering, text-image embeddings.",
@@ -114,14 +111,3 @@ def _is_ours(error: BaseException) -> bool:
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     package = frame.f_globals.get("__package__") or ""
     return {package.partition(".")[0], type(error).__module__.partition(".")[0]} & set(PACKAGES) != set()
-
-
-def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Bytes of a file name that are not UTF-8 are written unchanged; other characters as \\xe9 or \\u2603."""
-    try:
-        return codecs.lookup_error("surrogateescape")(error)
-    except UnicodeError:
-        return codecs.backslashreplace_errors(error)
-
-
-codecs.register_error(ERRORS, _escape)

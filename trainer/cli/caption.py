@@ -20,11 +20,6 @@ from trainer.cli.devices import add_device_options, read_device_options
 from trainer.data.paths import IMAGE_EXTENSIONS
 from trainer.models import load_vlkd
 
-# Photo formats that Pillow reads only with a plugin or in newer versions, or not at all.
-UNREADABLE = set(
-    ".avif .heic .heif .hif .jxl .3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef "
-    ".raf .raw .rw2 .rwl .sr2 .srf .srw .x3f".split()
-)
 BATCH = 16  # images
 MANY = 2 * BATCH  # a terminal shows a progress bar for at least this many images
 
@@ -48,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """Print one line per image. Report images that cannot be read on stderr.
 
     Returns:
-        0, or 1 if an image could not be read or a name matched no image.
+        0, or 1 if an image cannot be read or a name matches no image.
 
     Raises:
         ValueError: there are no images, the question is missing, or the model cannot be loaded.
@@ -79,21 +74,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_question(question: str | None) -> None:
-    """Raise a ValueError if the question is empty, or is an image instead."""
+    """Raise a ValueError if the question is empty, or is a file: the question was forgotten."""
     if question is None:
         return
     if not question.strip():
         raise ValueError("the question is empty; write it after the images.")
-    is_image = " " not in question and Path(question).suffix.lower() in {*IMAGE_EXTENSIONS, *UNREADABLE}
-    if os.path.exists(question) or is_image or question.startswith(("http://", "https://")):
-        raise ValueError(f"the last argument must be the question, but '{question}' is an image.")
+    if os.path.exists(question):
+        raise ValueError(f"the last argument must be the question, but '{question}' is a file.")
 
 
 def find_images(name: str) -> tuple[list[Path | str], list[Path]]:
-    """The images that a name refers to, sorted, and the other files in its place.
+    """The images that a name refers to, sorted, and the other files in that folder or pattern.
 
-    A file or URL is returned unchanged. In a folder, and among the files that match a pattern, the extension tells
-    which files are images. Hidden files and subfolders are ignored.
+    A file or URL is returned unchanged. Files of a folder or pattern are images if they have an extension that Pillow
+    reads. Hidden files and subfolders are ignored.
     """
     if name.startswith(("http://", "https://")):
         return [name], []
@@ -109,29 +103,16 @@ def find_images(name: str) -> tuple[list[Path | str], list[Path]]:
 
 
 def report_skipped(found: dict[str, tuple[list, list[Path]]]) -> bool:
-    """Report names without images, and the number of other files by extension.
-
-    Returns:
-        Whether a name has no image, or a photo in a format that Pillow cannot read.
-    """
-    failed = False
+    """Report names without images, and the number of other files by extension; return whether a name has no image."""
     for name, (images, others) in found.items():
-        extensions = Counter(file.suffix.lower() for file in others)
-        photos = {extension: extensions.pop(extension) for extension in UNREADABLE & extensions.keys()}
-        if photos:
-            plugin = "install pillow-heif to read HEIC, or " if photos.keys() & {".heic", ".heif", ".hif"} else ""
-            warn(name, f"skipped {_counted(photos)}: Pillow cannot read them; {plugin}convert them to JPEG or PNG")
+        extensions = Counter(file.suffix.lower() or "without extension" for file in others)
         if extensions:
-            warn(name, f"skipped {_counted(extensions)}: not images")
-        if not others and not images:
+            counted = ", ".join(f"{count} {extension}" for extension, count in sorted(extensions.items()))
+            plugin = "; install pillow-heif to read HEIC" if ".heic" in extensions else ""
+            warn(name, f"skipped {counted}: Pillow does not read them{plugin}")
+        elif not images:
             warn(name, "no images found")
-        failed |= bool(photos or not images)
-    return failed
-
-
-def _counted(extensions: dict[str, int]) -> str:
-    """Such as "1 .cr2, 2 .heic"."""
-    return ", ".join(f"{count} {extension or 'without extension'}" for extension, count in sorted(extensions.items()))
+    return not all(images for images, _ in found.values())
 
 
 def read_all(paths: list[Path | str]) -> Iterator[tuple[Path | str, Image.Image]]:
@@ -159,17 +140,9 @@ def generate(
 
 
 def as_line(path: Path | str, text: str, args: argparse.Namespace) -> str:
-    """One line of output: the path and the text, or a JSON object."""
+    """One line of output: the path and the text, or an ASCII JSON object."""
     if not args.json:
         name = str(path).replace("\n", "\\n")
         return f"{name}\t{' '.join(text.split())}"
-    if args.question is None:
-        values = {"image": str(path), "caption": text}
-    else:
-        values = {"image": str(path), "question": args.question, "answer": text}
-    line = json.dumps(values, ensure_ascii=False)
-    try:
-        line.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:  # the escapes of our error handler are not valid JSON
-        return json.dumps(values)
-    return line
+    result = {"caption": text} if args.question is None else {"question": args.question, "answer": text}
+    return json.dumps({"image": str(path)} | result)

@@ -8,7 +8,6 @@ import torch
 
 from trainer.arguments import DataArguments, ModelArguments, VLKDTrainingArguments
 from trainer.build import build_trainer
-from trainer.vlkd_trainer import VLKDTrainer
 
 ARGUMENTS = (ModelArguments, DataArguments, VLKDTrainingArguments)
 
@@ -29,20 +28,11 @@ def run(args: argparse.Namespace) -> int:
         trainer.model = trainer.model.merge_and_unload()
     trainer.save_model()
     if trainer.eval_dataset is not None:
-        metrics |= last_evaluation(trainer) or trainer.evaluate()
+        metrics |= trainer.evaluate()
     trainer.save_metrics("all", metrics)
     trainer.save_state()
     trainer.end()
     return 0
-
-
-def last_evaluation(trainer: VLKDTrainer) -> dict[str, float]:
-    """The metrics of the trained model, if training ended with its evaluation; else an empty dict."""
-    if trainer.args.load_best_model_at_end:
-        return {}
-    state = trainer.state
-    found = [log for log in state.log_history if "eval_loss" in log and log["step"] == state.global_step]
-    return {name: value for name, value in found[-1].items() if name != "step"} if found else {}
 
 
 def read_arguments(args: argparse.Namespace) -> tuple[ModelArguments, DataArguments, VLKDTrainingArguments]:

@@ -121,7 +121,7 @@ def test_disk_too_small(config, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**6, 10**6 - 10_000, 10_000))
     error = complaint(capsys, config())
     # 12 images of 17 tokens, and 24 captions, of 24 numbers of two bytes
-    assert "(10,944 bytes)" in error and "(10,000 bytes)" in error
+    assert "needs 10.9kB" in error and "has 10.0kB free" in error
     assert "cache_image_features to pooled or none" in error
     assert not snapshot(tmp_path / "cache")  # nothing was looked at yet
 
