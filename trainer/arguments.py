@@ -26,8 +26,6 @@ SUPPORTED_VALUES: dict[str, tuple[tuple[Any, ...], str]] = {
     "label_names": ((["labels"],), "the other inputs of the model are not labels"),
     "logging_nan_inf_filter": ((False,), "a loss that is not finite stops the run"),
 }
-# The YAML words for a boolean, where an option takes a string too.
-BOOLEAN_WORDS = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off", "none"), False)
 
 
 @dataclass
@@ -294,10 +292,8 @@ class VLKDTrainingArguments(TrainingArguments):
         metric = (self.metric_for_best_model or "").rpartition("_")[2]  # of "icti", "eval_icti" or "eval_SPLIT_icti"
         if self.greater_is_better is None and f"{metric}_weight" in LOSS_WEIGHTS:
             self.greater_is_better = False
-        checkpoint = self.resume_from_checkpoint
-        self.resume_from_checkpoint = BOOLEAN_WORDS.get(str(checkpoint).lower(), checkpoint) or None
-        if BOOLEAN_WORDS.get(str(self.report_to).lower()) is False:
-            self.report_to = "none"
+        checkpoint = self.resume_from_checkpoint  # a path, or a boolean as text
+        self.resume_from_checkpoint = {"true": True, "false": None}.get(str(checkpoint).lower(), checkpoint)
         device = find_device("cpu" if self.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU") else "auto")
         self.use_cpu = device.type == "cpu"  # else TrainingArguments refuses bf16 where there is no GPU
         if self.fp16 and device.type == "cpu":

@@ -1,4 +1,4 @@
-"""The optimizer of a run: AdamW (or another) for BART, and Muon for the projections W_e and W_d."""
+"""The optimizers: AdamW (or `optim`) for BART, Muon for the projections W_e and W_d."""
 
 import math
 from typing import Any

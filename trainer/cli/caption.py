@@ -49,9 +49,6 @@ def run(args: argparse.Namespace) -> int:
         ValueError: there are no images, the question is missing, or the model cannot be loaded.
     """
     check_question(args.question)
-    for name in ("max_new_tokens", "num_beams"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name} {getattr(args, name)} must be 1 or more.")
     found = {name: find_images(name) for name in args.images}
     paths = [path for name in args.images for path in found[name][0]]
     if not paths:

@@ -1,4 +1,4 @@
-"""`vlkd train`: train a model with the options of a YAML file."""
+"""`vlkd train`: train a model with options from a YAML file or flags."""
 
 import argparse
 from dataclasses import fields

@@ -33,13 +33,13 @@ class VLKDDataCollator:
     - `row_names`, for messages.
 
     Args:
-        processor: CLIP's image processor and BART's tokenizer.
+        processor: the `VLKDProcessor`: CLIP's image processor and BART's tokenizer.
         teacher_tokenizer: CLIP's tokenizer; not needed for rows with `teacher_embeds`.
         infilling: corrupts the captions.
         decoder_start_token_id: the decoder's first input (BART: `</s>`).
         projection_dim: width of the joint space; cached columns, which are stored flat, are reshaped to it.
         max_text_length: captions are truncated to this many tokens.
-        seed: of every random draw.
+        seed: seed of every random draw.
         with_itdd_targets: whether to add the inputs of `itdd`.
 
     Raises:

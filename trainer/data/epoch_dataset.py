@@ -24,8 +24,8 @@ class EpochDataset(Dataset):
     size. It keeps the `index` of the invalid row, which seeds the draws; `row_name` is the replacement's.
 
     Args:
-        dataset: rows by number.
-        seed: of the replacements.
+        dataset: the rows.
+        seed: seed of the replacements.
         decode: called with a row and its number; returns the row to use, or None if it is invalid. If unset, rows are
             used unchanged.
 

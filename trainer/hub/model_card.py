@@ -1,4 +1,4 @@
-"""The model card: the template, filled with the configuration of the run and the metrics."""
+"""The model card: a template filled with the configuration of the run and the metrics."""
 
 import os
 import re
@@ -13,7 +13,6 @@ from trainer.evaluation.metrics_file import markdown_report
 from trainer.hub.train_config import load_train_config, published
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-METRIC_TYPES = {name: name for name in ("cider", "bleu", "meteor", "rouge", "spice", "f1", "loss")} | {"r@": "recall"}
 TASKS = {"vqa": "visual-question-answering", "text qa": "question-answering", "retrieval": "feature-extraction"}
 
 
@@ -30,8 +29,8 @@ def make_card(
     """The card of a model.
 
     Args:
-        folder: of the model, with its train.yaml.
-        config: of the model.
+        folder: folder of the model and its train.yaml.
+        config: config of the model.
         repo_id: "user/name".
         metrics: the result of `load_metrics`; None for a card without results.
     """
@@ -66,26 +65,21 @@ def evaluation_section(metrics: dict[str, Any]) -> str:
 
 
 def eval_results(metrics: dict[str, Any]) -> list[EvalResult]:
-    """The model's own results (of the first condition) for the Hub's `model-index`."""
+    """The results of the first condition, which is the model's own, for the Hub's `model-index`."""
     own = metrics["figures"][0]["condition"]
-
-    def kind(kinds: dict[str, str], text: str, otherwise: str) -> str:
-        return next((kind for name, kind in kinds.items() if name in text.lower()), otherwise)
-
     return [
         EvalResult(
-            task_type=kind(TASKS, metric, "image-to-text"),
+            task_type=TASKS.get(figure["metric"].lower(), "image-to-text"),
             dataset_type=metrics["dataset"],
             dataset_name=metrics["dataset"],
             dataset_split=metrics["split"],
-            metric_type=kind(METRIC_TYPES, f"{metric}: {figure['row']}", "accuracy"),
-            metric_name=f"{metric}: {figure['row']}",
+            metric_type=figure["metric"],
+            metric_name=f"{figure['metric']}: {figure['row']}",
             metric_value=figure["value"],
             metric_args={key: figure[key] for key in ("n", "low", "high")},
         )
         for figure in metrics["figures"]
         if figure["condition"] == own
-        for metric in [figure["metric"]]
     ]
 
 

@@ -1,8 +1,7 @@
-"""train.yaml, saved with the weights: the options that a model was trained with, for `vlkd train --config`."""
+"""train.yaml, saved with the weights: the options of the run, for `vlkd train --config`."""
 
 import os
 import re
-import shlex
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -15,7 +14,7 @@ from trainer.arguments import VLKDTrainingArguments
 FILE = "train.yaml"
 # A local path in a sentence; the group is its last part.
 LOCAL_PATH = re.compile(r"(?<![\w:/.~<-])(?:(?:~|\.{1,2})/|/(?=[^\s'\"/]+/))(?:[^\s'\"/]+/)*([^\s'\"/]+)")
-# Always recorded: the options that readers look for first.
+# Always recorded, even with default values: the options that readers look for first.
 CORE = """
 clip ttdm_weight itcl_weight icti_weight itdd_weight freeze mask_ratio full_mask_probability max_text_length
 per_device_train_batch_size gradient_accumulation_steps num_train_epochs max_steps learning_rate
@@ -35,8 +34,8 @@ def save_train_config(folder: str | os.PathLike, args: VLKDTrainingArguments, ru
     """Write train.yaml: `run_config`, each training argument that differs from its default, and those in `CORE`.
 
     Args:
-        folder: with the weights.
-        args: of the run.
+        folder: folder of the weights.
+        args: arguments of the run.
         run_config: checkpoints and data, by their keys in the YAML file.
     """
     values = {name: _plain(value) for name, value in run_config.items() if not _is_private(name)}
@@ -51,7 +50,7 @@ def save_train_config(folder: str | os.PathLike, args: VLKDTrainingArguments, ru
 def _is_recorded(option: Field, args: VLKDTrainingArguments) -> bool:
     default = option.default if option.default_factory is MISSING else option.default_factory()
     value, default = _plain(getattr(args, option.name)), _plain(default)
-    differs = value != default and (default is not None or value not in ({}, False))  # to which None is resolved
+    differs = value != default and (default is not None or value not in ({}, False))  # what None becomes
     return option.name in CORE or (differs and not _is_private(option.name))
 
 
@@ -78,14 +77,14 @@ def load_train_config(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def check_same_optimizer(checkpoint: str | os.PathLike, args: VLKDTrainingArguments) -> None:
-    """Raise a ValueError if the optimizer state in a checkpoint does not suit the optimizer of `args`."""
+    """Raise a ValueError if the optimizer state in a checkpoint does not match the optimizer of `args`."""
     saved = load_train_config(checkpoint)
     for name in ("optim", "projector_optimizer", "freeze"):
         value = _plain(getattr(args, name))
         if saved.get(name, value) != value:
             raise ValueError(
                 f"resume_from_checkpoint: '{checkpoint}' was saved with {name}={saved[name]}, but {name} is {value}, "
-                f"which needs another optimizer state. Set {name} to {saved[name]}, or set model_name_or_path to the "
+                f"which changes the optimizer state. Set {name} to {saved[name]}, or set model_name_or_path to the "
                 "checkpoint to start a new run from its weights."
             )
 
@@ -101,25 +100,13 @@ def published_train_config(file: str | os.PathLike) -> bytes:
 def published(value: Any) -> Any:
     """A value of a metrics.json or train.yaml with local paths reduced to their last part."""
     if isinstance(value, dict):
-        return {key: _published_command(part) if key == "command" else published(part) for key, part in value.items()}
+        return {key: published(part) for key, part in value.items()}
     if isinstance(value, list):
         return [published(part) for part in value]
-    return LOCAL_PATH.sub(r"\1", last_part(value)) if isinstance(value, str) else value
+    return LOCAL_PATH.sub(r"\1", _last_part(value)) if isinstance(value, str) else value
 
 
-def _published_command(command: str) -> str:
-    try:
-        return shlex.join(map(_published_word, shlex.split(command)))
-    except ValueError:  # unbalanced quotes
-        return LOCAL_PATH.sub(r"\1", command)
-
-
-def _published_word(word: str) -> str:
-    flag, is_set, value = word.partition("=") if word.startswith("--") else ("", "", word)
-    return flag + is_set + LOCAL_PATH.sub(r"\1", last_part(value))
-
-
-def last_part(name: str) -> str:
+def _last_part(name: str) -> str:
     """The last part of a local path; other strings, such as Hub names, unchanged."""
     parts = [part for part in re.split(r"[\\/]", name) if part]
     if len(parts) < 2 or "://" in name:

@@ -243,12 +243,6 @@ def test_a_name_of_two_lines_is_one_line(photos, vlkd_dir, capsys):
     assert code == 0 and len(out) == 1 and out[0].startswith("photos/a\\nb.png\t")
 
 
-@pytest.mark.parametrize("option", ["--num_beams", "--max_new_tokens"])
-def test_numbers_below_one(photos, vlkd_dir, capsys, option):
-    code, _, errors = run(capsys, "caption", "photos", "--model", vlkd_dir, option, "0")
-    assert code == 2 and errors == [f"vlkd: error: {option} 0 must be 1 or more."]
-
-
 def test_other_files_are_no_failure(photos, vlkd_dir, capsys):
     code, out, errors = run(capsys, "caption", "photos/*", "--model", vlkd_dir, "--max_new_tokens", "3")
     assert (code, len(out), errors) == (0, 3, ["vlkd: photos/*: skipped 1 .pdf, 1 .txt: Pillow does not read them"])

@@ -162,5 +162,5 @@ def test_bad_recipes(capsys, tmp_path, bart_dir):
         capsys, "--config", str(file), "--device_flops", "1e12"
     )
     shutil.copy(Path(bart_dir, "config.json"), tmp_path)
-    assert "a config of type 'bart', not 'vlkd'" in refused(capsys, "--config", str(file), "--device_flops", "1e12")
+    assert "'bart' is not a VLKD" in refused(capsys, "--config", str(file), "--device_flops", "1e12")
     assert "--config none.yaml does not exist" in refused(capsys, "--config", "none.yaml", "--device_flops", "1e12")

