@@ -80,9 +80,6 @@ class ModelArguments:
             raise ValueError(
                 "set either bart (start from CLIP and BART) or model_name_or_path (train a VLKD checkpoint further)."
             )
-        for name in LORA_OPTIONS:
-            if not self.use_peft and getattr(self, name) != getattr(type(self), name):  # the class holds the default
-                raise ValueError(f"{name} is {getattr(self, name)}, which requires use_peft: true.")
 
     def sources(self) -> dict[str, Any]:
         """The options as they are written to train.yaml, without LoRA's if `use_peft` is off."""
@@ -288,7 +285,10 @@ class VLKDTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
-        check_supported(self)
+        for name, (allowed, reason) in SUPPORTED_VALUES.items():
+            if getattr(self, name) not in allowed:
+                remedy = f"{reason}. Set it to {' or '.join(map(repr, allowed))}."
+                raise ValueError(f"{name} is {getattr(self, name)!r}, which VLKD does not support: {remedy}")
         metric = (self.metric_for_best_model or "").rpartition("_")[2]  # of "icti", "eval_icti" or "eval_SPLIT_icti"
         if self.greater_is_better is None and f"{metric}_weight" in LOSS_WEIGHTS:
             self.greater_is_better = False
@@ -321,12 +321,3 @@ class VLKDTrainingArguments(TrainingArguments):
         """λ by the name of the loss, as in the logs; ITDD only if it is on."""
         weights = {"ttdm": self.ttdm_weight, "itcl": self.itcl_weight, "icti": self.icti_weight}
         return weights | ({"itdd": self.itdd_weight} if self.itdd_weight else {})
-
-
-def check_supported(args: TrainingArguments) -> None:
-    """Raise a ValueError if an option of `TrainingArguments` has a value that VLKD does not support."""
-    for name, (allowed, reason) in SUPPORTED_VALUES.items():
-        value = getattr(args, name)
-        if value not in allowed:
-            remedy = " or ".join(map(repr, allowed))
-            raise ValueError(f"{name} is {value!r}, which VLKD does not support: {reason}. Set it to {remedy}.")

@@ -136,6 +136,5 @@ class ReportSkipped(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         counts = count_skipped(self.file)
         if counts and state.is_world_process_zero:
-            counted = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-            reasons = ", ".join(f"{count:,} {reason}" for reason, count in counted)
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common())
             logger.warning(f"{counts.total():,} invalid row(s) were skipped ({reasons}); {self.file} lists them.")

@@ -72,10 +72,6 @@ class CombinedOptimizer(Optimizer):
         for optimizer in self.pair:
             optimizer.step()
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        for optimizer in self.pair:
-            optimizer.zero_grad(set_to_none)
-
     def state_dict(self) -> dict[str, Any]:
         return {"pair": [optimizer.state_dict() for optimizer in self.pair]}
 

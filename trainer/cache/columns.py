@@ -54,7 +54,8 @@ class CachedColumn:
 
     def shards(self) -> dict[range, Path]:
         """The file of each range of rows."""
-        return {rows: self.folder / f"{rows.start:010d}-{rows.stop:010d}.arrow" for rows in _split(range(self.rows))}
+        ranges = _split(range(self.rows), SHARD_ROWS)
+        return {rows: self.folder / f"{rows.start:010d}-{rows.stop:010d}.arrow" for rows in ranges}
 
     def missing(self) -> dict[range, Path]:
         return {rows: file for rows, file in self.shards().items() if not file.is_file()}
@@ -157,8 +158,7 @@ def cache_folder(cache_dir: str | None) -> Path:
     return folder
 
 
-def _split(rows: range, size: int | None = None) -> list[range]:
-    size = size or SHARD_ROWS
+def _split(rows: range, size: int) -> list[range]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 

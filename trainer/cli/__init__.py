@@ -37,15 +37,14 @@ COMMANDS = {
     "report": Command("report", None, "print a metrics.json, or write it into a document"),
     "env": Command("env", None, "print versions and devices, for bug reports"),
 }
-PACKAGES = ("trainer", "modeling_vlkd", "microworld")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand.
 
     Returns:
-        The exit code of the command; 2 after an error that the user can fix, which is one line on stderr (with
-        VLKD_TRACEBACK=1 below its traceback); 130 after Ctrl-C; 141 if the reader of stdout has closed it.
+        The exit code of the command; 2 after an error that the user can fix, which is one line on stderr (after its
+        traceback if VLKD_TRACEBACK=1); 130 after Ctrl-C; 141 if the reader of stdout has closed it.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -72,11 +71,9 @@ def main(argv: list[str] | None = None) -> int:
             raise
         return _fail(message)
     except (ValueError, OSError, FloatingPointError) as error:
-        show_traceback = os.environ.get("VLKD_TRACEBACK", "0") not in ("", "0")
-        if show_traceback:
+        if os.environ.get("VLKD_TRACEBACK", "0") not in ("", "0"):
             traceback.print_exc()
-        hint = "" if show_traceback or _is_ours(error) else " (VLKD_TRACEBACK=1 shows the traceback.)"
-        return _fail(f"{error}{hint}")
+        return _fail(str(error))
 
 
 def _parser(argv: list[str]) -> argparse.ArgumentParser:
@@ -104,10 +101,3 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
 def _fail(message: str) -> int:
     print(f"vlkd: error: {message}", file=sys.stderr)
     return 2
-
-
-def _is_ours(error: BaseException) -> bool:
-    """Whether code of this project raised the error, with a message written for the user."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    package = frame.f_globals.get("__package__") or ""
-    return {package.partition(".")[0], type(error).__module__.partition(".")[0]} & set(PACKAGES) != set()

@@ -24,9 +24,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("streaming has no feature cache; set streaming to false, or run `vlkd train` directly.")
     model, processor = load_model(model_args, training_args.clip, training_args.seed)
     kinds = cached_kinds(data_args, training_args, model, processor)
-    tokens = data_args.cache_image_features
-    cached = "captions" if tokens == "none" else f"captions and images ({tokens})"
     for split in filter(None, (data_args.dataset_train_split, data_args.dataset_test_split)):
         rows = load_rows(data_args, training_args, split, processor, kinds)
-        print(f"{split}: {cached} of {len(rows):,} rows are in {cache_folder(data_args.cache_dir)}")
+        print(f"{split}: {len(rows):,} rows are cached in {cache_folder(data_args.cache_dir)}")
     return 0

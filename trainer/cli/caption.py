@@ -20,8 +20,7 @@ from trainer.cli.devices import add_device_options, read_device_options
 from trainer.data.paths import IMAGE_EXTENSIONS
 from trainer.models import load_vlkd
 
-BATCH = 16  # images
-MANY = 2 * BATCH  # a terminal shows a progress bar for at least this many images
+BATCH = 16  # images per forward pass
 
 
 def add_command(commands: Any) -> None:
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     done = 0
     model, processor = load_vlkd(args.model, "--model", *read_device_options(args))
     model.eval()
-    with tqdm(total=len(paths), unit="image", disable=None if len(paths) >= MANY else True) as progress:
+    with tqdm(total=len(paths), unit="image", disable=None) as progress:
         for start in range(0, len(paths), BATCH):
             batch = paths[start : start + BATCH]
             images = list(read_all(batch))
@@ -129,7 +128,7 @@ def warn(name: Path | str, reason: object) -> None:
 def generate(
     model: VLKDForConditionalGeneration, processor: VLKDProcessor, images: list[Image.Image], args: argparse.Namespace
 ) -> list[str]:
-    """A caption for each image; with a question, the first sentence of the answer."""
+    """A caption for each image, or the first sentence of the answer to the question."""
     prompt = processor.build_prompt() if args.question is None else processor.build_vqa_prompt(args.question)
     inputs = processor(images=images, text=prompt).to(model.device, model.dtype)
     ids = model.generate(**inputs, max_new_tokens=args.max_new_tokens, num_beams=args.num_beams, do_sample=False)

@@ -127,10 +127,9 @@ def test_an_image_named_twice_is_no_failure(photos, vlkd_dir, capsys):
     assert code == 0 and len(out) == 2 and out[0] == out[1]
 
 
-def test_batches_change_nothing_and_many_images_show_progress(photos, vlkd_dir, capsys, monkeypatch):
+def test_batches_change_nothing_and_terminals_show_progress(photos, vlkd_dir, capsys, monkeypatch):
     one_batch = run(capsys, "ask", "photos", QUESTION, "--model", vlkd_dir)
     monkeypatch.setattr(ask, "BATCH", 2)
-    monkeypatch.setattr(ask, "MANY", 3)
     for is_terminal in (True, False):
         monkeypatch.setattr(sys.stderr, "isatty", lambda answer=is_terminal: answer)
         assert main(["ask", "photos", QUESTION, "--model", vlkd_dir]) == 0

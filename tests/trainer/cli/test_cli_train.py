@@ -134,7 +134,6 @@ def test_attention_is_set_in_both_towers(clip_dir, bart_dir):
         ({"lerning_rate": 1}, "unknown key 'lerning_rate' in "),
         ({"learning_rate": "fast"}, "--learning_rate"),
         ({"freeze": "encoder"}, "invalid choice: 'encoder'"),
-        ({"lora_alpha": 4}, "lora_alpha is 4, which requires use_peft: true"),
         ({"use_peft": True, "freeze": "all"}, "set freeze='none'"),
         ({"use_peft": True, "push_to_hub": True}, "hub_strategy=every_save would push checkpoints"),
         ({"clip": None}, "clip is not set"),
