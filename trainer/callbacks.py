@@ -136,5 +136,6 @@ class ReportSkipped(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         counts = count_skipped(self.file)
         if counts and state.is_world_process_zero:
-            reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common())
+            counted = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in counted)
             logger.warning(f"{counts.total():,} invalid row(s) were skipped ({reasons}); {self.file} lists them.")

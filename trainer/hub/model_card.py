@@ -43,9 +43,9 @@ def make_card(
         evaluation=evaluation_section(metrics) if metrics else NO_RESULTS,
     )
     card = ModelCard(text)
-    named = run.get("dataset_name")
-    named = named if isinstance(named, list) else [named]
-    card.data.datasets = [name for name in named if _is_hub_name(name)] or None
+    named = run.get("dataset_name") or []
+    named = [named] if isinstance(named, str) else named
+    card.data.datasets = [name for name in named if HUB_NAME.fullmatch(name) and not os.path.exists(name)] or None
     if metrics:
         card.data.model_name = repo_id.split("/")[-1]
         card.data.eval_results = eval_results(metrics)
@@ -81,7 +81,3 @@ def eval_results(metrics: dict[str, Any]) -> list[EvalResult]:
         for figure in metrics["figures"]
         if figure["condition"] == own
     ]
-
-
-def _is_hub_name(name: Any) -> bool:
-    return isinstance(name, str) and bool(HUB_NAME.fullmatch(name)) and not os.path.exists(name)

@@ -87,7 +87,7 @@ def test_flawed_rows_are_left_out_alike(config, tmp_path, capsys, monkeypatch):
     }
     path = config(**options)
     assert main(["cache", "--config", path]) == 0
-    assert "images (all) of 9 rows" in capsys.readouterr().out
+    assert "train: 9 rows are cached" in capsys.readouterr().out
     assert (tmp_path / "out" / "skipped.jsonl").read_text().count("\n") == 1
     before = snapshot(tmp_path / "cache")
     monkeypatch.setattr(VLKDForConditionalGeneration, "get_image_features", None)
