@@ -1,9 +1,9 @@
-"""Peak memory and speed of one training step: contrastive batches of 256 and 1,024 as a whole, of 4,096 in chunks.
+"""Peak memory and speed of a training step: contrastive batches of 256 and 1,024 rows, and 4,096 rows in chunks.
 
     python benchmarks/contrastive_batch.py
 
-The model joins the two teachers of the microworld, and reads captions and image features of the cache's format. Each
-batch is measured in a separate process. Memory is the peak of the process minus its peak before the step.
+The model joins the microworld's CLIP and BART, and reads random captions and image features. Each batch is measured in
+a separate process. Memory is the peak of the process minus its peak before the step.
 """
 
 import json

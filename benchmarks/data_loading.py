@@ -2,7 +2,7 @@
 
     python benchmarks/data_loading.py
 
-It reads batches from a folder of JPEGs with captions, and trains nothing.
+Reads batches from a folder of JPEGs with captions, without training.
 """
 
 import json

@@ -32,8 +32,8 @@ from trainer.evaluation.metrics_file import as_markdown, how_measured, measureme
 ROOT = Path(__file__).resolve().parents[1]
 TEACHERS = ROOT / "microworld" / "teachers"
 CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-DISTINCT = 64  # photos; the files after these are hard links to them
-INTERVAL = 0.05  # seconds between two readings of the memory
+DISTINCT = 64  # different photos; further files are hard links to them
+INTERVAL = 0.05  # seconds between two measurements of the memory
 
 
 def recipe(model: str) -> dict[str, Any]:
@@ -42,9 +42,9 @@ def recipe(model: str) -> dict[str, Any]:
 
 
 def random_checkpoints(model: str, folder: Path) -> dict[str, str]:
-    """Save a CLIP and a BART with the sizes in hub_configs/ and random weights; returns them as options of train.yaml.
+    """Save a CLIP and a BART with the sizes in hub_configs/ and random weights; return them as options of train.yaml.
 
-    Nothing is downloaded: the tokenizers are those of the microworld, which does not change the speed.
+    Nothing is downloaded. The tokenizers are the microworld's, which does not change the speed.
     """
     config = VLKDConfig.from_pretrained(ROOT / "hub_configs" / model)
     clip_name = recipe(model)["clip"]
@@ -62,7 +62,7 @@ def random_checkpoints(model: str, folder: Path) -> dict[str, str]:
 
 
 def save_photos(folder: Path, count: int, size: tuple[int, int]) -> dict[str, Any]:
-    """Save JPEGs with captions, noisy gradients of `size`, in a folder; returns them as options of train.yaml."""
+    """Save noisy gradients of `size` as JPEGs with captions; return them as options of train.yaml."""
     folder.mkdir(parents=True)
     rng, width, height = np.random.default_rng(0), *size
     captions = [captions[0] for captions in load(size=DISTINCT, captions_per_image=1)["captions"]]
@@ -97,7 +97,7 @@ def write_config(options: dict[str, Any], file: Path) -> Path:
 def train(
     options: dict[str, Any], folder: Path, steps: int, processes: int = 1, threads: int | None = None
 ) -> dict[str, float]:
-    """Run `vlkd train` for twice as many steps, of which the first half warms up.
+    """Run `vlkd train` for `2 * steps` steps, of which the first half warms up.
 
     Args:
         threads: threads per process; torch's default if None.

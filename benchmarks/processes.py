@@ -2,8 +2,8 @@
 
     python benchmarks/processes.py
 
-It trains the recipe of the microworld with cached features, and reports the speed and the losses after the last step.
-The losses differ by dropout only, which each process draws itself (tests/trainer/test_processes.py compares without).
+Trains the microworld's recipe with cached features, and reports the speed and the losses after the last step. The
+losses differ by dropout only, which each process draws itself (tests/trainer/test_processes.py compares without it).
 """
 
 import json

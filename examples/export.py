@@ -1,10 +1,10 @@
 """
-Exports a VLKD model by `torch.export`, and captions images with the exported programs alone.
+Exports a VLKD model with `torch.export`, and captions images with the exported programs.
 
     python examples/export.py --model my_vlkd --output my_programs --image photo.png
 
-The folder gets three programs that need no Python code of ours: `image_encoder.pt2`, `prompt_encoder.pt2` and
-`decoder_step.pt2`. Batch size and numbers of tokens are free in each.
+Writes three programs that run without this package: `image_encoder.pt2`, `prompt_encoder.pt2` and `decoder_step.pt2`.
+Their batch size and numbers of tokens are dynamic.
 """
 
 import argparse
@@ -64,7 +64,7 @@ class DecoderStep(nn.Module):
 
 @torch.no_grad()
 def export_programs(model: PreTrainedModel, folder: str) -> None:
-    """Writes the three programs into `folder`."""
+    """Write the three programs to `folder`."""
     model.eval()
     size = model.config.vision_config.image_size
     pixel_values = torch.zeros(2, 3, size, size)
@@ -90,7 +90,7 @@ def export_programs(model: PreTrainedModel, folder: str) -> None:
 
 @torch.no_grad()
 def caption(folder: str, processor: VLKDProcessor, images: list, max_new_tokens: int = 40) -> list[str]:
-    """What the programs in `folder` say of the images, greedily."""
+    """Caption images with the programs in `folder`, by greedy decoding."""
     programs = {path.stem: torch.export.load(path).module() for path in Path(folder).glob("*.pt2")}
     batch, tokenizer = processor(images=images), processor.tokenizer
     features, _ = programs["image_encoder"](batch["pixel_values"])
@@ -109,7 +109,7 @@ def caption(folder: str, processor: VLKDProcessor, images: list, max_new_tokens:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="Hub name or folder of a VLKD model")
-    parser.add_argument("--output", required=True, help="folder that takes the programs")
+    parser.add_argument("--output", required=True, help="output folder")
     parser.add_argument("--image", nargs="*", default=[], help="images to caption with the programs")
     given = parser.parse_args()
     export_programs(VLKDForConditionalGeneration.from_pretrained(given.model), given.output)

@@ -19,8 +19,7 @@ from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 
 
 def prompt_and_target(row: dict[str, Any], processor: VLKDProcessor) -> tuple[str, str]:
-    """
-    What the encoder reads, with a `<mask>`, and the same text with the mask filled: what the decoder shall write.
+    """The encoder's prompt with a `<mask>`, and the decoder's target: the same text with the mask filled in.
 
     Raises:
         ValueError: the row has neither a caption nor a question with its answer.
@@ -30,15 +29,14 @@ def prompt_and_target(row: dict[str, Any], processor: VLKDProcessor) -> tuple[st
     if row.get("question") and row.get("answer"):
         prompt = processor.build_vqa_prompt(row["question"])
         return prompt, prompt.replace("<mask>", row["answer"])
-    raise ValueError(
-        f"The row {row} has no `caption`, and no `question` with its `answer`; metadata.jsonl gives them."
-    )
+    raise ValueError(f"row {row} has no `caption` and no `question` with an `answer`; add them to metadata.jsonl.")
 
 
 def collate(rows: list[dict[str, Any]], processor: VLKDProcessor, model: PreTrainedModel) -> dict[str, Tensor]:
-    """
-    `pixel_values`, the prompts as `input_ids` and `attention_mask`, `labels` (batch, target_tokens), and
-    `decoder_input_ids`, the labels shifted right: with `label_smoothing_factor`, `Trainer` keeps the labels to itself.
+    """Build a batch of `pixel_values`, `input_ids` and `attention_mask` (the prompts), and `labels` (the targets).
+
+    `decoder_input_ids` are the labels shifted right, which the model needs if `label_smoothing_factor` is set, since
+    `Trainer` then withholds the labels from it.
     """
     prompts, targets = zip(*(prompt_and_target(row, processor) for row in rows), strict=True)
     batch = processor(images=[row["image"] for row in rows], text=list(prompts))
@@ -50,11 +48,11 @@ def collate(rows: list[dict[str, Any]], processor: VLKDProcessor, model: PreTrai
 def build_trainer(
     model: PreTrainedModel, processor: VLKDProcessor, rows: Dataset, output: str, **options: Any
 ) -> Trainer:
-    """A `Trainer` for a VLKD model, or one with an adapter; `options` are those of `TrainingArguments`."""
+    """A `Trainer` for a VLKD model, with or without an adapter; `options` are passed to `TrainingArguments`."""
     arguments = TrainingArguments(
         output,
         remove_unused_columns=False,  # the collator, not the model, reads the dataset's columns
-        label_names=["labels"],  # Trainer cannot see through an adapter what the labels are
+        label_names=["labels"],  # Trainer does not find them through an adapter
         report_to="none",
         **options,
     )
@@ -71,7 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="Hub name or folder of a VLKD model")
     parser.add_argument("--data", required=True, help="folder of images with metadata.jsonl")
-    parser.add_argument("--output", required=True, help="folder that takes the result")
+    parser.add_argument("--output", required=True, help="output folder")
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--epochs", type=float, default=3)
@@ -79,7 +77,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main(adapt: Any = lambda model: model) -> None:
-    """Trains what `adapt` makes of the model, and saves it."""
+    """Train `adapt(model)`, and save it."""
     given = parse_arguments()
     trainer = build_trainer(
         adapt(VLKDForConditionalGeneration.from_pretrained(given.model)),

@@ -1,5 +1,5 @@
 """
-As finetune.py, but only a LoRA adapter on BART and the two maps between BART and CLIP learn.
+Like finetune.py, but trains only a LoRA adapter on BART and the two projections between BART and CLIP.
 
     python examples/lora.py --model my_vlkd --data my_images --output my_adapter
 """

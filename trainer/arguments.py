@@ -38,7 +38,7 @@ WITH_TARGET_MODULES = ("galore", "apollo")
 
 @dataclass
 class ModelArguments:
-    """The checkpoints a run starts from: Hub names or local folders."""
+    """The checkpoints that a run starts from: Hub names or local folders."""
 
     _argument_group_name = "model"
 
@@ -50,17 +50,17 @@ class ModelArguments:
     )
     image_projector: Literal["linear", "mlp"] = field(
         default="linear",
-        metadata={"help": "Kind of W_d, the map from the joint space to BART: the paper's linear map, or an MLP."},
+        metadata={"help": "W_d, the projection from the joint space to BART: linear, as in the paper, or an MLP."},
     )
     image_tokens: Literal["all", "patch", "pooled"] = field(
         default="all", metadata={"help": "CLIP's image tokens that the decoder sees."}
     )
     image_token_expansion: int = field(
-        default=1, metadata={"help": "Number of vectors that W_d makes of each image token (the paper: 1)."}
+        default=1, metadata={"help": "Vectors that W_d computes from each image token (paper: 1)."}
     )
     patch_attention: Literal["global", "self"] = field(
         default="global",
-        metadata={"help": "What each patch attends to in CLIP's last layer: all tokens, or itself alone."},
+        metadata={"help": "What a patch attends to in CLIP's last layer: all tokens (global) or itself only (self)."},
     )
     prompt_in_encoder: bool = field(
         default=True,
@@ -101,7 +101,7 @@ class ModelArguments:
         return {"r": self.lora_r, "lora_alpha": self.lora_alpha, "lora_dropout": self.lora_dropout}
 
     def sources(self) -> dict[str, Any]:
-        """The options by their keys in train.yaml, without those of LoRA if it is off."""
+        """The options as they are written to train.yaml, without LoRA's if `use_peft` is off."""
         values = asdict(self)
         return values if self.use_peft else values | dict.fromkeys(("use_peft", *LORA_OPTIONS))
 
@@ -124,19 +124,19 @@ class DataArguments:
     )
     dataset_probabilities: list[float] | None = field(
         default=None,
-        metadata={"help": "How often rows of each dataset are drawn; by default an epoch is each row of all of them."},
+        metadata={"help": "Probability of each dataset; if unset, an epoch contains each row of each dataset once."},
     )
     dataset_kwargs: dict | str | None = field(
-        default=None, metadata={"help": "Further arguments of load_dataset or of the function, as {name: value}."}
+        default=None, metadata={"help": "Additional arguments of load_dataset or of the function, as {name: value}."}
     )
     image_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the images of a COCO file or of a column of file names."}
+        default=None, metadata={"help": "Folder of the images that a COCO file or a column of file names lists."}
     )
     streaming: bool = field(
-        default=False, metadata={"help": "Read shards one after the other, for tar files and very large datasets."}
+        default=False, metadata={"help": "Read the data shard by shard, for tar files and very large datasets."}
     )
     shuffle_buffer_size: int = field(
-        default=1000, metadata={"help": "Rows that each worker shuffles together when streaming; 0 keeps the order."}
+        default=1000, metadata={"help": "Rows that each worker shuffles at once when streaming; 0 keeps the order."}
     )
     on_error: Literal["skip", "raise"] = field(
         default="skip", metadata={"help": "Skip invalid rows and list them in skipped.jsonl, or stop at the first."}
@@ -187,7 +187,7 @@ class DataArguments:
             )
 
     def sources(self) -> dict[str, Any]:
-        """The options by their keys in train.yaml; a single dataset or column is not a list there."""
+        """The options as they are written to train.yaml, where a single dataset or column is not a list."""
         values = {**asdict(self), "cache_dir": None}
         if len(self.dataset_name) == 1:
             values["dataset_name"] = self.dataset_name[0]
@@ -203,7 +203,7 @@ def _one_for_each(name: str, columns: list[str] | str, specs: list[str]) -> list
 
 
 def _as_dict(name: str, value: dict[str, Any] | str | None) -> dict[str, Any]:
-    """A mapping; on the command line a text such as `'{size: 3}'`."""
+    """Parse a mapping, which is a text such as `'{size: 3}'` on the command line."""
     try:
         parsed = yaml.load(value, Loader=ConfigLoader) if isinstance(value, str) else value
     except yaml.YAMLError:
@@ -214,7 +214,7 @@ def _as_dict(name: str, value: dict[str, Any] | str | None) -> dict[str, Any]:
 
 
 def _changed(name: str, default: Any) -> Any:
-    """An option of `TrainingArguments` with another default."""
+    """A field of `TrainingArguments` with a different default."""
     (option,) = (option for option in fields(TrainingArguments) if option.name == name)
     return field(default=default, metadata=option.metadata)
 
@@ -285,7 +285,7 @@ class VLKDTrainingArguments(TrainingArguments):
         },
     )
 
-    # Options of `TrainingArguments` with another default.
+    # Fields of `TrainingArguments` with a different default.
     per_device_train_batch_size: int = _changed("per_device_train_batch_size", 64)
     per_device_eval_batch_size: int = _changed("per_device_eval_batch_size", 64)
     lr_scheduler_type: SchedulerType | str = _changed("lr_scheduler_type", "cosine")
@@ -301,7 +301,7 @@ class VLKDTrainingArguments(TrainingArguments):
     bf16: bool | None = field(
         default=None,
         metadata={
-            "help": "Train in bfloat16 mixed precision. If unset, on devices that are fast at it, unless fp16 is set."
+            "help": "Train in bfloat16 mixed precision. By default on if the device is fast at it and fp16 is off."
         },
     )
 

@@ -1,4 +1,4 @@
-"""From the options of a run to a ready `VLKDTrainer`."""
+"""Build a `VLKDTrainer` from the options of a run."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ from transformers.trainer_utils import HubStrategy
 
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 from trainer.arguments import CONFIG_OPTIONS, DataArguments, ModelArguments, VLKDTrainingArguments
-from trainer.cache.bad_rows import InvalidRows
 from trainer.cache.clip_features import ImageFeatures, TeacherEmbeds, add_cached_columns
 from trainer.cache.columns import check_disk_space
+from trainer.cache.invalid_rows import InvalidRows
 from trainer.callbacks import ReportSkipped
 from trainer.data.epoch_dataset import EpochDataset
 from trainer.data.rows import min_jpeg_side
@@ -40,7 +40,7 @@ def build_trainer(model_args: ModelArguments, data_args: DataArguments, args: VL
     if args.resume_from_checkpoint is None and args.process_index == 0:
         Path(args.output_dir, SKIPPED).unlink(missing_ok=True)  # an earlier run's
     if data_args.streaming:
-        kinds = []  # the trainer computes CLIP's outputs as rows come
+        kinds = []  # nothing is cached; CLIP runs during training
         train_dataset = load_stream(data_args, args, processor)
     else:
         kinds = cached_kinds(data_args, args, model, processor)
@@ -65,14 +65,14 @@ def build_trainer(model_args: ModelArguments, data_args: DataArguments, args: VL
 def load_model(
     args: ModelArguments, clip: str | None = None, seed: int = 0
 ) -> tuple[VLKDForConditionalGeneration, VLKDProcessor]:
-    """Join CLIP and BART by maps drawn from `seed`, or load a VLKD checkpoint, in float32.
+    """Join CLIP and BART, with projections initialized from `seed`, or load a VLKD checkpoint; in float32.
 
     Raises:
         ValueError: a checkpoint is missing or of another kind.
     """
     if args.model_name_or_path is None:
         options = {name: getattr(args, name) for name in (*CONFIG_OPTIONS, "projector_init")}
-        processor = VLKDProcessor.from_vision_text_pretrained(clip, args.bart)  # first: it is the smaller
+        processor = VLKDProcessor.from_vision_text_pretrained(clip, args.bart)  # fails fast
         model = VLKDForConditionalGeneration.from_vision_text_pretrained(clip, args.bart, seed=seed, **options)
     else:
         model, processor = load_vlkd(args.model_name_or_path, "model_name_or_path")
@@ -87,10 +87,10 @@ def cached_kinds(
     model: VLKDForConditionalGeneration,
     processor: VLKDProcessor,
 ) -> list[TeacherEmbeds | ImageFeatures]:
-    """What the feature cache holds in this run, with the model and the teacher on the training device.
+    """The columns that the feature cache stores for this run. Moves the model and the teacher to the device.
 
     Raises:
-        ValueError: the teacher does not fit the model, or the cache would hold too few image tokens.
+        ValueError: the teacher is not the CLIP of the model, or the decoder needs more image tokens than are cached.
     """
     tokens, cache_dir = data_args.cache_image_features, data_args.cache_dir
     if tokens == "pooled" and model.config.image_tokens != "pooled":
@@ -114,9 +114,9 @@ def load_rows(
     processor: VLKDProcessor,
     kinds: list[TeacherEmbeds | ImageFeatures],
 ) -> EpochDataset:
-    """A split by number, without invalid rows, and with CLIP's outputs of these `kinds` from the cache.
+    """A split without invalid rows and with the columns of `kinds` from the feature cache.
 
-    Images whose features are not cached are not checked here: `EpochDataset` replaces invalid ones when it reads them.
+    Images are checked here only if their features are cached. Otherwise `EpochDataset` replaces invalid ones later.
 
     Raises:
         ValueError: a dataset, split or column is missing, the split is empty, or too many rows are invalid.
@@ -135,7 +135,7 @@ def load_rows(
 
 
 def load_numbered_sources(data_args: DataArguments, split: str) -> list[Dataset]:
-    """The sources of a split, a stream's on disk, with a column `row_number` that counts the rows of all of them.
+    """The datasets of a split, with a column `row_number` that counts through all of them. Streams are copied to disk.
 
     Raises:
         ValueError: a dataset, split or column is missing, or the split is empty.
@@ -154,7 +154,7 @@ def load_stream(data_args: DataArguments, args: VLKDTrainingArguments, processor
     """The training split as a stream, for this process.
 
     Raises:
-        ValueError: a dataset, split or column is missing, or an option does not suit a stream.
+        ValueError: a dataset, split or column is missing, or an option does not support streams.
     """
     if args.max_steps <= 0:
         raise ValueError("streaming requires max_steps, since a stream has no length.")
@@ -181,6 +181,6 @@ def build_decoder(
     processor: VLKDProcessor,
     rows: int | None = None,
 ) -> RowDecoder:
-    """Decodes the rows of a split and records the invalid ones; `rows` as in `SkipLog`."""
+    """The decoder of a split's rows, which records invalid ones; `rows` as in `SkipLog`."""
     skipped = SkipLog(args.output_dir, split, rows, data_args.max_skipped_fraction, data_args.on_error)
     return RowDecoder(data_args.image_column[0], data_args.caption_column[0], skipped, min_jpeg_side(processor))

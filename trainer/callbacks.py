@@ -1,4 +1,4 @@
-"""What `VLKDTrainer` logs and checks while it trains."""
+"""Callbacks and running means of `VLKDTrainer`."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerCallback
 from trainer.data.epoch_dataset import EpochDataset
 from trainer.data.skipped import FILE, count_skipped
 
-MAX_NAMED_ROWS = 16  # in a message
+MAX_NAMED_ROWS = 16  # in an error message
 CAUSE = "because of "
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class RunningMeans:
 
 
 class StartTraining(TrainerCallback):
-    """Resets what an interrupted run left, and passes the epoch to the training dataset."""
+    """Resets the logs when training starts, and passes each epoch to the training dataset."""
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
@@ -54,7 +54,7 @@ class StartTraining(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if isinstance(self.trainer.train_dataset, EpochDataset):
-            self.trainer.train_dataset.start_epoch(int(state.epoch))  # fractional in a run that resumes mid-epoch
+            self.trainer.train_dataset.start_epoch(int(state.epoch))  # fractional when resuming mid-epoch
 
 
 class FiniteCheck(TrainerCallback):
@@ -71,9 +71,9 @@ class FiniteCheck(TrainerCallback):
         """Add a batch of the step.
 
         Args:
-            terms: its losses by name.
-            embeds: each (batch, projection_dim); a row that is not finite is the cause.
-            names: of its rows.
+            terms: losses by name.
+            embeds: embeddings, each (batch, projection_dim); a row that is not finite is the cause.
+            names: names of the rows.
         """
         suspects = torch.stack([rows.detach().isfinite().all(dim=-1) for rows in embeds]).all(dim=0).logical_not()
         self.batches.append(({name: term.detach() for name, term in terms.items()}, suspects, names))
@@ -82,9 +82,10 @@ class FiniteCheck(TrainerCallback):
         self.batches = []  # an interrupted step may have left some
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """
+        """Check the losses and gradients of the step.
+
         Raises:
-            FloatingPointError: a loss or a gradient is not finite; the message names the rows.
+            FloatingPointError: one is not finite; the message names the rows.
         """
         batches, self.batches = self.batches, []
         values = [*(term for terms, _, _ in batches for term in terms.values()), self._gradient_norm(kwargs["model"])]
@@ -112,7 +113,7 @@ class FiniteCheck(TrainerCallback):
 def _describe(
     terms: dict[str, Tensor], suspects: Tensor, names: list[str] | None, accelerator: Accelerator
 ) -> str | None:
-    """Which losses of a batch are not finite, and on which rows; None if all are finite."""
+    """The losses of a batch that are not finite, with the rows; None if all are finite."""
     wrong = [f"{name} is {value.item()}" for name, value in terms.items() if not value.isfinite()]
     if not wrong:
         return None
@@ -127,7 +128,7 @@ def _describe(
 
 
 class ReportSkipped(TrainerCallback):
-    """Logs how many rows were skipped, at the end of training."""
+    """Logs the number of skipped rows at the end of training."""
 
     def __init__(self, folder: str | os.PathLike):
         self.file = Path(folder, FILE)

@@ -3,7 +3,7 @@
 Variables that the user has set are not changed.
 
 Waiting threads of GNU OpenMP spin, by default for 300,000 rounds. If two programs share the cores, spinning threads
-keep the cores from the threads that they wait for. 6,000 rounds avoid most of that and cost nothing otherwise.
+block the threads that they wait for. 6,000 rounds avoid most of that, and cost nothing otherwise.
 
 Steps per second of `vlkd train --config hub_configs/microworld/train.yaml --max_steps 200`, 2 threads per process on
 2 cores, nothing else running, commit 6d54d59:

@@ -1,4 +1,4 @@
-"""GradCache: the gradient of a contrastive batch that does not fit into memory, chunk by chunk.
+"""GradCache: the exact gradient of a contrastive batch that does not fit into memory, computed in chunks.
 
 ITCL needs the embeddings of all rows at once, but not their activations. So (1) each chunk is embedded without a
 graph; (2) the contrastive losses give the gradient of each embedding; (3) each chunk runs again with a graph, and the

@@ -1,4 +1,4 @@
-"""LoRA on BART: train a small adapter instead of all of BART's weights."""
+"""LoRA: train a small adapter instead of all of BART's weights."""
 
 from typing import Any
 

@@ -37,15 +37,15 @@ def itcl(text: Tensor, image: Tensor, logit_scale: Tensor | float, rows: int | N
     """Image-text contrastive learning (ITCL): ½ [CE(τ s vᵀ) + CE(τ v sᵀ)] over the rows of all processes.
 
     Row i of `text` belongs to row i of `image`; all other rows, on any process, are negatives. Each process returns
-    the mean over its own rows. So the mean over processes is the loss of the whole batch, and the gradient that DDP
-    averages is that of a single process with all rows.
+    the mean over its own rows, so the mean over processes is the loss of the whole batch, and DDP's averaged gradient
+    equals that of a single process with all rows.
 
     Args:
         text: s, (batch, projection_dim), unit norm.
         image: v, (batch, projection_dim), unit norm.
         logit_scale: log τ, as CLIP's checkpoint stores it.
-        rows: use only the first `rows` rows of all processes, in rank order; all if None. The result is NaN on a
-            process that has none of them.
+        rows: use only the first `rows` rows of all processes, in rank order; all if None. A process without any of
+            them returns NaN.
 
     Raises:
         ValueError: the two shapes differ, or the processes have different numbers of rows.

@@ -28,8 +28,8 @@ def load_vlkd(
 
     Args:
         name: the folder or Hub name.
-        option: the option that `name` is from, for messages.
-        device, dtype: of the model.
+        option: the option that gave `name`, for messages.
+        device, dtype: device and dtype of the model.
 
     Raises:
         ValueError: `name` is not a VLKD checkpoint, or cannot be read.
@@ -42,7 +42,7 @@ def load_vlkd(
             from peft import PeftConfig, PeftModel  # only an adapter needs this optional dependency
 
             adapter, name = name, PeftConfig.from_pretrained(name).base_model_name_or_path
-        config = VLKDConfig.from_pretrained(name)  # raises for another type, of which the model would be random
+        config = VLKDConfig.from_pretrained(name)  # raises for another model type
         model = VLKDForConditionalGeneration.from_pretrained(name, config=config, dtype=dtype)
         processor = VLKDProcessor.from_pretrained(name)
         if adapter is not None:
@@ -53,14 +53,14 @@ def load_vlkd(
     except ModuleNotFoundError:
         raise
     except Exception as error:  # each library raises its own types for a broken file
-        reason = " ".join(str(error).split("\n")[:2])  # a message can go on for lines: keep what and which value
+        reason = " ".join(str(error).split("\n")[:2])  # some messages are long
         of = "" if adapter is None else f", the base model of the adapter '{adapter}',"
         raise ValueError(f"{option}: '{name}'{of} is not a VLKD checkpoint that can be read: {reason}") from error
     return model.to(device), processor
 
 
 def teacher_name(clip: str | None, config: VLKDConfig) -> str:
-    """The CLIP checkpoint of the teacher: `clip`, or else the one that a model of this config was made from.
+    """The CLIP checkpoint of the teacher: `clip`, or else the one in the config of the model.
 
     Raises:
         ValueError: neither is known.
@@ -76,11 +76,11 @@ def teacher_name(clip: str | None, config: VLKDConfig) -> str:
 def load_teacher(
     clip: str, model: PreTrainedModel | None = None
 ) -> tuple[CLIPTextModelWithProjection, PreTrainedTokenizerBase]:
-    """CLIP's frozen text tower, in float32, and its tokenizer, which truncates captions to what the tower can read.
+    """CLIP's frozen text tower, in float32, and its tokenizer, which truncates captions to the tower's length.
 
     Args:
         clip: Hub name or folder of a `CLIPModel`.
-        model: the model to teach; it must have been made from the same CLIP.
+        model: the student, which must have been made from the same CLIP.
 
     Raises:
         ValueError: there is no such checkpoint, it cannot be read, or it is not the CLIP of `model`.
@@ -97,7 +97,7 @@ def load_teacher(
     if model is not None and clip not in (model.config.base_models or ()):
         _check_same_clip(both_towers, model, clip)
     config = copy.deepcopy(both_towers.config.text_config)
-    config.projection_dim = both_towers.config.projection_dim  # a tower's own config may have another number
+    config.projection_dim = both_towers.config.projection_dim  # the text config may hold another value
     with torch.device("meta"):
         teacher = CLIPTextModelWithProjection(config)
     teacher.text_model, teacher.text_projection = both_towers.text_model, both_towers.text_projection
@@ -108,9 +108,9 @@ def load_teacher(
 
 @torch.no_grad()
 def _check_same_clip(clip: CLIPModel, model: PreTrainedModel, name: str) -> None:
-    """Raise a ValueError unless the model's vision tower is that of `clip`, up to rounding to 16 bits.
+    """Raise a ValueError unless the model has the vision tower of `clip`, up to rounding to 16 bits.
 
-    Otherwise images and the teacher's embeddings would be in two different spaces, perhaps of the same dimension.
+    Otherwise images and the teacher's embeddings would be in two different spaces.
     """
     parameters = dict(clip.named_parameters())
     for key, ours in model.named_parameters():

@@ -1,4 +1,4 @@
-"""The optimizer of a run: AdamW (or another) for BART, and Muon for the projections W_e and W_d."""
+"""The optimizers: AdamW (or `optim`) for BART, Muon for the projections W_e and W_d."""
 
 import math
 from typing import Any
@@ -72,10 +72,6 @@ class CombinedOptimizer(Optimizer):
         for optimizer in self.pair:
             optimizer.step()
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        for optimizer in self.pair:
-            optimizer.zero_grad(set_to_none)
-
     def state_dict(self) -> dict[str, Any]:
         return {"pair": [optimizer.state_dict() for optimizer in self.pair]}
 
@@ -85,28 +81,28 @@ class CombinedOptimizer(Optimizer):
         self._share_groups()
 
 
-def split_projector_groups(optimizer: Optimizer, projectors: set[int], lr: float) -> None:
-    """Move the parameters with these ids to parameter groups of their own, with learning rate `lr`."""
-    for group in list(optimizer.param_groups):
-        moved = [parameter for parameter in group["params"] if id(parameter) in projectors]
-        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in projectors]
-        if moved:
-            optimizer.add_param_group({**group, "params": moved, "lr": lr})
-    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+def split_projector_groups(optimizer: Optimizer, projectors: list[Tensor], lr: float) -> None:
+    """Move the projectors to parameter groups of their own, with learning rate `lr`."""
+    for group in _pop_parameters(optimizer, projectors):
+        optimizer.add_param_group({**group, "lr": lr})
 
 
-def with_muon(optimizer: Optimizer, projectors: set[int]) -> Optimizer:
-    """Move the matrices among the parameters with these ids from `optimizer` to Muon, with their learning rates.
+def with_muon(optimizer: Optimizer, projectors: list[Tensor]) -> Optimizer:
+    """Move the projectors' matrices from `optimizer` to Muon, with their learning rates.
 
     CLIP's tokens vary a hundred times more in some directions than in others, and AdamW learns the small ones slowly.
     Muon makes the update equally large in every direction.
     """
-    moved = []
-    for group in optimizer.param_groups:
-        matrices = [p for p in group["params"] if id(p) in projectors and p.ndim == 2]
-        group["params"] = [p for p in group["params"] if not (id(p) in projectors and p.ndim == 2)]
-        if matrices:
-            moved.append({"params": matrices, "lr": group["lr"]})
-    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
-    muon = Muon(moved)
+    groups = _pop_parameters(optimizer, [parameter for parameter in projectors if parameter.ndim == 2])
+    muon = Muon([{"params": group["params"], "lr": group["lr"]} for group in groups])
     return CombinedOptimizer(optimizer, muon) if optimizer.param_groups else muon
+
+
+def _pop_parameters(optimizer: Optimizer, parameters: list[Tensor]) -> list[dict[str, Any]]:
+    """Remove `parameters` from the groups of an optimizer, and return them in groups with the same options."""
+    popped, removed = [], {id(parameter) for parameter in parameters}
+    for group in optimizer.param_groups:
+        popped.append({**group, "params": [p for p in group["params"] if id(p) in removed]})
+        group["params"] = [p for p in group["params"] if id(p) not in removed]
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+    return [group for group in popped if group["params"]]

@@ -1,4 +1,4 @@
-"""The device of a run and the number format that it computes fastest in."""
+"""The device of a run, and its fastest number format."""
 
 import functools
 import os
@@ -8,7 +8,7 @@ import torch
 from transformers.utils import logging
 
 MARGIN = 1.2  # bfloat16 counts as fast if a matrix product is at least this many times as fast as in float32
-SIZE, RUNS = 256, 10  # smaller products do not separate the formats
+SIZE, RUNS = 256, 10  # with smaller matrices the formats are equally fast
 
 logger = logging.get_logger(__name__)
 
@@ -17,9 +17,9 @@ logger = logging.get_logger(__name__)
 def cpu_bf16_speedup() -> float:
     """How many times as fast as float32 a matrix product in bfloat16 is on this CPU, measured once per process.
 
-    CPU flags do not tell: oneDNN can be configured not to use the instructions (`ONEDNN_MAX_CPU_ISA`), and emulates
-    bfloat16 on some CPUs. The runs alternate on one thread and the fastest counts, so that other processes do not
-    disturb the result. Measured: 1.9 with AVX-512 BF16, in 10 ms; 0.38 with AVX-512 alone; 0.03 with AVX2, in 0.1 s.
+    CPU flags are not enough: oneDNN can be configured not to use the instructions (`ONEDNN_MAX_CPU_ISA`), and emulates
+    bfloat16 on some CPUs. The runs alternate on one thread and the fastest counts, so that other processes disturb the
+    result little. Measured: 1.9 with AVX-512 BF16, in 10 ms; 0.38 with AVX-512 alone; 0.03 with AVX2, in 0.1 s.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -73,8 +73,7 @@ def training_bf16(bf16: bool | None, fp16: bool, device: torch.device) -> bool:
 
 def log_training_precision(mixed: str, device: torch.device) -> None:
     """Log `TrainingArguments.mixed_precision` (no, bf16, fp16 or fp8) once per process, and warn if it is slow."""
-    name = {"no": "float32", "bf16": "bfloat16 mixed precision", "fp16": "float16 mixed precision"}.get(mixed, mixed)
-    text = f"Training precision: {name} on {device.type}."
+    text = f"Training precision: {'float32' if mixed == 'no' else f'{mixed} mixed precision'} on {device.type}."
     if mixed == "bf16" and not is_bf16_fast(device):
         text += " This device is slow at bfloat16; leave bf16 unset to train in float32."
     logger.warning_once(text)

@@ -30,7 +30,7 @@ from trainer.losses import icti, itcl, itdd, ttdm
 from trainer.models import load_teacher, teacher_embeds, teacher_name
 from trainer.optimizers import split_projector_groups, with_muon
 
-TOKEN_LOSSES = {"icti": "labels", "itdd": "itdd_labels"}  # with the name of their labels in a batch
+TOKEN_LOSSES = {"icti": "labels", "itdd": "itdd_labels"}  # and the name of their labels in a batch
 
 
 class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
@@ -99,7 +99,7 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
     # ---- model and teacher
 
     def prepare_model(self) -> None:
-        """Apply `args` to the model, and build what depends on both."""
+        """Freeze the model as `args` say, and build the ITDD teacher and the collator."""
         model, args = self.model, self.args
         if args.freeze != "none":  # "none" keeps what the caller froze, such as the base model of an adapter
             if hasattr(model, "peft_config"):
@@ -120,7 +120,7 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
         """Load CLIP's text tower and tokenizer, once.
 
         Raises:
-            ValueError: its name is not known, it cannot be read, or it is not the CLIP of the model.
+            ValueError: its name is unknown, it cannot be read, or it is not the CLIP of the model.
         """
         if self.teacher is not None:
             return
@@ -137,15 +137,16 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
         self.train_dataset = self.prepare_dataset(self.train_dataset)
         self.eval_dataset = self.prepare_dataset(self.eval_dataset)
         if isinstance(self.eval_dataset, EpochDataset) and self.eval_dataset is self.train_dataset:
-            self.eval_dataset = self.eval_dataset.at_first_epoch()
+            shared = self.eval_dataset  # evaluation stays in epoch 0
+            self.eval_dataset = EpochDataset(shared.dataset, shared.seed, shared.decode)
         if isinstance(self.train_dataset, StreamingDataset):
-            self.args.ignore_data_skip = True  # a stream resumes at its place by itself
+            self.args.ignore_data_skip = True  # a stream restores its own position
 
     def prepare_dataset(self, dataset: Any) -> Any:
-        """A dataset as the collator needs it; a `datasets.Dataset` gets the teacher's embeddings of its captions.
+        """Wrap a dataset for the collator, and add the teacher's embeddings of the captions of a `datasets.Dataset`.
 
         Raises:
-            ValueError: it is empty or of the wrong kind, or a column or a caption is missing.
+            ValueError: it is empty, or a column or a caption is missing.
         """
         if isinstance(dataset, dict):
             return {name: self.prepare_dataset(part) for name, part in dataset.items()}
@@ -187,7 +188,7 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, ModelOutput]:
-        """The weighted sum of the losses: in training the batch's share of the step, in evaluation its mean."""
+        """The weighted sum of the losses: the batch's share of the step in training, its mean in evaluation."""
         inputs = dict(inputs)
         names = inputs.pop("row_names", None)
         if self.args.itdd_weight and "itdd_labels" not in inputs:
@@ -219,14 +220,14 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
         count: Tensor | int | None,
         names: list[str] | None,
     ) -> Tensor:
-        """The loss of the whole batch, as in `trainer.grad_cache`; the caller runs the last chunk's backward pass."""
+        """The loss of the whole batch by GradCache; the caller runs the backward pass of the last chunk."""
         teacher = torch.cat([self._teacher_embeds(chunk) for chunk in chunks])
         seeds = draw_seeds(len(chunks))
         with self.accelerator.autocast():
             text, image = embed(self.model, chunks, seeds)
         terms = self._share_of_step(self._contrastive_terms(text.requires_grad_(), image, teacher))
         contrastive = self._weighted_sum(terms)
-        has_gradient = isinstance(contrastive, Tensor)  # it is the number 0 if both weights are 0
+        has_gradient = isinstance(contrastive, Tensor)  # it is the int 0 if both weights are 0
         gradients = torch.autograd.grad(contrastive, text)[0].split(len(chunks[0]["labels"])) if has_gradient else None
 
         for number, (chunk, seed) in enumerate(zip(chunks, seeds, strict=True)):
@@ -248,13 +249,13 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
     def _teacher_embeds(self, inputs: dict[str, Tensor]) -> Tensor:
         """Pop the teacher's inputs from the batch; t: (batch, projection_dim), unit norm."""
         if "teacher_embeds" in inputs:
-            return F.normalize(inputs.pop("teacher_embeds"), dim=-1)  # float16 in the cache has rounded the norm
-        self.load_teacher()  # not yet loaded if the collator is the user's own
+            return F.normalize(inputs.pop("teacher_embeds"), dim=-1)  # the cache holds float16
+        self.load_teacher()  # not yet loaded if the user passed a collator
         return teacher_embeds(self.teacher, inputs.pop("teacher_input_ids"), inputs.pop("teacher_attention_mask"))
 
     @torch.no_grad()
     def _read_captions(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...] | None:
-        """Pop the captions that ITDD reads from the batch; the untrained decoder's states of each layer on them."""
+        """Pop ITDD's captions from the batch, and return the untrained decoder's hidden states on them, by layer."""
         if "itdd_input_ids" not in inputs:
             return None
         output = self.reader.model(
@@ -293,7 +294,7 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
     ) -> dict[str, Tensor]:
         """The terms of a batch, without the rows that accelerate repeats to fill the last batch of all processes.
 
-        Those come last, in rank order. A process that has no other rows gets NaN, which does not count.
+        These come last in rank order. On a process with only such rows the terms are NaN, which counts as 0.
         """
         size, rows = len(labels["icti"]), None
         if self.accelerator.gradient_state.end_of_dataloader and self.accelerator.gradient_state.remainder > 0:
@@ -308,20 +309,20 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
         return terms
 
     def _weighted_sum(self, terms: dict[str, Any]) -> Any:
-        """Σ λ · term, without the terms of weight 0, which need no backward pass."""
+        """Σ λ · term, without terms of weight 0, which need no backward pass."""
         weights = self.args.loss_weights()
         return sum(weight * terms[name] for name, weight in weights.items() if weight and name in terms)
 
     # ---- optimizer
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """As `Trainer`'s, with parameter groups of their own for the projections W_e and W_d, and Muon for these."""
+        """As `Trainer`'s, with separate parameter groups and Muon for the projections W_e and W_d."""
         if self.optimizer is not None:
             return super().create_optimizer(model)
         optimizer = super().create_optimizer(model)
         names = tuple(self.model.projection_parameter_names())  # wrappers put prefixes before these names
         named = (self.model if model is None else model).named_parameters()
-        projectors = {id(parameter) for name, parameter in named if name.endswith(names)}
+        projectors = [parameter for name, parameter in named if name.endswith(names)]
         split_projector_groups(optimizer, projectors, self.args.projector_learning_rate)
         self.optimizer = with_muon(optimizer, projectors) if self.args.projector_optimizer == "muon" else optimizer
         return self.optimizer
@@ -329,7 +330,7 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
     # ---- logs
 
     def reset_logs(self) -> None:
-        """Forget what was recorded since the last log line."""
+        """Discard everything recorded since the last log line."""
         self.train_terms, self.eval_terms = RunningMeans(), RunningMeans()
         self._window: tuple[float, int] | None = None  # time and step at which the logging window began
 
@@ -368,13 +369,13 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
     # ---- saving
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As `Trainer`'s, with the configuration of the run: train.yaml."""
+        """As `Trainer`'s, with the configuration of the run in train.yaml."""
         if self.args.should_save:
             save_train_config(output_dir or self.args.output_dir, self.args, self.run_config)
         super().save_model(output_dir, _internal_call)
 
     def save_extra_state(self, checkpoint: Path) -> None:
-        """Save the place in a stream. For other data the number of steps is enough."""
+        """Save the position in a stream. For other data the number of steps is enough."""
         if isinstance(self.train_dataset, StreamingDataset):
             save_stream_state(self.stream, checkpoint, self.args)
 

@@ -10,7 +10,7 @@ from caption_data import load
 from training_runs import build, make_parts, parameters, read_row
 
 from trainer import EpochDataset, VLKDTrainer
-from trainer.cache.bad_rows import InvalidRows
+from trainer.cache.invalid_rows import InvalidRows
 from trainer.checkpoints import complete_checkpoints
 from trainer.data.skipped import RowDecoder, SkipLog
 from trainer.data.streaming import StreamingDataset

@@ -47,7 +47,7 @@ def test_a_loaded_state_goes_on_where_the_saved_one_stopped():
 
     def run(steps: int, state: dict | None = None, weight: torch.Tensor = start):
         matrix, bias = torch.nn.Parameter(weight.clone()), torch.nn.Parameter(torch.zeros(3))
-        optimizer = with_muon(AdamW([matrix, bias], lr=0.1), {id(matrix)})
+        optimizer = with_muon(AdamW([matrix, bias], lr=0.1), [matrix])
         if state:
             optimizer.load_state_dict(state)
             bias.data.fill_(state["bias"])
@@ -66,7 +66,7 @@ def test_muon_takes_the_matrices_of_the_maps_alone_and_moves_every_direction_ali
     matrix, other = torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(2, 2))
     bias = torch.nn.Parameter(torch.zeros(2))
     adamw = AdamW([{"params": [matrix, bias], "lr": 0.1}, {"params": [other], "lr": 0.01}])
-    optimizer = with_muon(adamw, {id(matrix), id(bias)})
+    optimizer = with_muon(adamw, [matrix, bias])
     muon = optimizer.pair[1]
     assert isinstance(muon, Muon) and muon.param_groups[0]["params"] == [matrix] and muon.param_groups[0]["lr"] == 0.1
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -80,7 +80,7 @@ def test_muon_takes_the_matrices_of_the_maps_alone_and_moves_every_direction_ali
 
 def test_without_other_parameters_muon_stands_alone():
     matrix = torch.nn.Parameter(torch.zeros(2, 2))
-    assert isinstance(with_muon(AdamW([matrix]), {id(matrix)}), Muon)
+    assert isinstance(with_muon(AdamW([matrix]), [matrix]), Muon)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -105,7 +105,7 @@ def test_one_line_is_logged(fast, tmp_path, caplog, monkeypatch):
     fast(1.9)
     VLKDTrainingArguments(str(tmp_path), use_cpu=True)
     VLKDTrainingArguments(str(tmp_path), use_cpu=True)
-    assert warned(caplog) == ["Training precision: bfloat16 mixed precision on cpu."]
+    assert warned(caplog) == ["Training precision: bf16 mixed precision on cpu."]
     fast(0.03)
     VLKDTrainingArguments(str(tmp_path), use_cpu=True, bf16=False)
     monkeypatch.setattr(VLKDTrainingArguments, "process_index", 1)  # a process beside the main one is silent

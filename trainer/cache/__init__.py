@@ -1,1 +1,1 @@
-"""CLIP's outputs, computed once and kept on disk."""
+"""The feature cache: CLIP's outputs, computed once and stored on disk."""

@@ -10,8 +10,6 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from torch import Tensor
@@ -29,11 +27,12 @@ from trainer.data.rows import check_column, load_image, min_jpeg_side, read_capt
 from trainer.models import teacher_embeds
 
 ImageTokens = Literal["pooled", "all"]
+SAMPLE = 1000  # rows from which the size of the teacher's embeddings is estimated
 
 
 @dataclass
 class TeacherEmbeds:
-    """The column `teacher_embeds`: t of every caption of a row, (captions × projection_dim,).
+    """The column `teacher_embeds`: t of each caption of a row, flattened, (captions × projection_dim,).
 
     Args:
         teacher: CLIP's text tower.
@@ -54,7 +53,8 @@ class TeacherEmbeds:
         """
         check_column(self.caption_column, dataset.column_names, option="caption_column")
         captions = dataset.with_format(None).select_columns([self.caption_column])
-        captions_per_row = _count_captions(captions, self.caption_column) / max(1, len(dataset))
+        sample = captions[:SAMPLE][self.caption_column] or [""]
+        captions_per_row = sum(len(row) if isinstance(row, list) else 1 for row in sample) / len(sample)
         settings = (tower_settings(self.teacher.config), tokenizer_settings(self.tokenizer), self.caption_column)
         return CachedColumn(
             name="teacher_embeds",
@@ -78,12 +78,12 @@ class TeacherEmbeds:
 
 @dataclass
 class ImageFeatures:
-    """The column `image_features`: V of every token ("all") or of the class token ("pooled") of an image,
+    """The column `image_features`: V of all tokens ("all") or of the class token ("pooled") of an image, flattened,
     (image_tokens × projection_dim,).
 
-    The key covers the model's frozen parameters, which are CLIP's as long as BART is not frozen yet. A GPU computes
-    under float16 autocast, whose error is about twice float16's own rounding (bfloat16: 13 times); that is not part
-    of the key.
+    The key contains the model's frozen parameters, which are CLIP's as long as BART is not frozen yet. GPUs compute
+    under float16 autocast, whose error is about twice the rounding to float16 (bfloat16: 13 times). The key does not
+    depend on the device.
 
     Args:
         model: its vision tower computes the features.
@@ -135,7 +135,7 @@ class ImageFeatures:
 
 
 def add_cached_columns(datasets: list[Dataset], kinds: list[TeacherEmbeds | ImageFeatures]) -> list[Dataset]:
-    """Add a column of each kind to each dataset; `image_features` replace the images. They are read as arrays.
+    """Add a column of each kind, read as arrays, to each dataset; `image_features` replace the images.
 
     Raises:
         ValueError: a caption or an image cannot be read, or there is not enough disk space.
@@ -157,7 +157,7 @@ def _with_cached_columns(dataset: Dataset, columns: list[CachedColumn]) -> Datas
 
 
 class _PixelValues(torch.utils.data.Dataset):
-    """Decodes images and prepares them for CLIP, (rows, 3, height, width), in workers."""
+    """Decodes and preprocesses images in workers: (rows, 3, height, width)."""
 
     def __init__(self, dataset: Dataset, processor: ProcessorMixin, image_column: str, min_side: int):
         self.dataset = dataset
@@ -172,14 +172,15 @@ class _PixelValues(torch.utils.data.Dataset):
 
 
 def features_width(config: VLKDConfig, tokens: ImageTokens) -> int:
-    """How many numbers are cached of an image."""
+    """The number of values that are cached for an image."""
     return config.projection_dim * (1 if tokens == "pooled" else config.num_patches + 1)
 
 
 def to_float16(values: Tensor, rows: range) -> np.ndarray:
-    """
+    """Round CLIP's outputs for `rows` to float16.
+
     Raises:
-        ValueError: a value is not finite, or too large for float16.
+        ValueError: a value is not finite or too large for float16.
     """
     values = values.half()
     if not values.isfinite().all():
@@ -191,23 +192,14 @@ def to_float16(values: Tensor, rows: range) -> np.ndarray:
 
 
 def tower_settings(config: PreTrainedConfig) -> str:
-    """What decides the outputs of a tower of CLIP besides its weights."""
+    """The settings of a CLIP tower that its outputs depend on."""
     names = ("num_attention_heads", "hidden_act", "layer_norm_eps", "eos_token_id")
     return " ".join(f"{name}={getattr(config, name, None)}" for name in names)
 
 
 def tokenizer_settings(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What decides the tokens of a text; without padding and truncation, which each call sets."""
+    """The settings that tokens depend on, without padding and truncation, which each call sets."""
     backend = copy.deepcopy(tokenizer.backend_tokenizer)
     backend.no_padding()
     backend.no_truncation()
     return f"{tokenizer.model_max_length} {backend.to_str()}"
-
-
-def _count_captions(dataset: Dataset, column: str) -> int:
-    count = 0
-    for batch in dataset.with_format("arrow").iter(batch_size=10_000):
-        captions = batch.column(column)
-        is_list = pa.types.is_list(captions.type) or pa.types.is_large_list(captions.type)
-        count += (pc.sum(pc.list_value_length(captions)).as_py() or 0) if is_list else len(captions)
-    return count

@@ -1,7 +1,7 @@
-"""A column that is costly to compute, stored on disk in memory-mapped shards, each written whole or not at all.
+"""Columns that are costly to compute, stored on disk in memory-mapped shards that are written atomically.
 
-The name of a column's folder is a key of everything that decides its values. Only missing shards are computed, so an
-interrupted run continues with the next shard.
+The name of a column's folder contains a hash of everything that its values depend on. Only missing shards are
+computed, so an interrupted run continues with the next shard.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-SHARD_ROWS = 2048  # at most this many rows are computed twice; 0.8 GB of all image tokens at ViT-L/14
+SHARD_ROWS = 2048  # an interrupted run recomputes at most this many; 0.8 GB of all image tokens at ViT-L/14
 BATCH_SIZE = 64  # rows that are computed at once
 logger = logging.getLogger(__name__)
 
@@ -31,11 +31,11 @@ class CachedColumn:
     """One column, or several that are computed together.
 
     Args:
-        name: used on disk and in messages.
-        key: of the data and of everything else that decides the values; see `fingerprint`.
+        name: name on disk and in messages.
+        key: hash of everything that the values depend on; see `fingerprint`.
         features: the columns' types.
         rows: number of rows.
-        row_bytes: mean size of a row on disk; a column of size 0 is not announced.
+        row_bytes: mean size of a row on disk.
         compute: given ranges of rows, yields the columns' values for each range in turn.
         cache_dir: see `cache_folder`.
     """
@@ -54,7 +54,8 @@ class CachedColumn:
 
     def shards(self) -> dict[range, Path]:
         """The file of each range of rows."""
-        return {rows: self.folder / f"{rows.start:010d}-{rows.stop:010d}.arrow" for rows in _split(range(self.rows))}
+        ranges = _split(range(self.rows), SHARD_ROWS)
+        return {rows: self.folder / f"{rows.start:010d}-{rows.stop:010d}.arrow" for rows in ranges}
 
     def missing(self) -> dict[range, Path]:
         return {rows: file for rows, file in self.shards().items() if not file.is_file()}
@@ -91,14 +92,14 @@ class CachedColumn:
         """
         if not self.rows:
             return Dataset.from_dict({name: [] for name in self.features}, features=self.features)
-        return concatenate_datasets([_open(file, len(rows)) for rows, file in self.shards().items()])
+        return concatenate_datasets([_open(file) for file in self.shards().values()])
 
 
 def compute_missing(columns: list[CachedColumn]) -> None:
-    """Compute what is missing of the columns, after a message on its size and folder.
+    """Log the size and folder of the missing shards of the columns, and compute them.
 
     Raises:
-        ValueError: there is not enough disk space; nothing is computed then.
+        ValueError: there is not enough disk space.
     """
     if message := check_disk_space(columns):
         logger.warning(message)
@@ -107,36 +108,27 @@ def compute_missing(columns: list[CachedColumn]) -> None:
 
 
 def check_disk_space(columns: list[CachedColumn]) -> str:
-    """One line on what is missing of the columns, which share a `cache_dir`; empty if nothing is.
+    """A one-line summary of the missing shards of the columns, which share a `cache_dir`; empty if none is missing.
 
     Raises:
         ValueError: there is not enough disk space.
     """
-    missing = [(column, size) for column in columns if (size := column.missing_bytes())]
-    if not missing:
+    needed = sum(column.missing_bytes() for column in columns)
+    if not needed:
         return ""
-    folder, needed = cache_folder(columns[0].cache_dir), sum(size for _, size in missing)
+    folder = cache_folder(columns[0].cache_dir)
     free = shutil.disk_usage(folder).free
-    parts = "; ".join(
-        f"{column.name}, {sum(map(len, column.missing())):,} rows × {as_size(column.row_bytes)} = {as_size(size)}"
-        for column, size in missing
+    parts = [f"{column.name} {tqdm.format_sizeof(column.missing_bytes(), 'B')}" for column in columns]
+    summary = (
+        f"the feature cache needs {tqdm.format_sizeof(needed, 'B')} ({', '.join(parts)}) in {folder}, which has "
+        f"{tqdm.format_sizeof(free, 'B')} free."
     )
     if needed > free:
         raise ValueError(
-            f"cache_dir: the feature cache needs {as_size(needed)} ({needed:,} bytes) in {folder}, which has "
-            f"{as_size(free)} ({free:,} bytes) free: {parts}. Free some space, set cache_dir to a larger disk, or set "
-            "cache_image_features to pooled or none."
+            f"cache_dir: {summary} Free some space, set cache_dir to a larger disk, or set cache_image_features to "
+            "pooled or none."
         )
-    return f"Feature cache: {parts}. It needs {as_size(needed)} in {folder}, which has {as_size(free)} free."
-
-
-def as_size(count: float) -> str:
-    """A number of bytes for people: 1.5 kB."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.{0 if unit == 'bytes' else 1}f} {unit}"
-        count /= 1000
-    return f"{count:,.2f} TB"
+    return summary
 
 
 def in_workers(dataset: torch.utils.data.Dataset, batches: list[range], workers: int) -> Iterator[Any]:
@@ -149,9 +141,9 @@ def _identity(batch: Any) -> Any:
 
 
 def fingerprint(dataset: Dataset, parameters: Iterable[tuple[str, Tensor]], *settings: str) -> str:
-    """A key of the data, of the weights' names and values, and of the settings."""
+    """A hash of the data, of the weights' names and values, and of the settings."""
     digest = hashlib.blake2b(digest_size=16)
-    for part in (dataset._fingerprint, *settings):  # `datasets` has no public name for it
+    for part in (dataset._fingerprint, *settings):  # not public, but stable
         digest.update(part.encode() + b"\0")
     for name, parameter in parameters:
         digest.update(name.encode() + str(parameter.dtype).encode())
@@ -160,22 +152,18 @@ def fingerprint(dataset: Dataset, parameters: Iterable[tuple[str, Tensor]], *set
 
 
 def cache_folder(cache_dir: str | None) -> Path:
-    """`cache_dir`, by default a folder in the cache of `datasets`; it is created."""
+    """Create and return `cache_dir`, by default a folder in the cache of `datasets`."""
     folder = Path(cache_dir) if cache_dir else Path(datasets.config.HF_DATASETS_CACHE) / "vlkd"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _split(rows: range, size: int | None = None) -> list[range]:
-    size = size or SHARD_ROWS
+def _split(rows: range, size: int) -> list[range]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def _open(file: Path, rows: int) -> Dataset:
+def _open(file: Path) -> Dataset:
     try:
-        shard = Dataset.from_file(str(file))
+        return Dataset.from_file(str(file))
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"cache_dir: {file} is damaged ({error}); delete it to compute it again.") from error
-    if len(shard) != rows:
-        raise ValueError(f"cache_dir: {file} has {len(shard)} rows, not {rows}; delete it to compute it again.")
-    return shard

@@ -1,4 +1,4 @@
-"""`vlkd cache`: compute CLIP's outputs for all images and captions before training."""
+"""`vlkd cache`: fill the feature cache before training."""
 
 import argparse
 from typing import Any
@@ -14,19 +14,17 @@ def add_command(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compute what `vlkd train` with the same options would compute, so that it only reads. Existing files are kept.
+    """Fill the feature cache of `vlkd train` with the same options. Existing files are kept.
 
     Raises:
-        ValueError: as in `vlkd train`, or the data is a stream, or there is not enough disk space.
+        ValueError: an option is invalid, the data is a stream, or there is not enough disk space.
     """
     model_args, data_args, training_args = read_arguments(args)
     if data_args.streaming:
         raise ValueError("streaming has no feature cache; set streaming to false, or run `vlkd train` directly.")
     model, processor = load_model(model_args, training_args.clip, training_args.seed)
     kinds = cached_kinds(data_args, training_args, model, processor)
-    tokens = data_args.cache_image_features
-    kept = "captions" if tokens == "none" else f"captions and images ({tokens})"
     for split in filter(None, (data_args.dataset_train_split, data_args.dataset_test_split)):
         rows = load_rows(data_args, training_args, split, processor, kinds)
-        print(f"{split}: {kept} of {len(rows):,} rows are in {cache_folder(data_args.cache_dir)}")
+        print(f"{split}: {len(rows):,} rows are cached in {cache_folder(data_args.cache_dir)}")
     return 0

@@ -1,4 +1,4 @@
-"""`vlkd estimate`: what a training run would cost."""
+"""`vlkd estimate`: estimate the cost of a training run."""
 
 import argparse
 import json

@@ -1,1 +1,1 @@
-"""What a run costs, before it is started."""
+"""Estimate the cost of a training run."""

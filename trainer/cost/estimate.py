@@ -1,4 +1,4 @@
-"""What a training run would cost: parameters, memory, FLOP and hours. It reads only configs, no weights or data."""
+"""Estimate the cost of a training run: parameters, memory, FLOP and hours. Reads configs only, no weights or data."""
 
 import argparse
 import math
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedModel
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedModel
 
 from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration
 from modeling_vlkd.conversion_vlkd import check_checkpoint
@@ -24,16 +24,16 @@ CAPTION_TOKENS = 15
 
 
 def estimate(args: argparse.Namespace) -> dict[str, Any]:
-    """The cost of the run that `args` describes, in FLOP, bytes and hours.
+    """Estimate the cost of a run, in FLOP, bytes and hours.
 
     Args:
-        args: all options of `vlkd train`, and those that `vlkd estimate` adds.
+        args: all options of `vlkd train` and `vlkd estimate`.
 
     Raises:
         ValueError: a number is out of range, or the config of a checkpoint cannot be read.
     """
     check_numbers(args)
-    ModelArguments(**{field.name: getattr(args, field.name) for field in fields(ModelArguments)})  # checks them
+    ModelArguments(**{field.name: getattr(args, field.name) for field in fields(ModelArguments)})  # validates them
     if args.bart is not None and args.clip is None:
         raise ValueError("clip is not set; set it to the CLIP checkpoint to join with bart.")
     config = model_config(args)
@@ -84,20 +84,19 @@ def epochs_of(args: argparse.Namespace) -> float:
     return args.num_train_epochs
 
 
-# -------------------------------------------------------------------------------------------------------------- models
 def model_config(args: argparse.Namespace) -> VLKDConfig:
     """The config of the model to train.
 
-    Sizes come from `model_name_or_path`, else from a config.json in the folder of the recipe, else from the configs of
-    `clip` and `bart`. The options of the run decide the rest, such as `image_tokens`.
+    Sizes come from `model_name_or_path`, else from a config.json next to the recipe, else from the configs of `clip`
+    and `bart`. The options of the run set the rest, such as `image_tokens`.
 
     Raises:
         ValueError: a config cannot be read, or config.json belongs to other checkpoints than `clip` and `bart`.
     """
     if args.model_name_or_path is not None:
-        return vlkd_config(args.model_name_or_path)
+        return VLKDConfig.from_pretrained(args.model_name_or_path)
     if args.config is not None and Path(args.config).with_name("config.json").is_file():
-        found = vlkd_config(Path(args.config).parent)
+        found = VLKDConfig.from_pretrained(Path(args.config).parent)
         if found.base_models not in (None, [args.clip, args.bart]):
             raise ValueError(
                 f"{Path(args.config).with_name('config.json')} describes {' and '.join(found.base_models)}, but the "
@@ -109,17 +108,6 @@ def model_config(args: argparse.Namespace) -> VLKDConfig:
         vision, dim = clip.vision_config, clip.projection_dim
     options = {name: getattr(args, name) for name in CONFIG_OPTIONS}
     return VLKDConfig(vision_config=vision, text_config=bart, projection_dim=dim, **options)
-
-
-def vlkd_config(folder: str | os.PathLike) -> VLKDConfig:
-    """Load a VLKD config; raise a ValueError if it cannot be read or has another type."""
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"'{folder}' has no readable config.json: {' '.join(str(error).split())}") from error
-    if config.model_type != "vlkd":
-        raise ValueError(f"'{folder}' has a config of type {config.model_type!r}, not 'vlkd'.")
-    return config
 
 
 def teacher_config(clip: str, projection_dim: int) -> CLIPTextConfig:
@@ -151,7 +139,6 @@ def build_on_meta(
     return model.train(), text_tower.requires_grad_(False)
 
 
-# ------------------------------------------------------------------------------------------------------------- results
 def model_parts(model: PreTrainedModel, teacher: CLIPTextModelWithProjection) -> dict[str, list[nn.Module]]:
     maps = [model.text_projection, model.image_projection]
     return {

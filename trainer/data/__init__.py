@@ -1,1 +1,1 @@
-"""From the name of a dataset to a training batch."""
+"""Load datasets and build training batches."""

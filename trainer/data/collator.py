@@ -1,4 +1,4 @@
-"""Rows of images and captions become one training batch."""
+"""Builds training batches from rows of images and captions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,20 +27,20 @@ class VLKDDataCollator:
 
     - `pixel_values` (batch, 3, height, width) or `image_features` (batch, image_tokens, projection_dim);
     - `input_ids`, `attention_mask`: the corrupted captions;
-    - `caption_input_ids`, `caption_attention_mask`: the captions; also as `labels` (-100 where padded) and, shifted
-      right, as `decoder_input_ids`;
+    - `caption_input_ids`, `caption_attention_mask`: the captions, which are also the `labels` (padded with -100) and,
+      shifted right, the `decoder_input_ids`;
     - `teacher_embeds` (batch, projection_dim) or `teacher_input_ids`, `teacher_attention_mask`;
     - with `with_itdd_targets`: `itdd_input_ids`, `itdd_attention_mask`, `itdd_decoder_input_ids`, `itdd_labels`;
     - `row_names`, for messages.
 
     Args:
-        processor: CLIP's image processor and BART's tokenizer.
+        processor: the `VLKDProcessor`: CLIP's image processor and BART's tokenizer.
         teacher_tokenizer: CLIP's tokenizer; not needed for rows with `teacher_embeds`.
         infilling: corrupts the captions.
         decoder_start_token_id: the decoder's first input (BART: `</s>`).
         projection_dim: width of the joint space; cached columns, which are stored flat, are reshaped to it.
         max_text_length: captions are truncated to this many tokens.
-        seed: of every random draw.
+        seed: seed of every random draw.
         with_itdd_targets: whether to add the inputs of `itdd`.
 
     Raises:
@@ -121,7 +121,7 @@ class VLKDDataCollator:
     def _itdd_targets(self, captions: list[list[str]], drawn: list[str], ids: list[list[int]]) -> dict[str, Tensor]:
         """BART reads the longest other caption of the image; the decoder writes the caption of the previous row.
 
-        That one is about another image, so that the decoder must see what is not in the image as well as what is.
+        Since that caption describes another image, the decoder also learns what is not in the image.
         """
         pairs = zip(captions, drawn, strict=True)
         longest = [max((text for text in texts if text != own), key=len, default=own) for texts, own in pairs]
@@ -134,7 +134,7 @@ class VLKDDataCollator:
         return self.processor.tokenizer(texts, truncation=True, max_length=self.max_text_length)["input_ids"]
 
     def _truncate(self, row: list[int]) -> list[int]:
-        """Masks that hide no token make a text longer; it must still fit the encoder."""
+        """Cut a corrupted text, which masks that hide no token can make too long for the encoder."""
         return row if len(row) <= self.max_text_length else [*row[: self.max_text_length - 1], row[-1]]
 
     def _shift_right(self, rows: list[list[int]]) -> Tensor:

@@ -1,6 +1,5 @@
-"""Rows by number that know their epoch."""
+"""A map-style dataset whose rows know their epoch."""
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -18,20 +17,20 @@ class EpochDataset(Dataset):
     """Rows with their `index`, `epoch` and, for messages, `row_name`.
 
     Captions and corruptions are drawn from (seed, epoch, index), so they do not depend on the number of processes. The
-    epoch is in shared memory, so that persistent workers see it change. The method that sets it is not called
-    `set_epoch`, because accelerate calls a method of that name only in some setups, and on evaluation data too.
+    epoch is in shared memory, so that persistent workers see it change. `start_epoch` is not named `set_epoch`, which
+    accelerate calls only in some setups, and also on evaluation data.
 
-    An invalid row is replaced by another row, drawn from (seed, epoch, index) too, so that every batch keeps its size.
-    `index` stays that of the invalid row, since it seeds the draws; `row_name` is the replacement's.
+    An invalid row is replaced by another row, also drawn from (seed, epoch, index), so that every batch keeps its
+    size. It keeps the `index` of the invalid row, which seeds the draws; `row_name` is the replacement's.
 
     Args:
-        dataset: rows by number.
-        seed: of the replacements.
-        decode: returns the row to use, or None if it is invalid; called with a row and its number. None uses rows as
-            they are.
+        dataset: the rows.
+        seed: seed of the replacements.
+        decode: called with a row and its number; returns the row to use, or None if it is invalid. If unset, rows are
+            used unchanged.
 
     Raises:
-        ValueError: the dataset is a stream; while reading: too many rows in a row are invalid.
+        ValueError: the dataset is a stream; while reading: no valid replacement was found.
     """
 
     def __init__(
@@ -42,8 +41,7 @@ class EpochDataset(Dataset):
     ):
         if isinstance(dataset, datasets.IterableDataset):
             raise ValueError(
-                "the dataset is a streaming one; use trainer.data.streaming.StreamingDataset, or load it with "
-                "streaming=False."
+                "the dataset is a stream; use trainer.data.streaming.StreamingDataset, or streaming=False."
             )
         self.dataset = dataset
         self.seed = seed
@@ -63,12 +61,6 @@ class EpochDataset(Dataset):
         rows = self.dataset.__getitems__(indices)
         return [self._complete(row, index) for row, index in zip(rows, indices, strict=True)]
 
-    def at_first_epoch(self) -> "EpochDataset":
-        """The same rows with an epoch of their own, for evaluation."""
-        other = copy.copy(self)
-        other._epoch = torch.zeros((), dtype=torch.long).share_memory_()
-        return other
-
     def start_epoch(self, epoch: int) -> None:
         self._epoch.fill_(epoch)
 
@@ -86,4 +78,4 @@ class EpochDataset(Dataset):
             row = self.decode(self.dataset[number], number)
             if row is not None:
                 return row, number
-        raise DataError(f"row {index} and {MAX_REPLACEMENTS} possible replacements are invalid; fix the data.")
+        raise DataError(f"row {index} and {MAX_REPLACEMENTS} replacements are invalid; fix the data.")

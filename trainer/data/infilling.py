@@ -1,4 +1,4 @@
-"""BART's text infilling: each of some spans becomes one `<mask>`, and the decoder writes the whole text."""
+"""BART's text infilling: random spans are each replaced by one `<mask>`; the decoder writes the whole text."""
 
 from dataclasses import dataclass
 
@@ -42,7 +42,7 @@ class TextInfilling:
 
 
 def draw_spans(num_tokens: int, mask_ratio: float, rng: np.random.Generator) -> list[int]:
-    """Draw lengths of spans from Poisson(3) until they cover the share; the last one is cut to fit.
+    """Draw span lengths from Poisson(3) until they cover `mask_ratio` of the tokens; the last one is cut to fit.
 
     The number of covered tokens is `mask_ratio * num_tokens` rounded up or down at random, so that its mean is exact
     for short texts too. A length of 0 is kept: it becomes a `<mask>` that hides nothing, as in BART.

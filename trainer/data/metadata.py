@@ -26,8 +26,8 @@ def load_files(
 ) -> Dataset | IterableDataset:
     """Like `load_dataset`, but the columns `texts` of CSV files and of image folders' metadata keep their text.
 
-    A local image folder with metadata is read at once, also if `streaming`. Its metadata file may be above the folders
-    of the splits, with names such as `train/1.jpg`.
+    A local image folder with metadata is not streamed. Its metadata file may be in the parent folder of the splits,
+    with names such as `train/1.jpg`.
     """
     options = {name: value for name, value in kwargs.items() if name not in LOADING}
     builder = datasets.load_dataset_builder(spec, **options)
@@ -45,7 +45,7 @@ def load_files(
 
 
 def _files_of_split(builder: datasets.DatasetBuilder, split: str) -> dict[str, Any]:
-    """The argument that makes `load_dataset` download one split of a dataset on the Hub instead of all.
+    """The argument with which `load_dataset` downloads one split of a dataset on the Hub instead of all.
 
     Raises:
         ValueError: the dataset has no such split.
@@ -92,7 +92,7 @@ def _find_metadata(builder: datasets.DatasetBuilder, spec: str, split: str) -> l
 
 
 def _read_metadata(file: str, files: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of a metadata file whose images are in the folders of `files`; `file_name` becomes an absolute path."""
+    """The rows whose images are in the folders of `files`, with absolute paths as `file_name`."""
     rows = list(_read_csv(file) if file.endswith(".csv") else _read_jsonl(file))
     columns = {name for row in rows for name in row if IMAGE_COLUMN.fullmatch(name)}
     if rows and not columns:
@@ -103,7 +103,7 @@ def _read_metadata(file: str, files: Sequence[str]) -> list[dict[str, Any]]:
         row |= {name: _image_path(row[name], root) for name in columns & row.keys()}
         paths = {row[name] for name in columns & row.keys() if row[name]}
         named |= paths
-        if root in folders or folders & set(map(os.path.dirname, paths)):  # else it is of another split
+        if root in folders or folders & set(map(os.path.dirname, paths)):  # else the row belongs to another split
             kept.append(row)
     if root in folders:
         _warn_of_unnamed(file, files, named)
@@ -136,9 +136,9 @@ def _read_jsonl(file: str) -> Iterator[dict[str, Any]]:
 
 
 def _as_dataset(rows: list[dict[str, Any]], texts: Sequence[str], state: str) -> Dataset:
-    """The rows as a dataset. `state` becomes part of its fingerprint, so that a replaced image is noticed.
+    """The rows as a dataset. `state` is part of its fingerprint, so that replaced images are detected.
 
-    As in `datasets`, the image that column `file_name` names is in `image`, that of `x_file_name` in `x`.
+    As in `datasets`, the column `file_name` becomes the image column `image`, and `x_file_name` becomes `x`.
     """
     columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
     for name in columns.keys() & set(texts):
@@ -153,10 +153,7 @@ def _as_dataset(rows: list[dict[str, Any]], texts: Sequence[str], state: str) ->
 
 
 def _image_path(name: Any, root: str) -> str | None:
-    """
-    Raises:
-        ValueError: the name is not a text, or outside the folder of the metadata file, `root`.
-    """
+    """The absolute path of an image; raise a ValueError if `name` is not text or outside of `root`."""
     if name is None:
         return None
     if not isinstance(name, str):
@@ -172,11 +169,11 @@ def _warn_of_unnamed(file: str, files: Sequence[str], named: set[str]) -> None:
     unnamed = {image for image in files if os.path.dirname(image) == root} - named - {file}
     if unnamed:
         example = os.path.basename(min(unnamed))
-        logger.warning(f"{file} does not name {len(unnamed):,} file(s) of its folder, such as {example}: not used.")
+        logger.warning(f"{len(unnamed):,} file(s) such as {example} are not used, since {file} does not list them.")
 
 
 def as_text(value: Any) -> Any:
-    """A number, truth value or date as the text that it was in a JSON file; everything else unchanged."""
+    """Convert a number, boolean or date back to the text in the JSON file; return other values unchanged."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):  # NaN is how pandas writes a missing value
@@ -191,7 +188,7 @@ def as_text_list(value: Any) -> list[Any]:
 
 
 def file_dates(paths: Sequence[str]) -> str:
-    """A key of the files' sizes and modification times."""
+    """A hash of the files' sizes and modification times."""
     digest = hashlib.blake2b(digest_size=16)
     for path in paths:
         stat = os.stat(path) if os.path.isfile(path) else None

@@ -1,4 +1,4 @@
-"""Which names are local paths, and which files are images."""
+"""Recognize local paths and image files."""
 
 import re
 from pathlib import Path
@@ -16,6 +16,6 @@ HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def is_missing_path(name: str) -> bool:
-    """Whether this is a local path, not a name on the Hub, and does not exist."""
+    """Whether `name` is a local path (not a name on the Hub) that does not exist."""
     is_path = name.startswith((".", "~")) or not HUB_NAME.fullmatch(name)
     return is_path and not Path(name).exists()

@@ -1,4 +1,4 @@
-"""One row of a dataset: its image and captions, or the reason why they cannot be read."""
+"""Read the image and captions of a row, or raise the reason why they cannot be read."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ from trainer.data import paths  # noqa: F401 - registers the reader of HEIC file
 from trainer.data.metadata import as_text
 
 JSON = getattr(pa, "JsonType", ())  # since pyarrow 19
-ROWS_AT_ONCE = 16  # that are read from a stream
+ROWS_AT_ONCE = 16  # rows read from a stream at a time
 MIN_SCALE = 3  # a JPEG is decoded at no less than this many times the size that the processor resizes it to
 REPLACED = "\ufffd"  # the character that replaces bytes that are not UTF-8
 
@@ -24,7 +24,7 @@ REPLACED = "\ufffd"  # the character that replaces bytes that are not UTF-8
 class DataError(ValueError):
     """A data error with a one-line message.
 
-    A `DataLoader` worker's error is raised again with the worker's traceback as its message; that is stripped here.
+    `DataLoader` re-raises a worker's error with the traceback as its message; the traceback is stripped here.
     """
 
     def __init__(self, message: str):
@@ -41,11 +41,7 @@ class InvalidRowError(DataError):
 
 
 def check_column(column: str, columns: Iterable[str], owner: str = "the dataset", option: str | None = None) -> None:
-    """Check that `column` is one of the `columns` of `owner`; `option` is the argument that names it, if any.
-
-    Raises:
-        DataError: there is no such column.
-    """
+    """Raise a DataError if `owner` has no such column; `option` is the argument that names it, if any."""
     if column not in columns:
         remedy = f"Set {option} to its name." if option else f"Rename it: dataset.rename_column(..., '{column}')."
         prefix = f"{option}: " if option else ""
@@ -77,7 +73,7 @@ def load_image(image: Any, name: str, column: str, min_side: int | None = None) 
 
     Args:
         image: a PIL image, a path, a URL, the bytes of a file, or a `{"path", "bytes"}` dictionary of `datasets`.
-        name, column: of the row and its image, for messages.
+        name, column: names of the row and its column, for messages.
         min_side: a JPEG may be decoded at reduced size, down to this many pixels on its shorter side.
 
     Raises:
@@ -121,29 +117,29 @@ def _reason(image: Any, error: Exception | None) -> str:
 
 
 def min_jpeg_side(processor: ProcessorMixin) -> int:
-    """How short a JPEG's shorter side may become while it is decoded (see `read_image`).
+    """The minimum of a JPEG's shorter side when it is decoded at reduced size (see `read_image`).
 
-    At three times the processor's own size, photographs differ from fully decoded ones by less than JPEG compression
-    changed them: by 0.4 of 255 on average, and by 4 at most.
+    At three times the processor's size, the result differs from full decoding by 0.4 of 255 on average and by 4 at
+    most, which is less than the loss by JPEG compression.
     """
     return MIN_SCALE * max(size for size in dict(processor.image_processor.size).values() if size)
 
 
 def iterate_rows(stream: IterableDataset, first: int = 0) -> Iterator[dict[str, Any]]:
-    """The rows of a stream from row `first` on, whatever the data loader's worker; strings as in `as_rows`."""
+    """The rows of a stream from row `first` on, not split over workers; strings as in `as_rows`."""
     row = first
     try:
         for table in stream.skip(row).with_format("arrow").iter(batch_size=ROWS_AT_ONCE):
             for values in as_rows(table):
                 yield values
                 row += 1
-    except (pa.ArrowInvalid, pa.ArrowTypeError):  # values of several types, or a column that a row lacks: no table
+    except (pa.ArrowInvalid, pa.ArrowTypeError):  # mixed types or a missing column
         for batch in stream.skip(row).iter(batch_size=1):
             yield {name: values[0] for name, values in batch.items()}
 
 
 def as_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """The rows of a table. Strings become bytes: `datasets` cannot read a batch with a string that is not UTF-8."""
+    """The rows of a table, with strings as bytes, since `datasets` cannot read strings that are not UTF-8."""
     columns = {name: _as_values(table.column(name)) for name in table.column_names}
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
@@ -161,9 +157,9 @@ def _as_values(column: pa.ChunkedArray) -> list[Any]:
 
 
 def _from_json(value: str | None) -> Any:
-    """A value of a mixed JSON column. Numbers stay texts, and so does what `datasets` stores unquoted, such as 007.
+    """A value of a mixed JSON column; numbers and values that `datasets` stores unquoted, such as 007, stay texts.
 
-    A missing value is None in Arrow; the JSON `null` is the caption "null", which `datasets` stores unquoted too.
+    A missing value is None in Arrow. The JSON `null` is the caption "null", which `datasets` also stores unquoted.
     """
     if value is None or value == "null":
         return value

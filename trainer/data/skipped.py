@@ -1,4 +1,4 @@
-"""Decode rows; skip, count and list in skipped.jsonl those that are invalid."""
+"""Decode rows. Invalid ones are skipped, counted and listed in skipped.jsonl."""
 
 import json
 import math
@@ -13,13 +13,13 @@ FILE = "skipped.jsonl"
 
 
 class RowDecoder:
-    """Turns a row of a dataset into a row for the collator: decoded `image`, list of captions `caption`, `row_name`.
+    """Decodes a row for the collator: `image`, `caption` (a list of captions) and `row_name`.
 
     Called with a row and its number, which a column `row_number` overrides. Returns None for an invalid row, after
     adding it to `skipped`. Runs in the data loader's workers.
 
     Args:
-        image_column, caption_column: their names. Rows whose image features are cached have no image.
+        image_column, caption_column: names of the columns. Rows with cached image features have no image.
         skipped: records the invalid rows.
         min_side: see `load_image`.
     """
@@ -41,13 +41,13 @@ class RowDecoder:
         return row
 
     def identify(self, row: dict[str, Any], index: int) -> tuple[int, str]:
-        """The row's number, and its name in messages: the image's file if known."""
+        """The row's number, and its name in messages: the image file if known."""
         number, image = int(row.get("row_number", index)), row.get(self.image_column)
         path = image.get("path") if isinstance(image, dict) else image if isinstance(image, str) else None
         return number, path or row.get("row_name", f"row {number}")
 
     def decode(self, row: dict[str, Any], name: str) -> dict[str, Any]:
-        """The row with its captions as `caption` and its image as `image`; columns that it lacks are not decoded.
+        """Decode the captions into `caption` and the image into `image`, if the row has these columns.
 
         Raises:
             InvalidRowError: the image or a caption cannot be read.
@@ -66,11 +66,11 @@ class SkipLog:
     All processes and workers append whole lines to the same file and read what the others wrote.
 
     Args:
-        folder: of the file.
-        split: its name.
+        folder: folder of the file.
+        split: name of the split.
         rows: number of rows of the split, or None for a stream. In a stream, each reader compares the invalid rows
             with the rows that it has read, and allows three standard deviations for chance.
-        max_fraction: the share of invalid rows above which `add` raises.
+        max_fraction: `add` raises if a larger share of the rows is invalid.
         on_error: "raise" raises at the first invalid row.
     """
 
@@ -87,7 +87,7 @@ class SkipLog:
         self.rows = rows
         self.max_fraction = max_fraction
         self.on_error = on_error
-        self.valid = 0  # rows that this reader has read
+        self.valid = 0  # valid rows that this reader has read
         self.invalid = 0  # rows that it has skipped; a row counts again in each epoch
         self._numbers: set[int] = set()  # rows in the file
         self._end = 0  # how far the file has been read

@@ -1,4 +1,4 @@
-"""Load the datasets that a run names, as rows of an image and captions."""
+"""Load the datasets of a run as rows of an image and captions."""
 
 import json
 import os
@@ -21,13 +21,13 @@ from trainer.data.paths import is_missing_path
 from trainer.data.rows import check_column, iterate_rows
 
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-SHARDS = 64  # a dataset that is on disk as a whole is streamed in this many pieces
-# A caption in a tar file that is not UTF-8 would end its shard; this way only its row is invalid.
+SHARDS = 64  # a map-style dataset is streamed in this many pieces
+# Without this, a caption in a tar file that is not UTF-8 would end the shard; now only its row is invalid.
 WebDataset.DECODERS = {**WebDataset.DECODERS, "txt": lambda data: data.decode("utf-8", errors="replace")}
 
 
 def load_sources(args: DataArguments, split: str, streaming: bool) -> list[Dataset | IterableDataset]:
-    """One split of each dataset that `args` names: undecoded images and captions, in the first one's column names.
+    """One split of each dataset in `args`: undecoded images and captions, with the column names of the first one.
 
     Raises:
         ValueError: a dataset, file, split or column is missing, or of the wrong kind.
@@ -76,8 +76,8 @@ def load_split(
         spec: a folder that `save_to_disk` wrote, a folder of files or a name on the Hub that `load_dataset` reads, or
             `"module:function"`: `function(split=split, **kwargs)` is called; the working directory is importable.
         split: the split's name.
-        streaming: passed to `load_dataset`; other kinds return a `Dataset` in any case.
-        texts: columns of CSV files and image folders that are not converted: 1984, true, None and N/A stay text.
+        streaming: passed to `load_dataset`; all other sources return a `Dataset`.
+        texts: columns of CSV files and image folders that are kept as text, such as 1984, true, None and N/A.
         **kwargs: arguments of `load_dataset` or of the function.
 
     Raises:
@@ -95,7 +95,7 @@ def load_split(
             f"dataset_name: parquet, dataset_kwargs: {{data_files: '{spec}'}}."
         )
     if is_missing_path(spec):
-        raise ValueError(f"dataset '{spec}' does not exist: give a folder, or a name on the Hub.")
+        raise ValueError(f"dataset '{spec}' does not exist: give a folder, or a name on the Hub (user/name).")
     if is_folder and "data_files" not in kwargs:  # a bare `text` or `csv` is a builder of `load_dataset`
         spec = os.path.abspath(spec)
     try:
@@ -108,7 +108,7 @@ def load_split(
 
 def _split_of_saved(folder: str, split: str) -> Dataset:
     saved = datasets.load_from_disk(folder)
-    if isinstance(saved, Dataset):  # a single split, whose name the folder may not hold
+    if isinstance(saved, Dataset):  # a single split, which may have no name
         saved = {str(saved.split or "train"): saved}
     if split not in saved:
         raise ValueError(f"dataset '{folder}' has no split '{split}'; it has {', '.join(saved)}.")
@@ -136,7 +136,7 @@ def load_coco(file: str, image_dir: str, image_column: str = "image", caption_co
 
     Args:
         file: JSON of `images` (`id`, `file_name`) and `annotations` (`image_id`, `caption`).
-        image_dir: the folder of the images; that of the file if empty.
+        image_dir: folder of the images; the folder of `file` if empty.
         image_column, caption_column: names of the new columns.
 
     Raises:
@@ -158,16 +158,16 @@ def load_coco(file: str, image_dir: str, image_column: str = "image", caption_co
         ) from error
     features = Features({image_column: Image(decode=False), caption_column: List(Value("string"))})
     rows = {image_column: paths, caption_column: list(captions.values())}
-    # The dates become part of the fingerprint, so that the feature cache notices a replaced image.
+    # The file dates are part of the fingerprint, so that the feature cache detects replaced images.
     return Dataset.from_dict(rows, info=datasets.DatasetInfo(description=file_dates(paths), features=features))
 
 
 def mix_sources(
     sources: list[Dataset], caption_column: str, probabilities: list[float] | None = None, seed: int = 0
 ) -> Dataset:
-    """All sources as one dataset: one after the other, or drawn at random with these probabilities.
+    """Concatenate the sources, or interleave them at random with these probabilities.
 
-    Drawing ends when each row of each source was drawn; rows of small or preferred sources come up several times.
+    Interleaving ends when every row of every source was drawn; rows of some sources are then drawn several times.
     """
     if len(sources) == 1:
         return sources[0]
@@ -180,7 +180,7 @@ def mix_sources(
 
 
 def _with_caption_lists(source: Dataset, column: str) -> Dataset:
-    """Single captions become lists of one. The other columns are not copied."""
+    """Convert single captions to lists of one, without copying the other columns."""
     if source.features[column] == List(Value("string")):
         return source
     lists = source.select_columns([column]).map(
@@ -192,7 +192,7 @@ def _with_caption_lists(source: Dataset, column: str) -> Dataset:
 
 
 def to_disk(source: IterableDataset) -> Dataset:
-    """The rows of a stream as a dataset in the cache folder of `datasets`."""
+    """Write a stream to the cache folder of `datasets`, and return it as a map-style dataset."""
     return Dataset.from_generator(_decoded_rows, gen_kwargs={"source": source}, features=source.features)
 
 

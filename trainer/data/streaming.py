@@ -1,4 +1,4 @@
-"""Rows from shards, split exactly over processes and workers, and resumable."""
+"""A resumable stream of rows from shards, split exactly over processes and workers."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -23,21 +23,21 @@ MAX_SHARD_ROWS = 1 << 32  # a row's index is MAX_SHARD_ROWS * shard + row
 class StreamingDataset(IterableDataset):
     """An endless stream of rows. An epoch of a source is each of its rows once, over all processes and workers.
 
-    Each reader (a worker of a process) reads an equal share of the epoch: the shards, in a random order, are laid end
-    to end and cut into as many pieces as there are readers, if need be inside a shard (see `reader_shares`). A reader
-    that finishes its share starts the next epoch, so every batch is full and no process runs out early.
+    Each reader (a worker of a process) reads an equal share of the epoch: the shards are concatenated in random order
+    and cut into one piece per reader, inside a shard if necessary (see `reader_shares`). A reader that finishes its
+    share starts the next epoch, so every batch is full and no process runs out early.
 
-    A row has a stable number, `index`, and the `epoch` of its source. `state_dict` is the position after the last row
-    that was yielded. It does not contain rows: those of the shuffle buffer are read again on resuming.
+    A row has a stable number, `index`, and the `epoch` of its source. `state_dict` is the position after the last
+    yielded row. It contains no rows: those of the shuffle buffer are read again on resuming.
 
     Do not pass it to `accelerate.prepare`, which would split it again.
 
     Args:
         sources: streams with the same columns; strings and images undecoded.
-        decode: returns the row to use, or None to skip an invalid one; called with a row and its `index`.
-        probabilities: how often a row of each source is drawn; if None, the sources are read as one.
-        seed: of every random draw.
-        buffer_size: number of rows that each worker shuffles together; 1 or less keeps the files' order.
+        decode: called with a row and its `index`; returns the row to use, or None to skip an invalid one.
+        probabilities: the probability of each source; if None, the sources are concatenated.
+        seed: seed of every random draw.
+        buffer_size: number of rows that each worker shuffles at once; 1 or less keeps the files' order.
         rank: number of this process.
         world_size: number of processes.
 
@@ -57,7 +57,7 @@ class StreamingDataset(IterableDataset):
     ):
         self.shards = [(source, number) for source in sources for number in range(source.num_shards)]
         ends = np.cumsum([source.num_shards for source in sources]).tolist()
-        # Ranges of `shards` that have epochs of their own.
+        # Ranges of `shards` with separate epochs.
         self.groups = list(zip([0, *ends[:-1]], ends, strict=True)) if probabilities else [(0, ends[-1])]
         self.probabilities = np.array(probabilities or [1.0]) / sum(probabilities or [1.0])
         self.decode = decode
@@ -80,7 +80,7 @@ class StreamingDataset(IterableDataset):
         return self._mixed_rows(self._state)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position after the last row that was yielded, as numbers."""
+        """The position after the last yielded row, as numbers."""
         return copy.deepcopy(self._loaded or self._state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -99,7 +99,7 @@ class StreamingDataset(IterableDataset):
             yield next(rows[group])
 
     def _group_rows(self, group: int, state: dict[str, int], reader: int, readers: int) -> Iterator[dict[str, Any]]:
-        """This reader's rows of one group, epoch after epoch; keeps `state` at the row after the one yielded."""
+        """This reader's rows of one group, epoch after epoch; `state` is the position after the yielded row."""
         while True:
             epoch, position = state["epoch"], (state["shard"], state["row"])
             rows = self._share_of_epoch(group, epoch, reader, readers, position)
@@ -158,16 +158,16 @@ class StreamingDataset(IterableDataset):
             ) from error
 
     def _row_name(self, index: int) -> str:
-        """A row's shard and its number there, as in the error for a shard that cannot be read."""
+        """The row's shard and its number in it."""
         shard, row = divmod(index, MAX_SHARD_ROWS)
         return f"shard {self.shards[shard][1] + 1}, row {row}"
 
 
 def reader_shares(shards: int, reader: int, readers: int) -> list[tuple[int, range]]:
-    """The shards that a reader reads, each with a range: its rows there are those whose number % `readers` is in it.
+    """The shards of a reader, each with a range: the reader takes the rows whose number % `readers` is in the range.
 
-    Each shard is cut into `readers` slices, and each reader has `shards` consecutive slices. If all shards have the
-    same number of rows, so have all shares.
+    Each shard is cut into `readers` slices, and each reader gets `shards` consecutive slices. If all shards have the
+    same number of rows, so do all shares.
     """
     first, last = reader * shards, (reader + 1) * shards
     places = range(first // readers, -(-last // readers))
@@ -177,7 +177,7 @@ def reader_shares(shards: int, reader: int, readers: int) -> list[tuple[int, ran
 def stream_loader(
     dataset: StreamingDataset, collator: Callable, args: TrainingArguments, batch_size: int
 ) -> StatefulDataLoader:
-    """A data loader whose state counts the rows that were used, not those that workers have read ahead."""
+    """A data loader whose state counts the rows that were used, not those that workers have prefetched."""
     return StatefulDataLoader(
         dataset,
         batch_size=batch_size,
@@ -187,7 +187,7 @@ def stream_loader(
         persistent_workers=args.dataloader_persistent_workers,
         prefetch_factor=args.dataloader_prefetch_factor,
         multiprocessing_context=args.dataloader_multiprocessing_context,
-        generator=torch.Generator(),  # its own: workers' seeds must not change the random numbers of dropout
+        generator=torch.Generator(),  # separate, so that workers' seeds do not change dropout
     )
 
 
@@ -196,9 +196,10 @@ def save_stream_state(loader: StatefulDataLoader, checkpoint: Path, args: Traini
 
 
 def load_stream_state(loader: StatefulDataLoader, checkpoint: str, args: TrainingArguments) -> None:
-    """
+    """Load the state that `save_stream_state` wrote.
+
     Raises:
-        ValueError: the checkpoint has no stream state, or that of another number of processes or workers.
+        ValueError: there is none, or it is of another number of processes or workers.
     """
     file = _state_file(Path(checkpoint), args)
     if not file.is_file():
@@ -209,8 +210,8 @@ def load_stream_state(loader: StatefulDataLoader, checkpoint: str, args: Trainin
     state = torch.load(file, weights_only=True)
     if state["layout"] != _layout(args):
         raise ValueError(
-            f"resume_from_checkpoint: '{checkpoint}' is of a stream split over {state['layout']}; this run has "
-            f"{_layout(args)}. Resume with as many as it was saved with."
+            f"resume_from_checkpoint: '{checkpoint}' was saved with {state['layout']}; this run has {_layout(args)}. "
+            "Resume with the same numbers."
         )
     loader.load_state_dict(state["loader"])
 

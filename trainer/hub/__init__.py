@@ -1,1 +1,1 @@
-"""Publish a complete repository."""
+"""Upload models to the Hub as complete repositories."""

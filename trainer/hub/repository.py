@@ -25,7 +25,7 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 CODE = tuple(file.name for file in Path(modeling_vlkd.__file__).parent.glob("*.py"))
 FILES = (*CONFIGS, *TOKENIZER, *WEIGHTS, "model-*-of-*.safetensors", *ADAPTER, *CODE, TRAIN_CONFIG)
 METRICS = "metrics.json"
-HUB = HfApi()  # a single one, so that uploads in the background keep their order
+HUB = HfApi()  # only one, so that background uploads stay in order
 
 
 def push_folder(

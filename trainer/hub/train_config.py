@@ -1,4 +1,4 @@
-"""train.yaml, saved with the weights: the options that a model was trained with, for `vlkd train --config`."""
+"""train.yaml, saved with the weights: the options of the run, for `vlkd train --config`."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from trainer.arguments import VLKDTrainingArguments
 FILE = "train.yaml"
 # A local path in a sentence; the group is its last part.
 LOCAL_PATH = re.compile(r"(?<![\w:/.~<-])(?:(?:~|\.{1,2})/|/(?=[^\s'\"/]+/))(?:[^\s'\"/]+/)*([^\s'\"/]+)")
-# Always recorded: the options that readers look for first.
+# Always recorded, even with default values: the options that readers look for first.
 CORE = """
 clip ttdm_weight itcl_weight icti_weight itdd_weight freeze mask_ratio full_mask_probability max_text_length
 per_device_train_batch_size gradient_accumulation_steps num_train_epochs max_steps learning_rate
@@ -35,8 +35,8 @@ def save_train_config(folder: str | os.PathLike, args: VLKDTrainingArguments, ru
     """Write train.yaml: `run_config`, each training argument that differs from its default, and those in `CORE`.
 
     Args:
-        folder: with the weights.
-        args: of the run.
+        folder: folder of the weights.
+        args: arguments of the run.
         run_config: checkpoints and data, by their keys in the YAML file.
     """
     values = {name: _plain(value) for name, value in run_config.items() if not _is_private(name)}
@@ -51,7 +51,7 @@ def save_train_config(folder: str | os.PathLike, args: VLKDTrainingArguments, ru
 def _is_recorded(option: Field, args: VLKDTrainingArguments) -> bool:
     default = option.default if option.default_factory is MISSING else option.default_factory()
     value, default = _plain(getattr(args, option.name)), _plain(default)
-    differs = value != default and (default is not None or value not in ({}, False))  # to which None is resolved
+    differs = value != default and (default is not None or value not in ({}, False))  # what None becomes
     return option.name in CORE or (differs and not _is_private(option.name))
 
 
@@ -78,14 +78,14 @@ def load_train_config(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def check_same_optimizer(checkpoint: str | os.PathLike, args: VLKDTrainingArguments) -> None:
-    """Raise a ValueError if the optimizer state in a checkpoint does not suit the optimizer of `args`."""
+    """Raise a ValueError if the optimizer state in a checkpoint does not match the optimizer of `args`."""
     saved = load_train_config(checkpoint)
     for name in ("optim", "projector_optimizer", "freeze"):
         value = _plain(getattr(args, name))
         if saved.get(name, value) != value:
             raise ValueError(
                 f"resume_from_checkpoint: '{checkpoint}' was saved with {name}={saved[name]}, but {name} is {value}, "
-                f"which needs another optimizer state. Set {name} to {saved[name]}, or set model_name_or_path to the "
+                f"which changes the optimizer state. Set {name} to {saved[name]}, or set model_name_or_path to the "
                 "checkpoint to start a new run from its weights."
             )
 

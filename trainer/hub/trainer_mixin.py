@@ -1,4 +1,4 @@
-"""What the trainer pushes to the Hub."""
+"""Push complete repositories from the trainer."""
 
 import shutil
 from concurrent.futures import Future
@@ -24,7 +24,7 @@ class HubUploadMixin(Trainer):
         tags: str | list[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Write the card of `model_card.md`, unless there is a handwritten one; PEFT writes the card of an adapter."""
+        """Write the VLKD model card, unless there is a handwritten one; PEFT writes the card of an adapter."""
         model = self.accelerator.unwrap_model(self.model)
         if not isinstance(model, PreTrainedModel):
             return super().create_model_card(language, license, tags, **kwargs)
@@ -48,7 +48,7 @@ class HubUploadMixin(Trainer):
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
-        self._finish_current_push()  # it reads the files that are written next
+        self._finish_current_push()  # its files are overwritten next
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
@@ -56,13 +56,13 @@ class HubUploadMixin(Trainer):
         return self._upload(self.args.output_dir, commit_message, token, revision, run_as_future=not blocking)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Called after every save; `Trainer` itself would push a model without its code, and two pickles."""
+        """Called after every save; `Trainer`'s own method would push pickles, and no code."""
         args = self.args
         if not self.is_world_process_zero() or args.hub_strategy == HubStrategy.END:
             return
         if self.push_in_progress and not self.push_in_progress.is_done() and not args.hub_always_push:
             return
-        self._finish_current_push()  # it reads the files that are written next
+        self._finish_current_push()  # its files are overwritten next
         self.callback_handler.on_push_begin(args, self.state, self.control)
         for file in repository_files(checkpoint_folder).values():  # the checkpoint may be deleted during the upload
             shutil.copy(file, args.output_dir)

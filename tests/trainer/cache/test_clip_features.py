@@ -272,7 +272,7 @@ def test_size_is_announced(model, processor, tmp_path, caplog):
     add_image_features(load(rows=4), model, processor, cache_dir=str(tmp_path))
     (record,) = caplog.records
     # 17 tokens of 24 numbers of two bytes
-    assert "image_features, 4 rows × 816 bytes = 3.3 kB" in record.getMessage()
+    assert "needs 3.26kB (image_features 3.26kB)" in record.getMessage()
     assert str(tmp_path) in record.getMessage()
     caplog.clear()
     add_image_features(load(rows=4), model, processor, cache_dir=str(tmp_path))
@@ -281,13 +281,8 @@ def test_size_is_announced(model, processor, tmp_path, caplog):
 
 def test_disk_too_small(model, processor, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10_000, 6_737, 3_263))
-    with pytest.raises(ValueError, match=r"3,264 bytes.*3,263 bytes.*set cache_dir to a larger disk"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10_000, 7_000, 3_000))
+    with pytest.raises(ValueError, match=r"needs 3.26kB .* has 3.00kB free.*set cache_dir to a larger disk"):
         add_image_features(load(rows=4), model, processor, cache_dir=str(tmp_path))
     assert not list(tmp_path.glob("*/*.arrow"))
     add_image_features(load(rows=4), model, processor, "pooled", cache_dir=str(tmp_path))  # 192 bytes
-
-
-def test_large_sizes():
-    assert column_cache.as_size(1536) == "1.5 kB" and column_cache.as_size(394_752) == "394.8 kB"
-    assert column_cache.as_size(1.31e12) == "1.31 TB" and column_cache.as_size(12) == "12 bytes"

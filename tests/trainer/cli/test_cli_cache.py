@@ -62,9 +62,8 @@ def complaint(capsys, path: str) -> str:
 def test_training_computes_nothing(config, tmp_path, monkeypatch, capsys, image_tokens, image_features, kinds):
     path = config(image_tokens=image_tokens, cache_image_features=image_features, dataset_test_split="validation")
     assert main(["cache", "--config", path]) == 0
-    kept = "captions" if image_features == "none" else f"captions and images ({image_features})"
     assert capsys.readouterr().out.splitlines() == [
-        f"{split}: {kept} of 12 rows are in {tmp_path / 'cache'}" for split in ("train", "validation")
+        f"{split}: 12 rows are cached in {tmp_path / 'cache'}" for split in ("train", "validation")
     ]
     cache = tmp_path / "cache"
     assert {folder.name.split("-")[0] for folder in cache.iterdir()} == kinds
@@ -88,7 +87,7 @@ def test_flawed_rows_are_left_out_alike(config, tmp_path, capsys, monkeypatch):
     }
     path = config(**options)
     assert main(["cache", "--config", path]) == 0
-    assert "images (all) of 9 rows" in capsys.readouterr().out
+    assert "train: 9 rows are cached" in capsys.readouterr().out
     assert (tmp_path / "out" / "skipped.jsonl").read_text().count("\n") == 1
     before = snapshot(tmp_path / "cache")
     monkeypatch.setattr(VLKDForConditionalGeneration, "get_image_features", None)
@@ -121,7 +120,7 @@ def test_disk_too_small(config, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**6, 10**6 - 10_000, 10_000))
     error = complaint(capsys, config())
     # 12 images of 17 tokens, and 24 captions, of 24 numbers of two bytes
-    assert "(10,944 bytes)" in error and "(10,000 bytes)" in error
+    assert "needs 10.9kB" in error and "has 10.0kB free" in error
     assert "cache_image_features to pooled or none" in error
     assert not snapshot(tmp_path / "cache")  # nothing was looked at yet
 

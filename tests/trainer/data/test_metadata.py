@@ -155,7 +155,7 @@ def test_images_without_a_line_are_named_once(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert captions_of(tmp_path / "d") == [["a"], ["b"]]
     (warning,) = [record.getMessage() for record in caplog.records if record.name == "trainer.data.metadata"]
-    assert "does not name 3 file(s) of its folder, such as 2.jpg" in warning
+    assert "3 file(s) such as 2.jpg are not used" in warning
 
 
 @pytest.mark.parametrize("streaming", [False, True])

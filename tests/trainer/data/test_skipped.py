@@ -17,7 +17,7 @@ from PIL import Image
 from source_data import jpegs
 from torch.utils.data import DataLoader
 
-from trainer.cache.bad_rows import InvalidRows
+from trainer.cache.invalid_rows import InvalidRows
 from trainer.callbacks import ReportSkipped
 from trainer.data.epoch_dataset import EpochDataset
 from trainer.data.rows import InvalidRowError, as_rows, load_image, read_captions
@@ -232,7 +232,7 @@ def test_raise_stops_at_the_first(tmp_path):
 
 def test_nothing_but_flaws_ends(tmp_path):
     data = EpochDataset(table(4, dict.fromkeys(range(4), b"")), decode=reader(tmp_path, 4, max_fraction=1.0))
-    with pytest.raises(ValueError, match="row 2 and 100 possible replacements are invalid"):
+    with pytest.raises(ValueError, match="row 2 and 100 replacements are invalid"):
         data[2]
 
 

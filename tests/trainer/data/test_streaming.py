@@ -235,7 +235,7 @@ def test_state_of_another_layout_is_refused(tmp_path):
     one, two = (SimpleNamespace(world_size=size, dataloader_num_workers=0, process_index=0) for size in (1, 2))
     save_stream_state(loader, tmp_path, one)
     load_stream_state(loader, str(tmp_path), one)
-    with pytest.raises(ValueError, match="split over 1 process.*has 2 process.*Resume with as many"):
+    with pytest.raises(ValueError, match="saved with 1 process.*has 2 process.*Resume with the same"):
         load_stream_state(loader, str(tmp_path), two)
 
 

@@ -1,4 +1,4 @@
-"""Find the rows that cannot be used for training before anything is computed of them."""
+"""Find invalid rows before the feature cache is computed."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,13 +14,13 @@ from trainer.data.skipped import RowDecoder
 
 @dataclass
 class InvalidRows:
-    """Columns `reason` and `message`: why a row cannot be used for training, empty for valid rows.
+    """The columns `reason` and `message`: why a row is invalid; empty for valid rows.
 
     Args:
-        decoder: decodes a row, or raises.
-        columns: what to decode: captions, images or both.
+        decoder: decodes the rows.
+        columns: the columns to decode: captions, images or both.
         cache_dir: see `cache_folder`.
-        workers: processes that decode.
+        workers: number of processes that decode.
     """
 
     decoder: RowDecoder
@@ -41,7 +41,7 @@ class InvalidRows:
         )
 
     def drop_from(self, dataset: Dataset) -> Dataset:
-        """The dataset without its invalid rows, which `decoder.skipped` records; `row_number` counts them too.
+        """Remove the invalid rows, and record them in `decoder.skipped` by `row_number`, which is added if missing.
 
         Raises:
             InvalidRowError: too many rows are invalid.
@@ -56,9 +56,9 @@ class InvalidRows:
             (row,) = as_rows(undecoded[index : index + 1])
             error = InvalidRowError(found[index]["message"], found[index]["reason"])
             self.decoder.skipped.add(*self.decoder.identify(row, index), error)
-        # Join the stretches between invalid rows: a list of row numbers would make every later column copy the rows.
-        stretches = [range(before + 1, after) for before, after in pairwise([-1, *invalid, len(dataset)])]
-        return concatenate_datasets([dataset.select(rows) for rows in stretches if rows] or [dataset.select([])])
+        # Concatenate the ranges between invalid rows: a list of row numbers would make every later column copy them.
+        ranges = [range(before + 1, after) for before, after in pairwise([-1, *invalid, len(dataset)])]
+        return concatenate_datasets([dataset.select(rows) for rows in ranges if rows] or [dataset.select([])])
 
 
 class _ErrorFinder(torch.utils.data.Dataset):
@@ -74,7 +74,7 @@ class _ErrorFinder(torch.utils.data.Dataset):
         return {"reason": [error.reason for error in errors], "message": [str(error) for error in errors]}
 
     def _find_error(self, row: dict[str, Any], number: int) -> InvalidRowError:
-        """An error without reason and message if the row is valid."""
+        """The error of a row; without reason and message if the row is valid."""
         _, name = self.decoder.identify(row, number)
         try:
             self.decoder.decode(row, name)
