@@ -117,7 +117,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         patch_attention: str = "global",
         prompt_in_encoder: bool = True,
         projector_init: str = "pinv",
-        seed: int = 0,
+        seed: int = 42,
         dtype: torch.dtype | str = torch.float32,
     ) -> "VLKDForConditionalGeneration":
         """
@@ -129,7 +129,8 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
             image_tokens, image_projector, image_token_expansion, patch_attention, prompt_in_encoder: See
                 [`VLKDConfig`].
             projector_init: `"pinv"` initializes W_d as the pseudo-inverse of the orthogonal W_e, `"random"` at random.
-            seed: Seed of the random weights. The global random generator is not used.
+            seed: Seed of W_e and of a random W_d. The default equals that of `TrainingArguments`. The global random
+                generator is not used.
             dtype: Dtype of all weights. Training requires float32, so that is the default for every checkpoint.
 
         Raises:

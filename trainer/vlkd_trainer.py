@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import CLIPTextModelWithProjection, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import ModelOutput
 
@@ -55,6 +55,7 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
         eval_dataset: as `train_dataset`, but not a `StreamingDataset`; or a dict of several by name.
         processing_class: the `VLKDProcessor`; saved with the model.
         data_collator: replaces the `VLKDDataCollator` that is built from `args`; the two must agree.
+        teacher: CLIP's text tower and its tokenizer, as from `load_teacher`; replaces the checkpoint `args.clip`.
         run_config: checkpoints and data by their keys in `train.yaml`, which is saved with the model.
         **kwargs: other arguments of `Trainer`, except `compute_loss_func` and `model_init`.
 
@@ -71,6 +72,7 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
         eval_dataset: Dataset | EpochDataset | dict[str, Dataset | EpochDataset] | None = None,
         processing_class: ProcessorMixin | None = None,
         data_collator: Callable | None = None,
+        teacher: tuple[CLIPTextModelWithProjection, PreTrainedTokenizerBase] | None = None,
         run_config: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
@@ -78,7 +80,7 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
         check_trainer_arguments(model, args, train_dataset, processing_class, data_collator, kwargs)
         self.run_config = run_config or {}
         self.builds_collator = data_collator is None
-        self.teacher, self.teacher_tokenizer = None, None  # see load_teacher
+        self.teacher, self.teacher_tokenizer = teacher or (None, None)  # see load_teacher
         self.finite_check = FiniteCheck(self)
         self.reset_logs()
         super().__init__(
@@ -122,11 +124,10 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
         Raises:
             ValueError: its name is unknown, it cannot be read, or it is not the CLIP of the model.
         """
-        if self.teacher is not None:
-            return
-        clip = teacher_name(self.args.clip, self.model.config)
-        teacher, self.teacher_tokenizer = load_teacher(clip, self.model)
-        self.teacher = teacher.to(self.args.device)
+        if self.teacher is None:
+            clip = teacher_name(self.args.clip, self.model.config)
+            self.teacher, self.teacher_tokenizer = load_teacher(clip, self.model)
+        self.teacher.eval().to(self.args.device)
         if self.builds_collator:
             self.data_collator.teacher_tokenizer = self.teacher_tokenizer
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from modeling_vlkd import VLKDProcessor
 from modeling_vlkd.image_loading_vlkd import read_image
-from trainer.cli.caption import read_all
+from trainer.cli.images import read_all
 from trainer.data.collator import VLKDDataCollator
 from trainer.data.infilling import TextInfilling
 from trainer.data.rows import min_jpeg_side

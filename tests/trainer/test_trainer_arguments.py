@@ -60,6 +60,18 @@ def test_teacher_is_that_of_the_model_s_config(parts):
     assert all(torch.equal(value, named[name]) for name, value in trainer.teacher.state_dict().items())
 
 
+def test_a_teacher_of_the_users_own(parts):
+    """Its embeddings, here CLIP's in the opposite direction, are those that BART learns."""
+    tower, tokenizer = load_teacher(parts.clip)
+    tower.text_projection.weight.data.neg_()
+    rows = {"train_dataset": load(), "processing_class": parts.processor}
+    trainer = VLKDTrainer(parts.model, arguments(parts, clip=None), teacher=(tower, tokenizer), **rows)
+    usual = VLKDTrainer(parts.model, arguments(parts), **rows)
+    own, expected = (torch.tensor(one.train_dataset[5]["teacher_embeds"]) for one in (trainer, usual))
+    assert trainer.teacher is tower and torch.equal(own, -expected)
+    trainer.train()
+
+
 def test_no_teacher_is_loaded_for_cached_captions(parts):
     embedded = VLKDTrainer(parts.model, arguments(parts), train_dataset=load(), processing_class=parts.processor)
     rows = embedded.train_dataset.dataset

@@ -31,7 +31,7 @@ COMMANDS = {
     "train": Command("train", "train", "join CLIP and BART, or train a VLKD model further"),
     "cache": Command("cache", "train", "fill the feature cache of a training run"),
     "caption": Command("caption", "train", "write a caption for each image"),
-    "ask": Command("caption", "train", "answer a question about each image"),
+    "ask": Command("ask", "train", "answer a question about each image"),
     "push": Command("push", "train", "upload a trained model to the Hub, with a model card"),
     "evaluate": Command("evaluate", "eval", "evaluate a model on a task"),
     "score": Command("score", "eval", "compute the official metrics of result files"),

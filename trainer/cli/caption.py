@@ -1,12 +1,8 @@
-"""`vlkd caption` and `vlkd ask`: captions of images, and answers to a question about them."""
+"""`vlkd caption`: write a caption for each image. `vlkd ask` shares its options and its loop over the images."""
 
 import argparse
-import glob
 import json
-import os
 import sys
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +11,39 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
-from modeling_vlkd.image_loading_vlkd import read_image
 from trainer.cli.devices import add_device_options, read_device_options
-from trainer.data.paths import IMAGE_EXTENSIONS
+from trainer.cli.images import find_images, read_all, report_skipped
 from trainer.models import load_vlkd
 
-# Photo formats that Pillow reads only with a plugin or in newer versions, or not at all.
-UNREADABLE = set(
-    ".avif .heic .heif .hif .jxl .3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef "
-    ".raf .raw .rw2 .rwl .sr2 .srf .srw .x3f".split()
-)
 BATCH = 16  # images
 MANY = 2 * BATCH  # a terminal shows a progress bar for at least this many images
 
 
 def add_command(commands: Any) -> None:
-    caption, ask = commands.add_parser("caption"), commands.add_parser("ask")
-    for parser in (caption, ask):
-        parser.add_argument(
-            "images", nargs="+", metavar="IMAGE", help="file, folder, URL or pattern like 'photos/*.jpg'"
-        )
-        parser.add_argument("--model", required=True, metavar="DIR", help="folder or Hub name of a VLKD checkpoint")
-        parser.add_argument("--json", action="store_true", help="print one JSON object per line")
-        parser.add_argument("--max_new_tokens", type=int, default=40, help="maximum number of generated tokens")
-        parser.add_argument("--num_beams", type=int, default=1, help="number of beams; 1 is greedy decoding")
-        add_device_options(parser)
-        parser.set_defaults(run=run, question=None)
-    ask.add_argument("question", help="the question about every image, after the images")
+    parser = commands.add_parser("caption")
+    add_options(parser)
+    parser.set_defaults(run=describe_images, question=None)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print one line per image. Report images that cannot be read on stderr.
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `vlkd caption`."""
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder, URL or pattern like 'photos/*.jpg'")
+    parser.add_argument("--model", required=True, metavar="DIR", help="folder or Hub name of a VLKD checkpoint")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
+    parser.add_argument("--max_new_tokens", type=int, default=40, help="maximum number of generated tokens")
+    parser.add_argument("--num_beams", type=int, default=1, help="number of beams; 1 is greedy decoding")
+    add_device_options(parser)
+
+
+def describe_images(args: argparse.Namespace) -> int:
+    """Print one line per image: its caption, or the answer to `args.question`. Report unreadable images on stderr.
 
     Returns:
         0, or 1 if an image could not be read or a name matched no image.
 
     Raises:
-        ValueError: there are no images, the question is missing, or the model cannot be loaded.
+        ValueError: there are no images, or the model cannot be loaded.
     """
-    check_question(args.question)
     for name in ("max_new_tokens", "num_beams"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)} must be 1 or more.")
@@ -76,75 +66,6 @@ def run(args: argparse.Namespace) -> int:
             done += len(images)
             progress.update(len(batch))
     return 1 if report_skipped(found) or done < len(paths) else 0
-
-
-def check_question(question: str | None) -> None:
-    """Raise a ValueError if the question is empty, or is an image instead."""
-    if question is None:
-        return
-    if not question.strip():
-        raise ValueError("the question is empty; write it after the images.")
-    is_image = " " not in question and Path(question).suffix.lower() in {*IMAGE_EXTENSIONS, *UNREADABLE}
-    if os.path.exists(question) or is_image or question.startswith(("http://", "https://")):
-        raise ValueError(f"the last argument must be the question, but '{question}' is an image.")
-
-
-def find_images(name: str) -> tuple[list[Path | str], list[Path]]:
-    """The images that a name refers to, sorted, and the other files in its place.
-
-    A file or URL is returned unchanged. In a folder, and among the files that match a pattern, the extension tells
-    which files are images. Hidden files and subfolders are ignored.
-    """
-    if name.startswith(("http://", "https://")):
-        return [name], []
-    if os.path.isdir(name):
-        candidates = Path(name).iterdir()
-    elif os.path.exists(name) or not glob.has_magic(name):
-        return [Path(name)], []  # `read_all` reports a missing file
-    else:
-        candidates = map(Path, glob.glob(name, recursive=True))
-    files = sorted(file for file in candidates if not file.name.startswith(".") and not file.is_dir())
-    others = [file for file in files if file.suffix.lower() not in IMAGE_EXTENSIONS]
-    return [file for file in files if file.suffix.lower() in IMAGE_EXTENSIONS], others
-
-
-def report_skipped(found: dict[str, tuple[list, list[Path]]]) -> bool:
-    """Report names without images, and the number of other files by extension.
-
-    Returns:
-        Whether a name has no image, or a photo in a format that Pillow cannot read.
-    """
-    failed = False
-    for name, (images, others) in found.items():
-        extensions = Counter(file.suffix.lower() for file in others)
-        photos = {extension: extensions.pop(extension) for extension in UNREADABLE & extensions.keys()}
-        if photos:
-            plugin = "install pillow-heif to read HEIC, or " if photos.keys() & {".heic", ".heif", ".hif"} else ""
-            warn(name, f"skipped {_counted(photos)}: Pillow cannot read them; {plugin}convert them to JPEG or PNG")
-        if extensions:
-            warn(name, f"skipped {_counted(extensions)}: not images")
-        if not others and not images:
-            warn(name, "no images found")
-        failed |= bool(photos or not images)
-    return failed
-
-
-def _counted(extensions: dict[str, int]) -> str:
-    """Such as "1 .cr2, 2 .heic"."""
-    return ", ".join(f"{count} {extension or 'without extension'}" for extension, count in sorted(extensions.items()))
-
-
-def read_all(paths: list[Path | str]) -> Iterator[tuple[Path | str, Image.Image]]:
-    """Yield each image that can be read, after its path. Report the others on stderr."""
-    for path in paths:
-        try:
-            yield path, read_image(path)
-        except ValueError as error:
-            warn(path, error.__cause__ or error)
-
-
-def warn(name: Path | str, reason: object) -> None:
-    tqdm.write(f"vlkd: {name}: {reason}", file=sys.stderr)
 
 
 @torch.no_grad()

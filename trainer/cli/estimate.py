@@ -10,6 +10,7 @@ from trainer.cost.estimate import CAPTION_TOKENS, CC3M, estimate
 
 def add_command(commands: Any) -> None:
     parser = commands.add_parser("estimate", dataclass_types=ARGUMENTS)
+    parser.usage = "%(prog)s --device_flops X [--config FILE] [--option VALUE ...]"
     group = parser.add_argument_group("estimate")
     group.add_argument(
         "--device_flops", type=float, required=True, metavar="X", help="peak FLOP/s of the device, e.g. 989e12"
@@ -62,6 +63,7 @@ def as_text(found: dict[str, Any]) -> str:
     chosen = "live" if s["cache_image_features"] == "none" else "cached"
     for name, c in found["cost"].items():
         label = f"image features {name}" + (" (recipe)" if name == chosen else "")
-        columns = f"{c['flops'] / 1e18:15.4g}{c['hours']:15.3g}{c['samples_per_second']:15,.0f}"
+        hours = f"{c['hours']:,.0f}" if c["hours"] >= 100 else f"{c['hours']:.3g}"
+        columns = f"{c['flops'] / 1e18:15.4g}{hours:>15}{c['samples_per_second']:15,.0f}"
         lines.append(f"  {label:30}{columns}")
     return "\n".join(lines)

@@ -45,8 +45,11 @@ class CommandParser(HfArgumentParser):
             if action.option_strings[:1] == [f"--no_{action.dest}"]:
                 action.help = argparse.SUPPRESS
         if self.dataclass_types:
-            self.usage = "%(prog)s --config FILE [--option VALUE ...]"
+            self.usage = "%(prog)s [--config FILE] [--option VALUE ...]"
             self._hide_inherited()
+            for action in self._actions:  # transformers' text says that its Trainer does not read it
+                if action.dest == "resume_from_checkpoint":
+                    action.help = "true: resume from the newest complete checkpoint in output_dir; or its folder"
             self.add_argument("--help_all", action=HelpAll, nargs=0, help="show the options of TrainingArguments too")
             self.add_argument(
                 "--config", metavar="FILE", help="YAML file of options, one `key: value` per line, or name of a recipe"
@@ -73,7 +76,8 @@ class CommandParser(HfArgumentParser):
         inherited = {
             f.name for kind in self.dataclass_types for f in fields(kind) if f.name not in kind.__annotations__
         }
-        self.hidden_help = {action: action.help for action in self._actions if action.dest in inherited - COMMON}
+        hidden = inherited - COMMON | {"label_names", "remove_unused_columns", "logging_nan_inf_filter"}
+        self.hidden_help = {action: action.help for action in self._actions if action.dest in hidden}
         for action in self.hidden_help:
             action.help = argparse.SUPPRESS
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer.cli import caption as ask
-from trainer.cli import main
+from trainer.cli import caption, main
+from trainer.cli import images as image_files
 from trainer.precision import fastest_dtype
 
 ROOT = Path(__file__).parents[3]
@@ -129,8 +129,8 @@ def test_an_image_named_twice_is_no_failure(photos, vlkd_dir, capsys):
 
 def test_batches_change_nothing_and_many_images_show_progress(photos, vlkd_dir, capsys, monkeypatch):
     one_batch = run(capsys, "ask", "photos", QUESTION, "--model", vlkd_dir)
-    monkeypatch.setattr(ask, "BATCH", 2)
-    monkeypatch.setattr(ask, "MANY", 3)
+    monkeypatch.setattr(caption, "BATCH", 2)
+    monkeypatch.setattr(caption, "MANY", 3)
     for is_terminal in (True, False):
         monkeypatch.setattr(sys.stderr, "isatty", lambda answer=is_terminal: answer)
         assert main(["ask", "photos", QUESTION, "--model", vlkd_dir]) == 0
@@ -184,8 +184,8 @@ def test_a_model_must_be_a_vlkd_checkpoint(photos, bart_dir, clip_dir, capsys):
 def test_device_and_dtype(photos, vlkd_dir, capsys, monkeypatch, options, due):
     """The model computes in the fastest dtype, or in the one that is asked for; on the device that is asked for."""
     used = []
-    original = ask.generate
-    monkeypatch.setattr(ask, "generate", lambda model, *rest: used.append(model) or original(model, *rest))
+    original = caption.generate
+    monkeypatch.setattr(caption, "generate", lambda model, *rest: used.append(model) or original(model, *rest))
     code, out, _ = run(capsys, "caption", "photos/a.png", "--model", vlkd_dir, "--device", "cpu", *options)
     assert code == 0 and len(out) == 1
     dtype = fastest_dtype("cpu") if due is None else getattr(torch, due)
@@ -229,7 +229,7 @@ def test_names_that_the_console_cannot_show(photos, vlkd_dir, console):
 
 
 def test_photographs_that_cannot_be_read_are_reported(photos, vlkd_dir, capsys, monkeypatch):
-    monkeypatch.setattr(ask, "IMAGE_EXTENSIONS", ask.IMAGE_EXTENSIONS - {".heic"})
+    monkeypatch.setattr(image_files, "IMAGE_EXTENSIONS", image_files.IMAGE_EXTENSIONS - {".heic"})
     for name in ("1.HEIC", "2.heic", "3.CR2", ".DS_Store", "readme"):
         (photos / "photos" / name).write_bytes(b"?")
     (photos / "photos" / "folder.jpg").mkdir()
@@ -271,7 +271,7 @@ def test_a_large_folder_is_listed_fast(tmp_path):
     for number in range(10_000):
         (tmp_path / f"{number}.jpg").touch()
     start = time.perf_counter()
-    files, others = ask.find_images(str(tmp_path))
+    files, others = image_files.find_images(str(tmp_path))
     assert len(files) == 10_000 and not others and time.perf_counter() - start < 5
 
 

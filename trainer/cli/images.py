@@ -1,0 +1,78 @@
+"""Find and read the images that a command line names."""
+
+import glob
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+from tqdm.auto import tqdm
+
+from modeling_vlkd.image_loading_vlkd import read_image
+from trainer.data.paths import IMAGE_EXTENSIONS
+
+# Photo formats that Pillow reads only with a plugin or in newer versions, or not at all.
+UNREADABLE = set(
+    ".avif .heic .heif .hif .jxl .3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef "
+    ".raf .raw .rw2 .rwl .sr2 .srf .srw .x3f".split()
+)
+
+
+def find_images(name: str) -> tuple[list[Path | str], list[Path]]:
+    """The images that a name refers to, sorted, and the other files in its place.
+
+    A file or URL is returned unchanged. In a folder, and among the files that match a pattern, the extension tells
+    which files are images. Hidden files and subfolders are ignored.
+    """
+    if name.startswith(("http://", "https://")):
+        return [name], []
+    if os.path.isdir(name):
+        candidates = Path(name).iterdir()
+    elif os.path.exists(name) or not glob.has_magic(name):
+        return [Path(name)], []  # `read_all` reports a missing file
+    else:
+        candidates = map(Path, glob.glob(name, recursive=True))
+    files = sorted(file for file in candidates if not file.name.startswith(".") and not file.is_dir())
+    others = [file for file in files if file.suffix.lower() not in IMAGE_EXTENSIONS]
+    return [file for file in files if file.suffix.lower() in IMAGE_EXTENSIONS], others
+
+
+def report_skipped(found: dict[str, tuple[list, list[Path]]]) -> bool:
+    """Report names without images, and the number of other files by extension.
+
+    Returns:
+        Whether a name has no image, or a photo in a format that Pillow cannot read.
+    """
+    failed = False
+    for name, (images, others) in found.items():
+        extensions = Counter(file.suffix.lower() for file in others)
+        photos = {extension: extensions.pop(extension) for extension in UNREADABLE & extensions.keys()}
+        if photos:
+            plugin = "install pillow-heif to read HEIC, or " if photos.keys() & {".heic", ".heif", ".hif"} else ""
+            warn(name, f"skipped {_counted(photos)}: Pillow cannot read them; {plugin}convert them to JPEG or PNG")
+        if extensions:
+            warn(name, f"skipped {_counted(extensions)}: not images")
+        if not others and not images:
+            warn(name, "no images found")
+        failed |= bool(photos or not images)
+    return failed
+
+
+def _counted(extensions: dict[str, int]) -> str:
+    """Such as "1 .cr2, 2 .heic"."""
+    return ", ".join(f"{count} {extension or 'without extension'}" for extension, count in sorted(extensions.items()))
+
+
+def read_all(paths: list[Path | str]) -> Iterator[tuple[Path | str, Image.Image]]:
+    """Yield each image that can be read, after its path. Report the others on stderr."""
+    for path in paths:
+        try:
+            yield path, read_image(path)
+        except ValueError as error:
+            warn(path, error.__cause__ or error)
+
+
+def warn(name: Path | str, reason: object) -> None:
+    tqdm.write(f"vlkd: {name}: {reason}", file=sys.stderr)
