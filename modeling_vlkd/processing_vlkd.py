@@ -70,7 +70,7 @@ class VLKDProcessor(ProcessorMixin):
             ValueError: `clip` has no image processor, or `bart` has no tokenizer that matches its config (see
                 `check_tokenizer`).
         """
-        with value_errors(f"`clip`={str(clip)!r} has no valid image processor; give a Hub name or a folder", keep=()):
+        with value_errors(f"Cannot load the image processor of `clip`={str(clip)!r}", keep=()):
             image_processor = AutoImageProcessor.from_pretrained(clip)
         return cls(image_processor, load_tokenizer(bart))
 
@@ -235,7 +235,7 @@ def _is_abbreviation(before: str, after: str) -> bool:
 
 def load_tokenizer(bart: str) -> PreTrainedTokenizerBase:
     """Loads a BART checkpoint's tokenizer; raises a ValueError if there is none that matches the config."""
-    with value_errors(f"`bart`={str(bart)!r} has no valid tokenizer; give a Hub name or a folder", keep=()):
+    with value_errors(f"Cannot load the tokenizer of `bart`={str(bart)!r}", keep=()):
         tokenizer, config = AutoTokenizer.from_pretrained(bart), AutoConfig.from_pretrained(bart)
     check_tokenizer(tokenizer, config)
     tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)

@@ -171,11 +171,11 @@ def test_processor_of_two_checkpoints(processor, bart_dir):
 
 
 def test_wrong_checkpoints_are_value_errors(clip_dir, bart_dir, tmp_path):
-    with pytest.raises(ValueError, match="`clip`=.* has no valid image processor"):
+    with pytest.raises(ValueError, match="Cannot load the image processor of `clip`="):
         VLKDProcessor.from_vision_text_pretrained(bart_dir, bart_dir)
     with pytest.raises(ValueError, match="has no mask token.* BART"):
         VLKDProcessor.from_vision_text_pretrained(clip_dir, clip_dir)
-    with pytest.raises(ValueError, match="`bart`=.* has no valid tokenizer"):
+    with pytest.raises(ValueError, match="Cannot load the tokenizer of `bart`="):
         VLKDProcessor.from_vision_text_pretrained(clip_dir, str(tmp_path))
 
 

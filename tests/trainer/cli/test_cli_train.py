@@ -142,7 +142,7 @@ def test_attention_is_set_in_both_towers(clip_dir, bart_dir):
         ({"use_peft": True, "push_to_hub": True}, "hub_strategy=every_save would push checkpoints"),
         ({"clip": None}, "clip is not set"),
         ({"bart": None}, "set either bart"),
-        ({"clip": "./nowhere"}, "`clip`='./nowhere' has no valid image processor"),
+        ({"clip": "./nowhere"}, "image processor of `clip`='./nowhere'"),
         (
             {"model_name_or_path": "./nowhere", "bart": None},
             "'./nowhere' is not a VLKD checkpoint",
