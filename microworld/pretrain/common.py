@@ -20,7 +20,7 @@ def build_optimizer(model: PreTrainedModel, learning_rate: float) -> torch.optim
         (matrices if parameter.ndim == 2 and id(parameter) not in tables else others).append(parameter)
     groups = [{"params": matrices, "lr": 2 * learning_rate}, {"params": others}]
     adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
-    return with_muon(adamw, {id(matrix) for matrix in matrices})
+    return with_muon(adamw, matrices)
 
 
 def save(model: PreTrainedModel, processor, folder: Path) -> None:
