@@ -48,6 +48,8 @@ class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
         **kwargs,
     ) -> tuple[dict, dict, dict]:
         preprocess = {"text": text, "timeout": timeout, "truncation": truncation}
+        if twice := sorted((generate_kwargs or {}).keys() & kwargs.keys()):
+            raise ValueError(f"`{twice[0]}` is given twice, as a keyword and in `generate_kwargs`; give it once.")
         generate_kwargs = {**(generate_kwargs or {}), **kwargs}
         return (
             {name: value for name, value in preprocess.items() if value is not None},
@@ -55,11 +57,14 @@ class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
             {} if return_full_text is None else {"return_full_text": return_full_text},
         )
 
-    def __call__(self, images, text: str | Iterable[str] | None = None, **kwargs) -> Any:
+    def __call__(
+        self, images=None, text: str | Iterable[str] | None = None, prompt: str | Iterable[str] | None = None, **kwargs
+    ) -> Any:
         """
         Args:
             images: An image, a dict with `image` and `text`, a list of either, or a generator or dataset of them.
             text: One prompt for all images, or one for each image, or several for one image.
+            prompt: Another name for `text`.
             kwargs: `return_full_text` (False returns the text without the prompt), `timeout` (seconds for a URL),
                 `truncation` (of prompts longer than BART's limit), `batch_size`, `num_workers`, `generate_kwargs`, and
                 any argument of `generate`.
@@ -67,6 +72,12 @@ class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
         Raises:
             ValueError: Different numbers of images and texts, or an image that is missing or cannot be read.
         """
+        text = prompt if text is None else text
+        if images is None:
+            raise ValueError(
+                "`images` is not given. Give an image and, if needed, a prompt as `text`; VLKD reads no chats. Use "
+                "`model.to_bart()` for a text without an image."
+            )
         images = _as_inputs(images)
         if text is not None and not isinstance(text, str):
             images, text = _as_pairs(images, text), None
@@ -82,7 +93,7 @@ class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
         image = example.get("image")
         text = next((example[name] for name in ("text", "question") if example.get(name) is not None), text)
         if image is None:
-            raise ValueError(f"`image` is not given; the input has only {list(example)}.")
+            raise ValueError(f"The input {list(example)} has no image; give `image`.")
         if text is not None and not isinstance(text, str):
             raise ValueError(f"`text`={text!r} is not a string; VLKD takes prompts, not chats.")
         prompt = self.build_prompt(text)

@@ -12,6 +12,7 @@ from trainer.precision import find_device, log_training_precision, training_bf16
 
 # Options of ModelArguments that are fields of VLKDConfig, by the same names.
 CONFIG_OPTIONS = ("image_tokens", "image_projector", "image_token_expansion", "patch_attention", "prompt_in_encoder")
+CHOICES = {"freeze": ("none", "decoder", "all"), "projector_optimizer": ("adamw", "muon")}
 LORA_OPTIONS = ("lora_r", "lora_alpha", "lora_dropout")
 LOSS_WEIGHTS = ("ttdm_weight", "itcl_weight", "icti_weight", "itdd_weight")
 # Options of `TrainingArguments` that VLKD supports only with some values: those values, and the reason.
@@ -325,6 +326,11 @@ class VLKDTrainingArguments(TrainingArguments):
         self._check_ranges()
 
     def _check_ranges(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
+        if self.projector_learning_rate < 0:
+            raise ValueError(f"projector_learning_rate is {self.projector_learning_rate}; it must be 0 or more.")
         for name in LOSS_WEIGHTS:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; set it to 0 (off) or a positive number.")

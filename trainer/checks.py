@@ -15,6 +15,7 @@ def check_trainer_arguments(
     train_dataset: Any,
     processing_class: Any,
     collator: Callable | None,
+    teacher: Any,
     others: dict[str, Any],
 ) -> None:
     """Raise a ValueError if arguments of `VLKDTrainer` are unsuitable, contradict each other, or have no effect."""
@@ -32,6 +33,11 @@ def check_trainer_arguments(
         raise ValueError(
             f"processing_class is {given}; pass a VLKDProcessor, which prepares images too: "
             "VLKDProcessor.from_pretrained(...), or from_vision_text_pretrained(clip, bart)."
+        )
+    if teacher is not None and not (isinstance(teacher, tuple) and len(teacher) == 2):
+        raise ValueError(
+            f"teacher is a {type(teacher).__name__}; pass (CLIPTextModelWithProjection, tokenizer), or set args.clip "
+            "to the name of a checkpoint."
         )
     if isinstance(train_dataset, dict):
         raise ValueError(

@@ -77,7 +77,7 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
         **kwargs: Any,
     ):
         args = VLKDTrainingArguments("trainer_output") if args is None else args
-        check_trainer_arguments(model, args, train_dataset, processing_class, data_collator, kwargs)
+        check_trainer_arguments(model, args, train_dataset, processing_class, data_collator, teacher, kwargs)
         self.run_config = run_config or {}
         self.builds_collator = data_collator is None
         self.teacher, self.teacher_tokenizer = teacher or (None, None)  # see load_teacher

@@ -55,6 +55,7 @@ def before_training(config: VLKDConfig, teachers: Path) -> VLKDForConditionalGen
         str(teachers / "clip"),
         str(teachers / "bart"),
         projector_init="pinv" if config.image_token_expansion == 1 else "random",
+        seed=0,
         **{name: getattr(config, name) for name in CONFIG_OPTIONS},
     )
 

@@ -163,7 +163,6 @@ def test_what_is_given_to_generate_reaches_it(captioner, model, processor, image
     sampled = expected(model, processor, images[:1], None, **sampling)[0]
     torch.manual_seed(5)
     assert caption(generate_kwargs={"do_sample": True, "top_k": 50}, temperature=3.0) == sampled != beams
-    assert caption(max_new_tokens=3, generate_kwargs={"max_new_tokens": 6}) == caption(max_new_tokens=3)
     with pytest.raises(ValueError, match="return_everything"):
         caption(return_everything=True)
 
@@ -302,11 +301,17 @@ def test_bad_input_is_a_value_error(captioner, answerer, images):
         captioner(b"bytes")
     with pytest.raises(ValueError, match="takes prompts, not chats"):
         captioner(images[0], text=[{"role": "user", "content": "hello"}])
-    with pytest.raises(ValueError, match=r"`image` is not given.*\['img'\]"):
+    for texts in ({"text": "a <mask>"}, {"text": [[{"role": "user", "content": "hello"}]]}):
+        with pytest.raises(ValueError, match="`images` is not given.*no chats.*to_bart"):
+            captioner(**texts)
+    with pytest.raises(ValueError, match="`max_new_tokens` is given twice"):
+        captioner(images[0], max_new_tokens=2, generate_kwargs={"max_new_tokens": 9})
+    assert captioner(images[0], prompt="a photo of") == captioner(images[0], text="a photo of")
+    with pytest.raises(ValueError, match=r"\['img'\] has no image"):
         captioner({"img": images[0]})
     with pytest.raises(ValueError, match="`question` is not given"):
         answerer(images[0])
-    with pytest.raises(ValueError, match=r"`image` is not given.*\['question'\]"):
+    with pytest.raises(ValueError, match=r"\['question'\] has no image"):
         answerer([{"question": QUESTION}])
 
 

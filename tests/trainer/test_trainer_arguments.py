@@ -113,6 +113,7 @@ def test_own_collator_must_agree(parts):
     ("options", "message"),
     [
         ({"processing_class": None}, "processing_class is not set; pass a VLKDProcessor"),
+        ({"teacher": "some/clip"}, "teacher is a str; pass .*tokenizer.*args.clip"),
         ({"compute_loss_func": lambda *args: 0}, "override VLKDTrainer.compute_loss"),
         ({"model_init": lambda: None}, "model_init is not supported"),
         ({"args": TrainingArguments("out", use_cpu=True)}, "args is a TrainingArguments; pass VLKDTrainingArguments"),

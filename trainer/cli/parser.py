@@ -98,7 +98,8 @@ class CommandParser(HfArgumentParser):
         if not keys:
             return f"unexpected {' '.join(unknown)}; options are written --key value."
         origin = f" in {self._config}" if unknown[0] in self._config_flags else ""
-        near = difflib.get_close_matches(keys[0].replace("-", "_"), [action.dest for action in self._actions])
+        known = [action.dest for action in self._actions if action.option_strings]
+        near = difflib.get_close_matches(keys[0].replace("-", "_"), known)
         help_flag = "--help_all" if self.dataclass_types else "--help"
         remedy = f"Did you mean {' or '.join(near)}?" if near else f"`{self.prog} {help_flag}` lists the keys."
         return f"unknown key '{keys[0]}'{origin}. {remedy}"

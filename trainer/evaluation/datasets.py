@@ -119,7 +119,7 @@ def load_columns(task: Task, overrides: DatasetOverrides) -> tuple[str, str, dat
     if isinstance(dataset, datasets.IterableDataset):
         dataset = to_disk(dataset.take(limit))
     for key, column in columns.items():
-        check_column(column, dataset.column_names, f"dataset '{name}'", f"--columns {key}")
+        check_column(column, dataset.column_names, f"dataset '{name}'", f"--columns '{{{key}: NAME}}'")
     return name, split, dataset.select(range(min(limit or len(dataset), len(dataset)))), columns
 
 

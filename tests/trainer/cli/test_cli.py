@@ -255,6 +255,11 @@ def test_an_adapter_needs_peft(images, tmp_path):
     )
 
 
+def test_a_positional_argument_is_not_proposed(capsys):
+    assert main(["ask", "a.png", "--question", "what?", "--model", "m"]) == 2
+    assert "Did you mean question" not in capsys.readouterr().err
+
+
 def test_another_missing_module_is_no_missing_extra(failing):
     failing(ModuleNotFoundError("No module named 'mine'", name="mine"))
     with pytest.raises(ModuleNotFoundError, match="mine"):

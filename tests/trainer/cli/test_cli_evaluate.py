@@ -217,7 +217,7 @@ def test_predictions_only(here, tmp_path, capsys):
         (["--task", "flickr30k-retrieval", "--clip", "lmms-lab"], "lmms-lab"),
         (
             ["--task", "vqav2", "--dataset_name", "my_text", "--split", "test"],
-            "--columns image: dataset 'my_text' has no column 'image'",
+            "dataset 'my_text' has no column 'image'",
         ),
     ],
 )

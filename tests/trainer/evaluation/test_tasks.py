@@ -242,7 +242,10 @@ def complaint(name: str, where: DatasetOverrides, **options) -> str:
 def test_another_column_name(images, tmp_path):
     folder = data.save({"validation": data.vqav2(images).rename_column("question", "asked")}, tmp_path / "other")
     message = complaint("vqav2", DatasetOverrides(folder))
-    assert f"--columns question: dataset '{folder}' has no column 'question'; it has question_type, " in message
+    assert (
+        f"--columns '{{question: NAME}}': dataset '{folder}' has no column 'question'; it has question_type, "
+        in message
+    )
     rows = load_examples(
         task_of("vqav2"), DatasetOverrides(folder, columns={"question": "asked", "question_type": None})
     ).rows
