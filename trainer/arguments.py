@@ -104,6 +104,8 @@ class ModelArguments:
     def sources(self) -> dict[str, Any]:
         """The options as they are written to train.yaml, without LoRA's if `use_peft` is off."""
         values = asdict(self)
+        if self.model_name_or_path is not None:  # the model's own config has these
+            values |= dict.fromkeys((*CONFIG_OPTIONS, "projector_init"))
         return values if self.use_peft else values | dict.fromkeys(("use_peft", *LORA_OPTIONS))
 
 

@@ -76,6 +76,12 @@ def load_model(
         model = VLKDForConditionalGeneration.from_vision_text_pretrained(clip, args.bart, seed=seed, **options)
     else:
         model, processor = load_vlkd(args.model_name_or_path, "model_name_or_path")
+        for name in CONFIG_OPTIONS:
+            value, built = getattr(args, name), getattr(model.config, name)
+            if value not in (getattr(ModelArguments, name), built):  # the class holds the default
+                raise ValueError(
+                    f"{name} is {value}, but model_name_or_path was built with {built}; leave {name} out."
+                )
     if args.attn_implementation is not None:
         model.set_attn_implementation(args.attn_implementation)
     return model, processor

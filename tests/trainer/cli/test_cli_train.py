@@ -8,6 +8,7 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+import yaml
 from caption_data import load
 
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
@@ -67,7 +68,7 @@ def test_the_final_model_is_evaluated_once(config, tmp_path, options, steps):
     assert metrics["eval_loss"] == losses[-1][1] and "train_loss" in metrics
 
 
-def test_trained_model_can_be_trained_further(config, tmp_path):
+def test_trained_model_can_be_trained_further(config, tmp_path, capsys):
     assert main(["train", "--config", config()]) == 0
     first = str(tmp_path / "out")
     path = config(model_name_or_path=first, bart=None, output_dir=str(tmp_path / "second"), freeze="all")
@@ -76,6 +77,11 @@ def test_trained_model_can_be_trained_further(config, tmp_path):
     after = dict(after.named_parameters())
     moved = {name for name, parameter in before.named_parameters() if not torch.equal(parameter, after[name])}
     assert moved == before.projection_parameter_names()
+    assert "image_tokens" not in yaml.safe_load((tmp_path / "second" / "train.yaml").read_text())
+    changed = config(model_name_or_path=first, bart=None, image_tokens="pooled")
+    assert "image_tokens is pooled, but model_name_or_path was built with all" in complaint(
+        capsys, "--config", changed
+    )
 
 
 def test_resume_takes_the_newest_checkpoint(config, tmp_path, capsys):
