@@ -1,1 +1,3 @@
-from trainer import environment  # noqa: F401 - before anything here imports torch
+from trainer.environment import set_defaults
+
+set_defaults()  # before a module of this package imports torch

@@ -23,7 +23,9 @@ def load_with_info(from_pretrained: Callable, name: str | os.PathLike | None, *a
     try:
         try:
             return load()
-        except NotImplementedError:  # transformers fails to tie embeddings of another size than the config's
+        except NotImplementedError:
+            # transformers cannot tie embeddings whose size is not the config's. Untied, they load, and `check_weights`
+            # reports both sizes.
             return load(tie_word_embeddings=False)
     except (OSError, ValueError, TypeError, ImportError, MemoryError, torch.OutOfMemoryError):
         raise

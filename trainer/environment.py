@@ -1,4 +1,4 @@
-"""Environment defaults of the commands. Import this module before torch and tqdm, which read them at import.
+"""Environment defaults of the commands.
 
 Variables that the user has set are not changed.
 
@@ -16,8 +16,11 @@ Steps per second of `vlkd train --config hub_configs/microworld/train.yaml --max
 import os
 import sys
 
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "6000")
-if sys.stderr is None or not sys.stderr.isatty():
-    os.environ.setdefault("TQDM_MININTERVAL", "5")  # seconds between updates of a progress bar
-    os.environ.setdefault("TQDM_DELAY", "5")  # shorter progress bars are not shown
+
+def set_defaults() -> None:
+    """Set the defaults. Call this before torch and tqdm are imported: they read the environment only then."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "6000")
+    if sys.stderr is None or not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "5")  # seconds between updates of a progress bar
+        os.environ.setdefault("TQDM_DELAY", "5")  # shorter progress bars are not shown

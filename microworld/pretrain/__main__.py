@@ -1,4 +1,4 @@
-"""`python -m microworld.pretrain [clip|bart|measure]`: makes the two teachers anew, measures them, writes both down.
+"""`python -m microworld.pretrain [clip|bart|measure]`: train the two teachers, measure them, and write both to disk.
 
 The teachers set the ceiling of all that VLKD can reach here, so they are measured first, on scenes of the validation
 split: text question answering by type, retrieval, and what a linear probe reads from each image token.

@@ -104,7 +104,7 @@ class _Reader:
         self.relation = phrase.removeprefix("is ").removeprefix("are ")
 
     def read_predicate(self, phrase: str) -> None:
-        """'are red and small' is said of the sentence's last noun."""
+        """'are red and small' describes the last noun of the sentence."""
         self._check_complete()
         if self.subject is None:
             raise self._error("a trait without a subject")

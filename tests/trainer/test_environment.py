@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+SET = "import os, sys; from trainer.environment import set_defaults; set_defaults(); "
 NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "TQDM_MININTERVAL", "TQDM_DELAY")
 
 
@@ -15,7 +16,7 @@ def clean(**changes: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in NAMES} | changes
 
 
-@pytest.mark.parametrize("code", ["import trainer.cli, torch", "import microworld, torch"])
+@pytest.mark.parametrize("code", ["from trainer.cli import main; main([]); import torch", "import microworld, torch"])
 def test_it_is_set_before_torch_is_imported(code):
     """With `OMP_DISPLAY_ENV`, libgomp prints its settings when it is loaded."""
     environment = clean(OMP_DISPLAY_ENV="verbose")
@@ -27,7 +28,11 @@ def test_it_is_set_before_torch_is_imported(code):
 
 
 def test_the_users_own_values_stay():
-    code = "import os; from trainer import environment; print(*map(os.environ.get, " + repr(NAMES) + "))"
+    code = (
+        "import os; from trainer.environment import set_defaults; set_defaults(); print(*map(os.environ.get, "
+        + repr(NAMES)
+        + "))"
+    )
     environment = clean(OMP_WAIT_POLICY="active", TQDM_DELAY="1", TQDM_MININTERVAL="2")
     ran = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
     assert ran.stdout.split() == ["active", "None", "2", "1"]
@@ -41,7 +46,7 @@ def test_importing_the_library_sets_nothing():
 
 @pytest.mark.parametrize(("is_terminal", "expected"), [(False, "5 5"), (True, "None None")])
 def test_progress_bars_in_a_file_are_updated_every_few_seconds(is_terminal, expected):
-    code = f"import os, sys; sys.stderr.isatty = lambda: {is_terminal}; from trainer import environment; "
+    code = f"import sys; sys.stderr.isatty = lambda: {is_terminal}; {SET}"
     code += f"print(*map(os.environ.get, {NAMES[2:]!r}))"
     ran = subprocess.run([sys.executable, "-c", code], env=clean(), cwd=ROOT, capture_output=True, text=True)
     assert ran.stdout.strip() == expected, ran.stderr

@@ -14,10 +14,8 @@ import traceback
 from importlib import import_module
 from typing import NamedTuple
 
-from trainer import environment  # noqa: F401 - before torch and tqdm are imported
-
-# isort: split
 from trainer.cli.env import installed_version
+from trainer.environment import set_defaults
 from trainer.extras import missing_extra
 
 
@@ -50,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         The exit code of the command; 2 after an error that the user can fix, which is one line on stderr (with
         VLKD_TRACEBACK=1 below its traceback); 130 after Ctrl-C; 141 if the reader of stdout has closed it.
     """
+    set_defaults()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=ERRORS)

@@ -5,12 +5,6 @@ from pathlib import Path
 
 from PIL import Image
 
-try:
-    from pillow_heif import register_heif_opener
-except ImportError:  # optional: without it, Pillow does not read HEIC files
-    pass
-else:
-    register_heif_opener()
 IMAGE_EXTENSIONS = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 

@@ -12,7 +12,6 @@ from PIL import Image, UnidentifiedImageError
 from transformers import ProcessorMixin
 
 from modeling_vlkd.image_loading_vlkd import read_image
-from trainer.data import paths  # noqa: F401 - registers the reader of HEIC files
 from trainer.data.metadata import as_text
 
 JSON = getattr(pa, "JsonType", ())  # since pyarrow 19
