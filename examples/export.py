@@ -16,7 +16,7 @@ from torch.export import Dim
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
+from vlkd import VLKDForConditionalGeneration, VLKDProcessor
 
 
 class ImageEncoder(nn.Module):

@@ -15,7 +15,7 @@ from datasets import Dataset, load_dataset
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
-from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
+from vlkd import VLKDForConditionalGeneration, VLKDProcessor
 
 
 def prompt_and_target(row: dict[str, Any], processor: VLKDProcessor) -> tuple[str, str]:
