@@ -5,7 +5,6 @@ PYTHON ?= $(shell for name in $(PYTHONS); do \
 FOUND = $(shell for name in python3 python; do \
 	$$name -c "import sys; print('$$name is %d.%d' % sys.version_info[:2])" 2>/dev/null && break; done)
 NO_PYTHON = Python 3.11 or later is needed ($(or $(FOUND),no Python was found)); to choose one: make PYTHON=...
-RECIPE ?= paper
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -21,7 +20,7 @@ $(READY): setup.py constraints.txt
 	touch $(READY)
 
 demo: $(READY)
-	$(BIN)/python -m microworld.demo --recipe $(RECIPE) $(ARGS)
+	$(BIN)/python -m microworld.demo $(ARGS)
 
 study: $(READY)
 	$(BIN)/python -m microworld.study $(ARGS)

@@ -37,7 +37,7 @@ setup(
     packages=[*find_packages(include=["vlkd", "modeling_vlkd*", "trainer*", "microworld*"]), *RECIPES],
     package_dir=RECIPES,
     package_data={
-        "microworld": ["teachers/*/*"],
+        "microworld": ["drawings/*/*.png", "drawings/*.md", "drawings/licenses/*", "teachers/*/*"],
         "modeling_vlkd": ["model_card.md"],
         "trainer.evaluation.metrics": ["*.md", "requirements.txt"],
         "trainer.evaluation.tasks": ["*.yaml"],

@@ -1,165 +1,136 @@
-"""`make demo`: train VLKD on the microworld by `vlkd train`, examine it on the test split, show what came out."""
+"""`make demo`: train VLKD on the drawn world with `vlkd train`, evaluate it with `vlkd evaluate`, show the results."""
 
 import argparse
+import io
 import shlex
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
-import torch
-from transformers import BartForConditionalGeneration, CLIPModel, CLIPProcessor
+import yaml
 
-from microworld.demo.gallery import draw_gallery, write_page
-from microworld.demo.plots import plot_training
-from microworld.exam.exam import (
-    Exam,
-    answers,
-    clip_retrieval,
-    draw_exam,
-    generated_captions,
-    majority_answers,
-    retrieval,
-    score,
-    shuffled,
-    text_answers,
-    true_captions,
-)
-from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration, VLKDProcessor
+from microworld.demo.page import write_page
+from microworld.demo.pictures import draw_gallery, plot_training
+from microworld.demo.results import draw_cards, merge
+from microworld.exam import POOL, draw_exam, write_task
+from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 from trainer.arguments import CONFIG_OPTIONS
 from trainer.cli import main as vlkd
-from trainer.evaluation.metrics_file import MetricTable, markdown_table, terminal_table, write_metrics
+from trainer.evaluation.metrics_file import load_metrics, terminal_table, write_metrics
 from trainer.hub.repository import weights_digest
 
-RECIPES = {"paper": "train.yaml", "plus": "train_plus.yaml"}
+RECIPE = "hub_configs/microworld/train.yaml"
 TEACHERS = Path("microworld/teachers")
+SCENES = 500  # the default of `vlkd evaluate --task microworld`
 
 
-def train(recipe: str, folder: Path, overrides: list[str]) -> float:
-    """Run `vlkd train` as a user would, with further options of his; returns the seconds it took.
+def run(*words: object) -> None:
+    """Run `vlkd` in this process. The tables of `vlkd evaluate` are not printed.
 
     Raises:
-        SystemExit: with the command's exit code, where it fails.
+        SystemExit: with the command's exit code, if it fails.
     """
-    config = f"hub_configs/microworld/{RECIPES[recipe]}"
-    command = ["train", "--config", config, "--output_dir", str(folder), *overrides]
+    command = [str(word) for word in words]
     print(shlex.join(["vlkd", *command]), flush=True)
-    start = time.time()
-    if code := vlkd(command):
+    with redirect_stdout(io.StringIO() if command[0] == "evaluate" else sys.stdout):
+        code = vlkd(command)
+    if code:
         sys.exit(code)
-    return time.time() - start
 
 
-def before_training(config: VLKDConfig, teachers: Path) -> VLKDForConditionalGeneration:
-    """The teachers joined by the maps of `config`, as they are before any training."""
-    return VLKDForConditionalGeneration.from_vision_text_pretrained(
-        str(teachers / "clip"),
-        str(teachers / "bart"),
-        projector_init="pinv" if config.image_token_expansion == 1 else "random",
-        seed=0,
-        **{name: getattr(config, name) for name in CONFIG_OPTIONS},
-    )
+def save_untrained(model: Path, folder: Path) -> None:
+    """Write the model that the training of `model` started from."""
+    recipe = yaml.safe_load((model / "train.yaml").read_text(encoding="utf-8"))
+    options = {name: recipe[name] for name in ("seed", "projector_init", *CONFIG_OPTIONS)}
+    untrained = VLKDForConditionalGeneration.from_vision_text_pretrained(recipe["clip"], recipe["bart"], **options)
+    untrained.save_pretrained(folder)
+    VLKDProcessor.from_pretrained(model).save_pretrained(folder)
 
 
-@torch.no_grad()
-def examine(
-    folder: Path, teachers: Path, num_scenes: int, split: str
-) -> tuple[MetricTable, Exam, list[str], list[str]]:
-    """Every figure of the table, and what the model answered and wrote on the exam."""
-    model = _load(VLKDForConditionalGeneration, folder)
-    processor = VLKDProcessor.from_pretrained(folder)
-    tokenizer = processor.tokenizer
-    before = before_training(model.config, teachers)
-    exam, knowledge = draw_exam(split, num_scenes), draw_exam(split, num_scenes, ("knowledge",), seed=1)
-    unseen = draw_exam("unseen", num_scenes)
-    for drawn in (exam, knowledge, unseen):
-        drawn.encode(model, processor)
+def evaluate(folder: Path, teachers: Path, split: str, scenes: int) -> dict[str, list[dict[str, Any]]]:
+    """Evaluate `folder`/model and `folder`/before; the predictions go to `folder`/evaluation.
 
-    figures = MetricTable()
-    given = answers(model, tokenizer, exam)
-    for drawn, reference, given_vlkd in (
-        (exam, draw_exam("validation", num_scenes), given),
-        (knowledge, draw_exam("validation", num_scenes, ("knowledge",), seed=1), answers(model, tokenizer, knowledge)),
-    ):
-        figures.add("VQA", "VLKD", score(drawn, given_vlkd))
-        figures.add("VQA", "before VLKD", score(drawn, answers(before, tokenizer, drawn)))
-        figures.add("VQA", "blind", score(drawn, answers(model, tokenizer, drawn, blind=True)))
-        figures.add("VQA", "shuffled", score(drawn, answers(model, tokenizer, drawn, shuffled(drawn))))
-        figures.add("VQA", "majority", score(drawn, majority_answers(drawn, reference)))
-    figures.add("VQA", "VLKD", {"unseen pairs": score(unseen, answers(model, tokenizer, unseen))["all"]})
-    blind_unseen = score(unseen, answers(model, tokenizer, unseen, blind=True))["all"]
-    figures.add("VQA", "blind", {"unseen pairs": blind_unseen})
-
-    written = generated_captions(model, tokenizer, exam)
-    figures.add("captions", "VLKD", {"all objects, nothing false": true_captions(exam, written)})
-    untrained = true_captions(exam, generated_captions(before, tokenizer, exam))
-    figures.add("captions", "before VLKD", {"all objects, nothing false": untrained})
-
-    figures.add("retrieval R@1 of 100", "VLKD", retrieval(model, tokenizer, exam))
-    figures.add("retrieval R@1 of 100", "before VLKD", retrieval(before, tokenizer, exam))
-    clip = _load(CLIPModel, teachers / "clip")
-    clip_processor = CLIPProcessor.from_pretrained(teachers / "clip")
-    figures.add("retrieval R@1 of 100", "CLIP's own text tower", clip_retrieval(clip, clip_processor, exam))
-
-    bart = _load(BartForConditionalGeneration, teachers / "bart")
-    figures.add("text QA", "VLKD", {"all": score(exam, text_answers(model, tokenizer, exam))["all"]})
-    figures.add("text QA", "before VLKD", {"all": score(exam, text_answers(bart, tokenizer, exam))["all"]})
-    return figures, exam, given, written
+    Returns:
+        The figures of the run on `split`, under its name, and of "before", "unseen_artist", "unseen_pairs" and "text".
+    """
+    parts = ["microworld-vqa", "microworld-knowledge", "microworld-captions", "microworld-retrieval"]
+    clip, out = ["--clip", teachers / "clip"], folder / "evaluation"
+    out.mkdir(exist_ok=True)
+    runs = {
+        split: (split, "model", [*parts, "microworld-shuffled"], clip),
+        "before": (split, "before", parts, [*clip, "--strategy", "direct"]),
+        "unseen_artist": ("unseen_artist", "model", parts, clip),
+        "unseen_pairs": ("unseen_pairs", "model", parts[:1], []),
+        "text": (split, "model", None, ["--reference_model", teachers / "bart"]),
+    }
+    for name, (of, model, asked, options) in runs.items():
+        task = write_task(out / f"{name}.yaml", asked, size=scenes) if asked else "text-retention"
+        if scenes < SCENES and not asked:
+            options += ["--limit", scenes]
+        common = ["--split", of, "--device", "cpu", "--dtype", "float32", "--output_dir", out / name]
+        run("evaluate", "--task", task, "--model", folder / model, *options, *common)
+    return {name: load_metrics(out / name / "metrics.json")["figures"] for name in runs}
 
 
-def _load(kind, folder: Path):
-    return kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+def show(folder: Path, metrics: dict[str, Any], scenes: int) -> None:
+    """Draw the pictures and write the page."""
+    split, out = metrics["split"], folder / "evaluation"
+    answers, captions = "microworld-vqa.direct.json", "microworld-captions.direct.json"
+    unseen, knowledge = "unseen_artist", draw_exam(split, scenes, seed=1, knowledge=True)
+    cards = {
+        "scenes": draw_cards(draw_exam(split, scenes), 12, out / split / answers, out / split / captions),
+        "knowledge": draw_cards(knowledge, 4, out / split / "microworld-knowledge.direct.json"),
+        unseen: draw_cards(draw_exam(unseen, scenes), 8, out / unseen / answers, out / unseen / captions),
+    }
+    draw_gallery(cards["scenes"], folder / "gallery.png")
+    plot_training(folder / "model" / "trainer_state.json", folder / "training.png")
+    write_page(metrics, cards, folder)
 
 
 def command_of(args: argparse.Namespace, parser: argparse.ArgumentParser, overrides: list[str]) -> str:
-    """The command that makes these figures again; where they are written does not matter."""
-    own = ("teachers", "exam_scenes", "split")
-    options = [name for name in own if getattr(args, name) != parser.get_default(name)]
-    if not (options or overrides):
-        return "make demo" if args.recipe == parser.get_default("recipe") else f"make demo RECIPE={args.recipe}"
-    words = [word for name in ("recipe", *options) for word in (f"--{name}", str(getattr(args, name)))]
-    return shlex.join(["python", "-m", "microworld.demo", *words, *overrides])
+    """The command that gives these figures; where they are written does not matter."""
+    changed = [
+        name for name in ("teachers", "exam_scenes", "split") if getattr(args, name) != parser.get_default(name)
+    ]
+    words = [word for name in changed for word in (f"--{name}", str(getattr(args, name)))]
+    return shlex.join(["python", "-m", "microworld.demo", *words, *overrides]) if words or overrides else "make demo"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog="Any other --key value goes to `vlkd train`.", allow_abbrev=False
-    )
-    parser.add_argument(
-        "--recipe", choices=RECIPES, default="paper", help="the paper's (train.yaml) or ours (train_plus.yaml)"
-    )
-    parser.add_argument("--teachers", type=Path, default=TEACHERS, help="a folder that holds clip/ and bart/")
+    epilog = "Any other --key value goes to `vlkd train`."
+    parser = argparse.ArgumentParser(description=__doc__, epilog=epilog, allow_abbrev=False)
+    parser.add_argument("--teachers", type=Path, default=TEACHERS, help="a folder with clip/ and bart/")
     parser.add_argument("--output_dir", type=Path, default=Path("demo_output"))
-    parser.add_argument("--exam_scenes", type=int, default=500, help="scenes in each exam; at least 100")
+    parser.add_argument("--exam_scenes", type=int, default=SCENES, help=f"scenes of each exam, {POOL} or more")
     parser.add_argument(
-        "--split", choices=("validation", "test"), default="test", help="recipes are chosen on validation"
+        "--split", choices=("validation", "test"), default="test", help="validation: to choose recipes"
     )
     args, overrides = parser.parse_known_args()
-    torch.set_flush_denormal(True)  # tiny weights become subnormal numbers, which slow the CPU down manyfold
-
-    folder = args.output_dir
-    if args.teachers != TEACHERS:
-        overrides = ["--clip", str(args.teachers / "clip"), "--bart", str(args.teachers / "bart"), *overrides]
-    train_seconds = train(args.recipe, folder / "model", overrides)
-    start = time.time()
-    figures, exam, given, written = examine(folder / "model", args.teachers, args.exam_scenes, args.split)
+    if args.exam_scenes < POOL:
+        parser.error(f"--exam_scenes is {args.exam_scenes}; it must be {POOL} or more")
+    folder, split, start = args.output_dir, args.split, time.time()
+    teachers = ["--clip", args.teachers / "clip", "--bart", args.teachers / "bart"]
+    run("train", "--config", RECIPE, *teachers, "--output_dir", folder / "model", *overrides)
+    trained = time.time()
+    save_untrained(folder / "model", folder / "before")
+    figures = merge(evaluate(folder, args.teachers, split, args.exam_scenes))
+    seconds = {"train": round(trained - start, 1), "evaluate": round(time.time() - trained, 1)}
     metrics = write_metrics(
         folder / "metrics.json",
-        figures.as_list(),
+        figures,
         command=command_of(args, parser, overrides),
         dataset="microworld",
-        split=args.split,
-        recipe=args.recipe,
+        split=split,
+        recipe="microworld",
         weights=weights_digest(folder / "model"),
-        seconds={"train": round(train_seconds, 1), "evaluate": round(time.time() - start, 1)},
+        seconds=seconds,
     )
-    plot_training(folder / "model" / "trainer_state.json", folder / "training.png")
-    draw_gallery(exam, given, written, folder / "gallery.png")
-    write_page(exam, given, written, markdown_table(metrics["figures"]), folder / "index.html")
-    print(terminal_table(metrics["figures"]))
-    print(
-        f"{args.recipe} recipe, {args.split} split: {train_seconds:.0f} s training, {time.time() - start:.0f} s exam."
-    )
-    print(f"Look at index.html, gallery.png and training.png in {folder}; the model is in {folder / 'model'}.")
+    show(folder, metrics, args.exam_scenes)
+    print(terminal_table(figures))
+    print(f"{split} split: {seconds['train']:.0f} s training, {seconds['evaluate']:.0f} s evaluation.")
+    print(f"Open {folder / 'index.html'}; the model is in {folder / 'model'}.")
 
 
 if __name__ == "__main__":

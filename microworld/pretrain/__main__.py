@@ -19,7 +19,7 @@ TEACHERS = Path(__file__).parents[1] / "teachers"
 
 
 def report(seconds: dict[str, float]) -> str:
-    """What stands in `teachers/README.md`."""
+    """The text of `teachers/README.md`."""
     figures = measure_bart(TEACHERS / "bart") | measure_clip(TEACHERS / "clip", TEACHERS / "bart")
     lines = [
         "# The two teachers",

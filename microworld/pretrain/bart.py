@@ -8,7 +8,8 @@ the answer up through its cross-attention.
 import itertools
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -33,18 +34,18 @@ def build_tokenizer(documents: int = 20_000) -> BartTokenizer:
     texts = ["".join(segment.text for segment in document(rng)) for _ in range(documents)]
     mask = AddedToken("<mask>", lstrip=True, normalized=False)
     blank = BartTokenizer(vocab={token: i for i, token in enumerate(_SPECIAL_TOKENS)}, merges=[], mask_token=mask)
-    tokenizer = blank.train_new_from_iterator(texts, vocab_size=800, show_progress=False)
-    tokenizer.model_max_length = 128
+    tokenizer = blank.train_new_from_iterator(texts, vocab_size=1200, show_progress=False)
+    tokenizer.model_max_length = 160
     return tokenizer
 
 
 def build_model(tokenizer: BartTokenizer) -> BartForConditionalGeneration:
-    """A BART of 1.3M parameters, random but for its positions (sinusoids) and cross-attention (near the identity)."""
+    """A BART of 1.5M parameters, random but for its positions (sinusoids) and cross-attention (near the identity)."""
     config = BartConfig(
         vocab_size=len(tokenizer),
-        max_position_embeddings=128,
+        max_position_embeddings=160,
         d_model=128,
-        encoder_layers=2,
+        encoder_layers=3,
         decoder_layers=3,
         encoder_attention_heads=4,
         decoder_attention_heads=4,
@@ -99,46 +100,46 @@ def corrupt(segments: list[list[int]], roles: list[str], mask_id: int, rng: rand
 
 
 def batches(
-    tokenizer: BartTokenizer, batch_size: int, seed: int, pair_batches: int
+    tokenizer: BartTokenizer, batch_size: int, seed: int, pair_batches: int, pool: int = 16
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Endless training batches, the first `pair_batches` of pair documents.
+    """Endless training batches of documents of similar length, the first `pair_batches` of pair documents.
 
-    A batch has input_ids, attention_mask, labels (-100 at padding) and weights (of each label).
+    A batch has input_ids, attention_mask, labels (-100 at padding) and weights (of each label). `pool` batches at a
+    time are sorted by length.
     """
     rng = random.Random(f"bart {seed}")
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    encoded: dict[str, list[int]] = {}
-
-    def ids(segment: Segment) -> list[int]:
-        if segment.text not in encoded:
-            encoded[segment.text] = tokenizer(segment.text, add_special_tokens=False).input_ids
-        return encoded[segment.text]
-
+    encode = lru_cache(100_000)(lambda text: tokenizer(text, add_special_tokens=False).input_ids)
     for number in itertools.count():
-        draw = pair_document if number < pair_batches else document
-        rows = []
-        for _ in range(batch_size):
-            segments = draw(rng)
-            parts, roles = [ids(s) for s in segments], [s.role for s in segments]
-            labels = [bos, *(token for part in parts for token in part), eos]
-            weights = [
-                ANSWER_WEIGHT if role == "answer" else 1.0
-                for part, role in zip(parts, roles, strict=True)
-                for _ in part
-            ]
-            rows.append(
-                ([bos, *corrupt(parts, roles, tokenizer.mask_token_id, rng), eos], labels, [1.0, *weights, 1.0])
-            )
-        inputs = _pad([row[0] for row in rows], tokenizer.pad_token_id)
-        yield {
-            "input_ids": inputs,
-            "attention_mask": (inputs != tokenizer.pad_token_id).long(),
-            "labels": _pad([row[1] for row in rows], -100),
-            "weights": _pad([row[2] for row in rows], 0.0),
-        }
+        draw = pair_document if number * pool < pair_batches else document
+        rows = [_row(draw(rng), encode, tokenizer, rng) for _ in range(pool * batch_size)]
+        rows.sort(key=lambda row: len(row[1]))
+        chunks = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+        for chunk in rng.sample(chunks, pool):
+            inputs, labels, weights = zip(*chunk, strict=True)
+            padded = _pad(inputs, tokenizer.pad_token_id)
+            yield {
+                "input_ids": padded,
+                "attention_mask": (padded != tokenizer.pad_token_id).long(),
+                "labels": _pad(labels, -100),
+                "weights": _pad(weights, 0.0),
+            }
 
 
-def _pad(rows: list[list], value: float) -> torch.Tensor:
+def _row(
+    segments: list[Segment], encode: Callable[[str], list[int]], tokenizer: BartTokenizer, rng: random.Random
+) -> tuple[list[int], list[int], list[float]]:
+    """The ids of the corrupted document and of the document, and the weight of each of the latter."""
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    parts, roles = [encode(segment.text) for segment in segments], [segment.role for segment in segments]
+    weights = [
+        ANSWER_WEIGHT if role == "answer" else 1.0 for part, role in zip(parts, roles, strict=True) for _ in part
+    ]
+    inputs = corrupt(parts, roles, tokenizer.mask_token_id, rng)
+    labels = [token for part in parts for token in part]
+    return [bos, *inputs, eos], [bos, *labels, eos], [1.0, *weights, 1.0]
+
+
+def _pad(rows: Sequence[list], value: float) -> torch.Tensor:
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
 

@@ -1,12 +1,20 @@
-"""Pretrains the small CLIP contrastively on rendered scenes and their captions, with hard negative captions."""
+"""Pretrains the small CLIP contrastively on pictures and their captions, with hard negative captions.
 
+Pictures grow in two stages, as a CLIP of photographs is trained at a low resolution and finished at a higher one.
+"""
+
+import itertools
 import random
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image, ImageEnhance
+from torch import nn
 from tqdm.auto import tqdm
 from transformers import (
     CLIPConfig,
@@ -18,183 +26,221 @@ from transformers import (
 )
 
 from microworld.pretrain.common import build_optimizer, save
-from microworld.world.language import be, caption, noun
-from microworld.world.rendering import CELL, IMAGE_SIZE, render
-from microworld.world.scenes import BACKGROUNDS, COLORS, COUNTS, SHAPES, SIZES, Scene, sample_cells, scenes
+from microworld.world.kinds import CATEGORY, KINDS
+from microworld.world.language import caption
+from microworld.world.rendering import render
+from microworld.world.scenes import BACKGROUNDS, CANVAS, COUNTS, SIZES, Scene, relation, scenes
 from trainer.precision import is_bf16_fast
 
-_TRAITS = {"shape": SHAPES, "color": COLORS, "size": SIZES, "count": COUNTS}
-# Where one group stands alone, what the class token makes of it is what a patch's own token must hold.
-SINGLE_SHARE = 0.5
-# Such an image's caption says in half of the cases where the group stands.
-PLACED_SHARE = 0.5
-_PLACES = {(1, 0): "left", (1, 2): "right", (0, 1): "top", (2, 1): "bottom"}
-# Black becomes 0, so that on their black cards the shapes alone make the patch embedding.
-_MEAN, _STD = (0.0, 0.0, 0.0), (0.25, 0.25, 0.25)
+PATCH = 24  # pixels a side: an object covers parts of four to nine patches
+# What a caption of each detail tells, so that a change of it makes the caption wrong.
+_TOLD = {
+    "brief": ("kind", "count"),
+    "some": ("kind", "count", "size", "background"),
+    "full": ("kind", "count", "size", "background", "swap", "swap"),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps on pictures of one size.
+
+    Args:
+        canvas: side of the pictures, in pixels.
+        options: of `sample_scene`, for what fits into them.
+        negatives: hard negative captions of each picture.
+    """
+
+    canvas: int
+    batch_size: int
+    steps: int
+    negatives: int = 3
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+STAGES = (
+    Stage(72, 256, 1000, negatives=0, options={"numbers": (1,), "counts": (1,)}),
+    Stage(CANVAS, 64, 4000),
+)
 
 
 def build_processor(captions: int = 10_000) -> CLIPProcessor:
-    """CLIP's own image processor at the microworld's size, and a tokenizer learnt on captions."""
+    """CLIP's own image processor at this world's size, and a tokenizer trained on captions."""
     rng, stream = random.Random("clip tokenizer"), scenes("train", seed=-1)
-    texts = [describe(next(stream), rng, placed=rng.random() < PLACED_SHARE) for _ in range(captions)]
-    tokenizer = CLIPTokenizer().train_new_from_iterator(texts, vocab_size=700, show_progress=False)
-    tokenizer.model_max_length = 48
-    image_processor = CLIPImageProcessor(
-        size={"shortest_edge": IMAGE_SIZE},
-        crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
-        image_mean=_MEAN,
-        image_std=_STD,
+    texts = [caption(next(stream), rng) for _ in range(captions)]
+    tokenizer = CLIPTokenizer().train_new_from_iterator(texts, vocab_size=900, show_progress=False)
+    tokenizer.model_max_length = 77
+    size = {"height": CANVAS, "width": CANVAS}
+    return CLIPProcessor(
+        image_processor=CLIPImageProcessor(size={"shortest_edge": CANVAS}, crop_size=size), tokenizer=tokenizer
     )
-    return CLIPProcessor(image_processor=image_processor, tokenizer=tokenizer)
 
 
-def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """A CLIP of 3.0M parameters whose patches are the cells of the grid.
-
-    Its MLP is wide: a colour is no linear function of pixels, and the paper's map to BART is linear.
-    """
+def build_model(tokenizer: CLIPTokenizer, canvas: int) -> CLIPModel:
+    """A random CLIP of 6.1M parameters: six vision layers, three text layers."""
     text = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4}
-    vision = {"hidden_size": 256, "intermediate_size": 1536, "num_hidden_layers": 1, "num_attention_heads": 8}
+    vision = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 8}
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     config = CLIPConfig(
-        text_config=text
-        | {
-            "vocab_size": len(tokenizer),
-            "max_position_embeddings": 48,
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-        },
-        vision_config=vision | {"image_size": IMAGE_SIZE, "patch_size": CELL},
+        text_config=text | ids | {"vocab_size": len(tokenizer), "max_position_embeddings": 77},
+        vision_config=vision | {"image_size": canvas, "patch_size": PATCH},
         projection_dim=256,
     )
     model = CLIPModel._from_config(config, attn_implementation="eager")
-    # The patch embedding grows to a deviation of 15: CLIP's start of 0.02 would drown in it, and with it every place.
-    torch.nn.init.normal_(model.vision_model.embeddings.position_embedding.weight, std=4.0)
-    # A square matrix drawn at random is nearly singular: what V holds, no linear map could then learn to read.
-    torch.nn.init.orthogonal_(model.visual_projection.weight)
+    # A square matrix drawn at random is nearly singular: no linear map could recover all that the tokens hold.
+    nn.init.orthogonal_(model.visual_projection.weight)
     return model
 
 
-def describe(scene: Scene, rng: random.Random, placed: bool, full: bool | None = None) -> str:
-    """A caption; if `placed`, one that says where a group stands that is alone."""
-    text = caption(scene, rng, full)
-    if placed and len(scene.groups) == 1:
-        (group,) = scene.groups
-        text += f". the {noun(group)} {be(group)} at the {_PLACES[group.cell]}"
-    return text
+def positions(canvas: int, width: int) -> torch.Tensor:
+    """(1 + patches, width): sines and cosines of each patch's row and column, and zeros for the class token.
 
-
-def hard_negatives(scene: Scene, rng: random.Random, placed: bool) -> list[Scene]:
-    """Four scenes that differ in one thing: a shape; a colour; a size or number; places, two groups' traits, or any.
-
-    Among a hundred random captions these seldom decide which is right: only against such must the image tell them.
+    Smaller canvases have the middle of the largest one's table, so that neighbors are told apart in the same way. The
+    scale is that of the patch embeddings: CLIP's own start, 0.02, is drowned by them, and tokens never learn to attend
+    to their neighbors.
     """
-    if len(scene.groups) == 2 and rng.random() < 0.7:
-        fourth = rng.choice((_move, _swap))(scene, rng)
-    elif placed and len(scene.groups) == 1:
-        fourth = _move(scene, rng)
-    else:
-        fourth = _change(scene, rng.choice(("shape", "color", "size", "count", "background")), rng)
-    return [*(_change(scene, name, rng) for name in ("shape", "color", rng.choice(("size", "count")))), fourth]
+    side, margin = canvas // PATCH, (CANVAS - canvas) // PATCH / 2
+    frequencies = 100 ** (-torch.arange(width // 4) / (width // 4))
+    angles = (torch.arange(side) + margin)[:, None] * frequencies
+    line = torch.cat([angles.sin(), angles.cos()], dim=1)  # (side, width / 2)
+    grid = torch.cat([line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)], dim=2)
+    return 1.5 * torch.cat([torch.zeros(1, width), grid.flatten(0, 1)])
 
 
-def _move(scene: Scene, rng: random.Random) -> Scene:
-    """A group that is alone stands in another place, two groups stand in another relation."""
-    while True:
-        cells = sample_cells(rng)[: len(scene.groups)]
-        moved = replace(scene, groups=tuple(replace(g, cell=c) for g, c in zip(scene.groups, cells, strict=True)))
-        if _place(moved) != _place(scene):
-            return moved
+def enlarge(model: CLIPModel, canvas: int) -> CLIPModel:
+    """The model for pictures of another size: all weights but the positions, which are fixed."""
+    config = CLIPConfig.from_dict(model.config.to_dict())
+    config.vision_config.image_size = canvas
+    larger = CLIPModel._from_config(config, attn_implementation="eager")
+    name = "vision_model.embeddings.position_embedding.weight"
+    larger.load_state_dict(model.state_dict() | {name: positions(canvas, config.vision_config.hidden_size)})
+    larger.get_parameter(name).requires_grad_(False)
+    return larger
 
 
-def _place(scene: Scene) -> tuple[int, int] | str:
-    return scene.groups[0].cell if len(scene.groups) == 1 else scene.relation(*scene.groups)
+def hard_negatives(scene: Scene, detail: str, rng: random.Random, number: int) -> list[Scene]:
+    """`number` scenes that differ in one thing that a caption of this detail tells; the first in a kind.
 
-
-def _swap(scene: Scene, rng: random.Random) -> Scene:
-    """Two groups exchange one trait in which they differ."""
-    a, b = scene.groups
-    name = rng.choice([n for n in ("shape", "color", "size", "count") if getattr(a, n) != getattr(b, n)])
-    swapped = (replace(a, **{name: getattr(b, name)}), replace(b, **{name: getattr(a, name)}))
-    return replace(scene, groups=swapped)
+    Among random captions these seldom decide which is right: only against such must the picture tell them.
+    """
+    told = [name for name in _TOLD[detail] if name != "swap" or len(scene.groups) > 1]
+    return [_change(scene, name, rng) for name in ("kind", *rng.choices(told, k=number - 1))[:number]]
 
 
 def _change(scene: Scene, name: str, rng: random.Random) -> Scene:
-    """One trait of one group, or the background, becomes another; shapes and colours stay different between groups."""
+    """One trait of one group, or the background, becomes another; or two groups exchange their kinds."""
     if name == "background":
-        return replace(scene, background=rng.choice([b for b in BACKGROUNDS if b != scene.background]))
+        return replace(scene, background=rng.choice([other for other in BACKGROUNDS if other != scene.background]))
     groups = list(scene.groups)
     i = rng.randrange(len(groups))
-    taken = {getattr(g, name) for g in groups} if name in ("shape", "color") else {getattr(groups[i], name)}
-    groups[i] = replace(groups[i], **{name: rng.choice([c for c in _TRAITS[name] if c not in taken])})
+    if name == "swap":
+        j = rng.choice([other for other in range(len(groups)) if other != i])
+        groups[i], groups[j] = replace(groups[i], kind=groups[j].kind), replace(groups[j], kind=groups[i].kind)
+    elif name == "kind":
+        groups[i] = replace(groups[i], kind=_other_kind(scene, groups[i].kind, rng))
+    else:
+        values = {"count": COUNTS, "size": tuple(SIZES)}[name]
+        values = [value for value in values if value != getattr(groups[i], name)]
+        groups[i] = replace(groups[i], **{name: rng.choice(values)})
+    if not all(relation(a, b) for a, b in itertools.combinations(groups, 2)):  # a larger group left no clear one
+        return _change(scene, "kind", rng)
     return replace(scene, groups=tuple(groups))
 
 
-def pixels(images: list) -> torch.Tensor:
-    """(B, 3, H, W), as the image processor gives them: the microworld's images need no resizing."""
-    raw = torch.stack([torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8) for image in images])
-    raw = raw.view(-1, IMAGE_SIZE, IMAGE_SIZE, 3).permute(0, 3, 1, 2).float() / 255
-    return (raw - torch.tensor(_MEAN).view(3, 1, 1)) / torch.tensor(_STD).view(3, 1, 1)
+def _other_kind(scene: Scene, kind: str, rng: random.Random) -> str:
+    """A kind that is not in the scene, in half of the cases of the same category."""
+    present, alike = {group.kind for group in scene.groups}, rng.random() < 0.5
+    return rng.choice([k for k in KINDS if k not in present and (not alike or CATEGORY[k] == CATEGORY[kind])])
 
 
-def batches(tokenizer: CLIPTokenizer, batch_size: int, seed: int) -> Iterator[dict[str, torch.Tensor]]:
-    """Endless batches: B images and 5 B captions, B right ones and then the images' hard negatives."""
-    rng = random.Random(f"clip {seed}")
-    singles = (scene for scene in scenes("train", seed + 1) if len(scene.groups) == 1)
-    pairs = (scene for scene in scenes("train", seed) if len(scene.groups) == 2)
+def jitter(image: Image.Image, rng: random.Random) -> Image.Image:
+    """The picture with other saturation and contrast in half of the cases: a kind is more than an artist's colors."""
+    if rng.random() < 0.5:
+        return image
+    image = ImageEnhance.Color(image).enhance(rng.uniform(0.3, 1.5))
+    return ImageEnhance.Contrast(image).enhance(rng.uniform(0.7, 1.3))
+
+
+def pixel_values(images: list, processor: CLIPProcessor) -> torch.Tensor:
+    """(B, 3, H, W), as the image processor gives them for pictures that need no resizing."""
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2).float() / 255
+    mean, std = processor.image_processor.image_mean, processor.image_processor.image_std
+    return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+
+
+def batches(processor: CLIPProcessor, stage: Stage, seed: int) -> Iterator[tuple[torch.Tensor, list[str]]]:
+    """Endless batches: pixels of B pictures, and their B captions followed by the pictures' hard negatives."""
+    rng = random.Random(f"clip {stage.canvas} {seed}")
+    stream = scenes("train", f"clip {stage.canvas} {seed}", canvas=stage.canvas, **stage.options)
     while True:
-        drawn = [next(singles if rng.random() < SINGLE_SHARE else pairs) for _ in range(batch_size)]
+        drawn = [next(stream) for _ in range(stage.batch_size)]
         texts, negatives = [], []
         for scene in drawn:
-            placed = rng.random() < PLACED_SHARE
-            texts.append(describe(scene, rng, placed))
-            negatives += [describe(n, rng, placed, full=True) for n in hard_negatives(scene, rng, placed)]
-        texts += negatives
-        encoded = tokenizer(texts, padding=True, return_tensors="pt")
-        yield {"pixel_values": pixels([render(scene, rng) for scene in drawn]), **encoded}
+            detail = rng.choice(tuple(_TOLD)) if stage.negatives else "some"
+            texts.append(caption(scene, rng, detail))
+            others = hard_negatives(scene, detail, rng, stage.negatives)
+            negatives += [caption(other, rng, detail) for other in others]
+        images = [jitter(render(scene, rng, canvas=stage.canvas), rng) for scene in drawn]
+        yield pixel_values(images, processor), texts + negatives
 
 
-def pretrain_clip(
-    folder: Path,
-    steps: int = 2000,
-    batch_size: int = 64,
-    learning_rate: float = 1e-3,
-    seed: int = 0,
-    captions: int = 10_000,
-) -> None:
+def embed_texts(model: CLIPModel, processor: CLIPProcessor, texts: Sequence[str], chunk: int = 64) -> torch.Tensor:
+    """(texts, d_j), unit norm. Texts of similar length are embedded together, so that little is padding."""
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+    embeds = []
+    for start in range(0, len(order), chunk):
+        rows = order[start : start + chunk]
+        inputs = processor.tokenizer([texts[row] for row in rows], padding=True, return_tensors="pt")
+        embeds.append(model.get_text_features(**inputs).pooler_output)
+    return nn.functional.normalize(torch.cat(embeds)[torch.tensor(order).argsort()], dim=-1)
+
+
+def pretrain_clip(folder: Path, stages: Sequence[Stage] = STAGES, seed: int = 0, captions: int = 10_000) -> None:
     """Pretrain and write the checkpoint (fp16 safetensors) and its processor to `folder`.
 
-    `captions` is the number of captions that the tokenizer is learned on.
+    `captions` is the number of captions that the tokenizer is trained on.
     """
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
     processor = build_processor(captions)
-    model = build_model(processor.tokenizer)
+    model = build_model(processor.tokenizer, stages[0].canvas)
+    for stage in stages:
+        model = enlarge(model, stage.canvas)
+        train(model, processor, stage, folder, seed)
+
+
+def train(
+    model: CLIPModel, processor: CLIPProcessor, stage: Stage, folder: Path, seed: int, learning_rate: float = 1e-3
+) -> None:
+    """One warm-up and cosine; every 500 steps the checkpoint is written."""
     optimizer = build_optimizer(model, learning_rate)
-    schedule = get_cosine_schedule_with_warmup(optimizer, 200, steps)
+    schedule = get_cosine_schedule_with_warmup(optimizer, min(200, stage.steps // 4), stage.steps)
     model.train()
-    start = time.time()
-    target = torch.arange(batch_size)
-    progress = tqdm(batches(processor.tokenizer, batch_size, seed), total=steps, desc="clip")
-    for step, batch in enumerate(progress, 1):
+    start, target = time.time(), torch.arange(stage.batch_size)
+    progress = tqdm(batches(processor, stage, seed), total=stage.steps, desc=f"clip {stage.canvas}")
+    for step, (pixels, captions) in enumerate(progress, 1):
         with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16_fast("cpu")):
-            scores = model(**batch).logits_per_image.float()  # (B, 5 B)
-        loss_image = torch.nn.functional.cross_entropy(scores, target)
-        loss_text = torch.nn.functional.cross_entropy(scores[:, :batch_size].T, target)
+            images = nn.functional.normalize(model.get_image_features(pixels).pooler_output, dim=-1)
+            texts = embed_texts(model, processor, captions)
+        scores = model.logit_scale.exp() * images.float() @ texts.float().T  # (B, captions)
+        loss_image = nn.functional.cross_entropy(scores, target)
+        loss_text = nn.functional.cross_entropy(scores[:, : len(target)].T, target)
         loss = (loss_image + loss_text) / 2
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         model.logit_scale.data.clamp_(max=4.6052)  # 100, as in CLIP
         if step % 100 == 0:
             progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-        if step % 500 == 0 or step == steps:
+        if step % 500 == 0 or step == stage.steps:
             correct = (scores.argmax(1) == target).float().mean().item()
+            seconds = time.time() - start
             print(
-                f"clip step {step} loss {loss.item():.4f} top-1 {correct:.3f} {time.time() - start:.0f} s", flush=True
+                f"clip {stage.canvas} step {step} loss {loss.item():.4f} top-1 {correct:.3f} {seconds:.0f} s",
+                flush=True,
             )
             save(model, processor, folder)
-        if step == steps:
+        if step == stage.steps:
             break

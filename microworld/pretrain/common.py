@@ -1,5 +1,6 @@
 """What the pretraining of both teachers shares: the optimizer, and how a checkpoint is written."""
 
+import copy
 from pathlib import Path
 
 import torch
@@ -11,8 +12,8 @@ from trainer.optimizers import with_muon
 def build_optimizer(model: PreTrainedModel, learning_rate: float) -> torch.optim.Optimizer:
     """Muon, at twice the learning rate, for the matrices of the layers and projections; AdamW for all else.
 
-    By AdamW alone CLIP's tokens come to vary in few directions and hardly in any other: eight colours lie on a circle,
-    where the paper's linear W_d cannot tell them apart.
+    By AdamW alone CLIP's tokens come to vary in few directions and hardly in any other: kinds lie close
+    together, where the paper's linear W_d cannot tell them apart.
     """
     tables = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}  # rows are looked up singly
     matrices, others = [], []
@@ -25,8 +26,5 @@ def build_optimizer(model: PreTrainedModel, learning_rate: float) -> torch.optim
 
 def save(model: PreTrainedModel, processor, folder: Path) -> None:
     """Write an fp16 copy of the model, which itself stays as it is, and its processor or tokenizer."""
-    half = {
-        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
-    }
-    model.save_pretrained(folder, state_dict=half)
+    copy.deepcopy(model).half().save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -1,76 +1,77 @@
-"""`make study`: the paper's claims and choices on the microworld, each row with several seeds, as tables and a page.
+"""`make study`: the paper's questions on the drawn world, each row with several seeds.
 
-    python -m microworld.study                                  # everything, then the report; resumes where it stopped
-    python -m microworld.study --rows paper without-icti        # some rows alone
-    python -m microworld.study --report                         # tables, plots and page of what is there
-
-Every row is `vlkd train` with a recipe and a few keys changed (microworld/study/rows.py), by a schedule shorter than
-`make demo`'s. What a row gave lies in OUTPUT_DIR/<row>/<seed>/metrics.json and is kept as long as the row's settings,
-the exam's size and the teachers stay what they were.
+python -m microworld.study                              # all rows, then the report; resumes where it stopped
+python -m microworld.study --rows recipe without-icti   # these rows only
+python -m microworld.study --report                     # only the report of the finished runs
 """
 
 import argparse
-import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
-from microworld.study.jobs import _log, jobs_of, run_jobs
-from microworld.study.page import write_report
-from microworld.study.results import load_results
-from microworld.study.rows import ROWS, rows_named
-from microworld.study.settings import POOL, add_arguments
-
-
-def list_rows() -> str:
-    """One line a row: its name, its recipe, what it changes."""
-    width = max(len(row.name) for row in ROWS)
-    changes = (" ".join(f"{name}={value}" for name, value in row.overrides.items()) for row in ROWS)
-    return "\n".join(f"{row.name:{width}}  {row.base:5}  {what}" for row, what in zip(ROWS, changes, strict=True))
+from microworld.exam import POOL
+from microworld.study.report import load_runs, write_report
+from microworld.study.rows import BASE, ROWS
+from microworld.study.run import run_jobs
+from trainer.hub.repository import weights_digest
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", metavar="ROW", help="run these alone; --list names them")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each row, at least 2 (default: %(default)s)")
-    add_arguments(parser)
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs side by side (default: %(default)s)")
-    parser.add_argument("--docs", type=Path, default=Path("docs"), help="where the report goes (default: %(default)s)")
-    parser.add_argument("--list", action="store_true", help="name the rows and stop")
-    parser.add_argument("--report", action="store_true", help="train nothing: make the report of what is there")
+    """The options, with the digests of the teachers as `weights`. A ValueError for a number that is too small."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter, allow_abbrev=False)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", default=ROWS, help="see --list")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each row, 2 or more")
+    parser.add_argument("--steps", type=int, help="training steps of every row; default: the recipe's")
+    parser.add_argument("--scenes", type=int, default=300, help=f"scenes of each exam, {POOL} or more")
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time, each with one thread")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after this time")
+    parser.add_argument("--teachers", type=Path, default=Path("microworld/teachers"), help="has clip/ and bart/")
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/study"), help="folder of the runs")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the report")
+    parser.add_argument("--list", action="store_true", help="print the rows and exit")
+    parser.add_argument("--report", action="store_true", help="train nothing, write the report of the finished runs")
     args = parser.parse_args(argv)
-    for name, least in (("steps", 1), ("scenes", POOL), ("seeds", 2), ("workers", 1)):
-        if getattr(args, name) < least:
-            raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least {least}.")
+    for name, least in (("seeds", 2), ("steps", 1), ("scenes", POOL), ("workers", 1)):
+        if (value := getattr(args, name)) is not None and value < least:
+            raise ValueError(f"--{name} is {value}; it must be {least} or more.")
+    args.weights = [weights_digest(args.teachers / name) for name in ("clip", "bart")]
     return args
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the study; the exit code is 1 where a row failed, 2 with one line for what the user can mend."""
-    failed = []
+    """Run the study and write its report.
+
+    Returns:
+        The exit code: 1 if a run failed, 2 after an error that the user can fix, 130 after Ctrl-C or SIGTERM.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the runs' processes too
+    failed, left = [], []
     try:
         args = parse(argv)
         if args.list:
-            print(list_rows())
+            print(*(f"{name:24}{changes or ''}" for name, changes in ROWS.items()), sep="\n")
             return 0
-        jobs = jobs_of([row.name for row in rows_named(args.rows)], args.seeds)
-        failed = [] if args.report else run_jobs(jobs, args)
-        for row, seed in failed:
-            print(f"study: {row}, seed {seed}, failed: {_log((row, seed), args)} says why.", file=sys.stderr)
-        results = load_results(args.output_dir, args.steps, args.scenes, args.seeds)
-        print(write_report(results, args.docs, shlex.join(["python", "-m", "microworld.study", *_that_decide(args)])))
-    except ValueError as error:
+        if not args.report:  # seed by seed, so that an incomplete study has results of every row
+            jobs = [(row, seed) for seed in range(1, args.seeds + 1) for row in ROWS if row in args.rows]
+            failed, left = run_jobs(jobs, args)
+        if left:
+            print(f"study: runs left: {len(left)}; the same command continues.", file=sys.stderr)
+        if runs := load_runs(args):
+            steps = ["--steps", str(args.steps)] if args.steps else []
+            words = ["python", "-m", "microworld.study", "--seeds", args.seeds, "--scenes", args.scenes, *steps]
+            print(write_report(runs, args, shlex.join(map(str, words))))
+        elif args.report:
+            raise ValueError(f"{args.output_dir} has no two finished runs of {BASE} with these settings.")
+    except (ValueError, OSError) as error:
         print(f"study: error: {error}", file=sys.stderr)
-        return 1 if failed else 2
+        return 2
     except KeyboardInterrupt:
-        print("study: stopped; the same command goes on from here.", file=sys.stderr)
+        print("study: stopped; the same command continues.", file=sys.stderr)
         return 130
     return 1 if failed else 0
-
-
-def _that_decide(args: argparse.Namespace) -> list[str]:
-    """The options that decide the figures."""
-    return ["--steps", str(args.steps), "--scenes", str(args.scenes), "--seeds", str(args.seeds)]
 
 
 if __name__ == "__main__":

@@ -1,129 +1,72 @@
-"""What the study trains: each row is one of the two recipes with a few keys of `vlkd train` changed."""
+"""What the study trains: each row is the recipe of `make demo` with a few keys of `vlkd train` changed."""
 
-from dataclasses import dataclass, field
+import argparse
+import hashlib
+import json
+from pathlib import Path
 from typing import Any
 
-RECIPES = {"paper": "hub_configs/microworld/train.yaml", "ours": "hub_configs/microworld/train_plus.yaml"}
-RANDOM_BART = "random"  # in a row's `bart`: a BART of the same shape with random weights, drawn by the seed
-IMAGES = 8000  # what both recipes train on
-# One step that changes nothing: what the teachers can do before they are distilled.
-_NO_TRAINING = {"max_steps": 1, "warmup_steps": 0, "learning_rate": 0.0, "projector_learning_rate": 0.0}
+import yaml
+
+from trainer.config_loader import ConfigLoader
+from trainer.evaluation.metrics_file import load_metrics
+
+RECIPE = Path("hub_configs/microworld/train.yaml")
+RANDOM_BART = "random"  # as a row's `bart`: a BART of the teacher's shape with random weights, drawn from the seed
+BASE = "recipe"  # the row that all others are compared with
+
+# Options that are measured once, each alone. When an option is deleted from the code, delete its row.
+OPTIONS = {
+    "mlp-projector": {"image_projector": "mlp"},
+    "expansion-4": {"image_token_expansion": 4, "projector_init": "random"},
+    "with-itdd": {"itdd_weight": 3.0},
+    "patch-attention-self": {"patch_attention": "self"},
+    "encoder-without-prompt": {"prompt_in_encoder": False},
+}
+# Question of the report -> name of each row -> the keys that it changes.
+QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "What is each loss for?": {
+        "without-ttdm": {"ttdm_weight": 0.0},
+        "without-itcl": {"itcl_weight": 0.0},
+        "without-icti": {"icti_weight": 0.0},
+    },
+    "Is pretrained knowledge needed?": {"random-bart": {"bart": RANDOM_BART}},
+    "What must be trained?": {
+        "frozen-bart": {"freeze": "all"},
+        "frozen-decoder": {"freeze": "decoder"},
+        "random-projector": {"projector_init": "random"},
+    },
+    "What must the decoder see?": {"pooled-token": {"image_tokens": "pooled"}},
+    "How much data is needed?": {
+        "images-80": {"dataset_kwargs": {"size": 80, "captions_per_image": 5}},
+        "images-800": {"dataset_kwargs": {"size": 800, "captions_per_image": 5}},
+    },
+    "What does it cost the language model?": {
+        "lr-2e-6": {"learning_rate": 2e-6},
+        "lr-1e-5": {"learning_rate": 1e-5},
+        "lr-2e-4": {"learning_rate": 2e-4},
+        "lr-1e-3": {"learning_rate": 1e-3},
+    },
+    "Do the options help?": OPTIONS,
+}
+ROWS = {BASE: {}} | {name: changes for rows in QUESTIONS.values() for name, changes in rows.items()}
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the study.
-
-    Args:
-        name: as the command line, the folder and the JSON call it.
-        label: as tables and plots call it.
-        phrase: how a sentence about it begins: "without ICTI".
-        base: the recipe it starts from, a key of RECIPES.
-        overrides: keys of `vlkd train`.
-        against: the row it is compared with; None for what stands alone.
-    """
-
-    name: str
-    label: str
-    phrase: str
-    base: str = "paper"
-    overrides: dict[str, Any] = field(default_factory=dict)
-    against: str | None = "paper"
+def options_of(row: str) -> dict[str, Any]:
+    """The recipe with the row's changes."""
+    return yaml.load(RECIPE.read_text(encoding="utf-8"), Loader=ConfigLoader) | ROWS[row]
 
 
-def _images(size: int) -> dict[str, Any]:
-    return {"dataset_kwargs": {"size": size, "captions_per_image": 4}}
+def fingerprint(row: str, seed: int, args: argparse.Namespace) -> str:
+    """A hash of what a result depends on: the options, the teachers' weights, and the sizes in `args`."""
+    settings = [options_of(row), seed, args.steps, args.scenes, args.weights]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-ROWS = (
-    Row("paper", "the paper's recipe", "by the paper's recipe", against=None),
-    Row("ours", "our recipe", "by our recipe", base="ours"),
-    Row("untrained", "before training", "before any training", overrides=_NO_TRAINING),
-    Row("without-icti", "without ICTI", "without ICTI", overrides={"icti_weight": 0.0}),
-    Row("without-itcl", "without ITCL", "without ITCL", overrides={"itcl_weight": 0.0}),
-    Row("without-ttdm", "without TTDM", "without TTDM", overrides={"ttdm_weight": 0.0}),
-    Row("with-itdd", "with ITDD too", "with ITDD besides", overrides={"itdd_weight": 3.0}),
-    Row("frozen-bart", "BART frozen", "with BART frozen", overrides={"freeze": "all"}),
-    Row("random-bart", "random BART", "with a BART of random weights", overrides={"bart": RANDOM_BART}),
-    Row("mlp", "MLP for W_d", "with an MLP in place of the linear W_d", overrides={"image_projector": "mlp"}),
-    Row(
-        "random-projector",
-        "W_d at random",
-        "with W_d drawn at random in place of the pseudo-inverse",
-        overrides={"projector_init": "random"},
-    ),
-    Row(
-        "patch-tokens",
-        "patch tokens only",
-        "with the patch tokens alone before the decoder",
-        overrides={"image_tokens": "patch"},
-    ),
-    Row(
-        "pooled-token",
-        "pooled token only",
-        "with the pooled token alone before the decoder",
-        overrides={"image_tokens": "pooled"},
-    ),
-    Row(
-        "global-attention",
-        "global patch attention",
-        "with patches that attend to each other in CLIP's last layer",
-        overrides={"patch_attention": "global"},
-    ),
-    Row(
-        "prompt-in-encoder",
-        "question in the encoder",
-        "with the question in the encoder too",
-        overrides={"prompt_in_encoder": True},
-    ),
-    *(
-        Row(
-            f"lr-{rate}",
-            f"learning rate {rate}",
-            f"at a learning rate of {rate}",
-            overrides={"learning_rate": float(rate)},
-        )
-        for rate in ("1e-5", "1e-4", "3e-4", "1e-3")
-    ),
-    Row("images-80", "80 images", "with 80 images in place of 8,000", overrides=_images(IMAGES // 100)),
-    Row("images-800", "800 images", "with 800 images in place of 8,000", overrides=_images(IMAGES // 10)),
-    Row(
-        "ours-one-vector",
-        "one vector a token",
-        "with one vector of each image token",
-        base="ours",
-        overrides={"image_token_expansion": 1},
-        against="ours",
-    ),
-    Row("ours-no-itdd", "without ITDD", "without ITDD", base="ours", overrides={"itdd_weight": 0.0}, against="ours"),
-    Row(
-        "ours-no-statements",
-        "no short statements",
-        "without short statements among the captions",
-        base="ours",
-        overrides={"dataset_kwargs": {"size": IMAGES, "captions_per_image": 6}},
-        against="ours",
-    ),
-    Row(
-        "ours-decoder-learns",
-        "decoder learns too",
-        "with a decoder that learns too",
-        base="ours",
-        overrides={"freeze": "none"},
-        against="ours",
-    ),
-)
-
-
-BY_NAME = {row.name: row for row in ROWS}
-
-
-def rows_named(names: list[str] | None) -> list[Row]:
-    """The rows of these names, in the study's own order; all of them for None.
-
-    Raises:
-        ValueError: there is no such row.
-    """
-    if unknown := [name for name in names or [] if name not in BY_NAME]:
-        raise ValueError(f"rows: there is no {', '.join(unknown)}; the rows are {', '.join(BY_NAME)}.")
-    return [row for row in ROWS if names is None or row.name in names]
+def finished(row: str, seed: int, args: argparse.Namespace) -> dict[str, Any] | None:
+    """The metrics.json of a run with the present settings; None if there is none."""
+    try:
+        metrics = load_metrics(args.output_dir / row / str(seed) / "metrics.json")
+    except ValueError:
+        return None
+    return metrics if metrics.get("fingerprint") == fingerprint(row, seed, args) else None

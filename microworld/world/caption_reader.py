@@ -1,50 +1,55 @@
-"""Reads a caption: what it claims of a scene, and whether that is true."""
+"""Reads a caption: what it claims about a scene, and whether that is true."""
 
 import re
 from dataclasses import dataclass, field
 
-from microworld.world.language import NUMBERS, PLURALS
-from microworld.world.scenes import BACKGROUNDS, COLORS, RELATIONS, SHAPES, SIZES, Group, Scene
+from microworld.world.kinds import KINDS, PLURAL
+from microworld.world.language import GROUND, NUMBERS, WHERE
+from microworld.world.scenes import RELATIONS, SIZES, Group, Scene, relation
 
-_SINGULAR = {plural: shape for shape, plural in PLURALS.items()}
+_SINGULAR = {PLURAL[kind]: kind for kind in KINDS}
 _COUNT_WORDS = {"a": 1, "an": 1} | {word: number for number, word in NUMBERS.items()}
-_GROUND = f"(?:{'|'.join(BACKGROUNDS)})"
-_TRAIT = f"(?:{'|'.join((*SIZES, *COLORS))})"
-# The units of a caption. Each kind is read by a method of `_Reader`; the first that fits is taken.
+_BACKGROUND = {where: name for name, where in WHERE.items()}
+_BACKGROUND |= {f"the background is {ground}": name for name, ground in GROUND.items()}
+
+
+def _any(words) -> str:
+    return "|".join(sorted(words, key=len, reverse=True))
+
+
+# The units of a caption. Each is read by a method of `_Reader`; the first that fits is taken.
 _UNITS = {
-    "background": rf"(?:(?:on )?(?:an? |the )?{_GROUND} background|the background is {_GROUND})\b",
-    "relation": rf"(?:(?:is|are) )?(?:{'|'.join(RELATIONS)})\b",
-    "predicate": rf"(?:is|are) {_TRAIT}(?: and {_TRAIT})?\b",
-    "joint": r"(?:and|there is|there are|the)\b",
-    "number": rf"(?:{'|'.join(_COUNT_WORDS)})\b",
-    "size": rf"(?:{'|'.join(SIZES)})\b",
-    "color": rf"(?:{'|'.join(COLORS)})\b",
-    "noun": rf"(?:{'|'.join((*SHAPES, *_SINGULAR))})\b",
+    "background": rf"(?:{_any(_BACKGROUND)})\b",
+    "opening": r"a picture of\b",
+    "relation": rf"(?:(?:is|are) )?(?:{_any(RELATIONS)})\b",
+    "predicate": rf"(?:is|are) (?:{_any(SIZES)})\b",
+    "joint": r"(?:,|(?:and|there is|there are|the)\b)(?! *\.)",
+    "number": rf"(?:{_any(_COUNT_WORDS)})\b",
+    "size": rf"(?:{_any(SIZES)})\b",
+    "noun": rf"(?:{_any((*KINDS, *_SINGULAR))})\b",
     "end": r"\.",
     "unknown": r"[^\s.]+",
 }
-_UNIT = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _UNITS.items()))
+_UNIT = re.compile("|".join(f"(?P<{name}>{pattern})" for name, pattern in _UNITS.items()))
 
 
-# --------------------------------------------------------------------------------------------------- reading captions
 @dataclass
 class Mention:
-    """What a caption says of one group; None where it is silent."""
+    """What a caption says about one group; None where it is silent."""
 
-    shape: str
+    kind: str
     plural: bool
-    color: str | None = None
     size: str | None = None
     count: int | None = None
 
     def agrees(self, group: Group) -> bool:
-        said = ((self.color, group.color), (self.size, group.size), (self.count, group.count))
+        said = ((self.size, group.size), (self.count, group.count))
         return self.plural == (group.count > 1) and all(claim in (None, truth) for claim, truth in said)
 
 
 @dataclass
 class Claims:
-    """What a caption says: of groups, of relations as (shape, relation, shape), of the background."""
+    """What a caption says: about groups, relations as (kind, relation, kind), and the background."""
 
     mentions: list[Mention] = field(default_factory=list)
     relations: list[tuple[str, str, str]] = field(default_factory=list)
@@ -57,12 +62,12 @@ def caption_is_true(text: str, scene: Scene) -> bool:
         claims = read_caption(text)
     except ValueError:
         return False
-    groups = {g.shape: g for g in scene.groups}
-    introduced = [m.shape for m in claims.mentions if m.count is not None]
+    groups = {group.kind: group for group in scene.groups}
+    introduced = [mention.kind for mention in claims.mentions if mention.count is not None]
     return (
         sorted(introduced) == sorted(groups)
-        and all(m.shape in groups and m.agrees(groups[m.shape]) for m in claims.mentions)
-        and all(a != b and scene.relation(groups[a], groups[b]) == said for a, said, b in claims.relations)
+        and all(mention.kind in groups and mention.agrees(groups[mention.kind]) for mention in claims.mentions)
+        and all(a != b and relation(groups[a], groups[b]) == said for a, said, b in claims.relations)
         and claims.background in (None, scene.background)
     )
 
@@ -71,7 +76,7 @@ def read_caption(text: str) -> Claims:
     """The claims of a caption.
 
     Raises:
-        ValueError: at a word that is none of the microworld's, or in a phrase that is cut short or contradicts itself.
+        ValueError: at a word that is not of this world, or in a phrase that is cut short or contradicts itself.
     """
     reader = _Reader(text)
     for unit in _UNIT.finditer(" ".join(text.split()) + "."):
@@ -86,16 +91,19 @@ class _Reader:
         self.text = text
         self.claims = Claims()
         self.subject: str | None = None  # the sentence's last noun
-        self.plural = False  # whether it was one
-        self.relation: str | None = None  # in which the subject stands to a noun that is still to come
+        self.plural = False  # whether it was plural
+        self.relation: str | None = None  # of the subject to a noun that is still to come
         self.traits: dict[str, str | int] = {}  # of a noun that is still to come
 
     def read_background(self, phrase: str) -> None:
         self._check_complete()
-        color = next(word for word in phrase.split() if word in BACKGROUNDS)
-        if self.claims.background not in (None, color):
+        if self.claims.background not in (None, _BACKGROUND[phrase]):
             raise self._error("two backgrounds")
-        self.claims.background = color
+        self.claims.background = _BACKGROUND[phrase]
+
+    def read_opening(self, phrase: str) -> None:
+        if self.claims.mentions or self.traits:
+            raise self._error("an opening after the beginning")
 
     def read_relation(self, phrase: str) -> None:
         self._check_complete()
@@ -104,14 +112,11 @@ class _Reader:
         self.relation = phrase.removeprefix("is ").removeprefix("are ")
 
     def read_predicate(self, phrase: str) -> None:
-        """'are red and small' describes the last noun of the sentence."""
+        """'are small' describes the last noun of the sentence."""
         self._check_complete()
         if self.subject is None:
-            raise self._error("a trait without a subject")
-        for word in phrase.split()[1::2]:
-            self._add_trait("size" if word in SIZES else "color", word)
-        self.claims.mentions.append(Mention(self.subject, self.plural, **self.traits))
-        self.traits = {}
+            raise self._error("a size without a subject")
+        self.claims.mentions.append(Mention(self.subject, self.plural, size=phrase.split()[1]))
 
     def read_joint(self, phrase: str) -> None:
         if self.traits or (self.relation and phrase != "the"):
@@ -123,17 +128,14 @@ class _Reader:
     def read_size(self, word: str) -> None:
         self._add_trait("size", word)
 
-    def read_color(self, word: str) -> None:
-        self._add_trait("color", word)
-
     def read_noun(self, word: str) -> None:
         mention = Mention(_SINGULAR.get(word, word), plural=word in _SINGULAR, **self.traits)
         if mention.count is not None and mention.plural != (mention.count > 1):
             raise self._error("a number that disagrees with its noun")
         self.claims.mentions.append(mention)
         if self.relation:
-            self.claims.relations.append((self.subject, self.relation, mention.shape))
-        self.subject, self.plural, self.relation, self.traits = mention.shape, mention.plural, None, {}
+            self.claims.relations.append((self.subject, self.relation, mention.kind))
+        self.subject, self.plural, self.relation, self.traits = mention.kind, mention.plural, None, {}
 
     def read_end(self, stop: str) -> None:
         self._check_complete()

@@ -1,25 +1,27 @@
-"""The plain text that BART reads before it ever meets an image: captions, statements, facts, questions and answers.
+"""The plain text that BART is pretrained on: captions, statements, facts, questions and answers.
 
-A document is a list of segments, so that pretraining knows where the questions and answers stand. No document joins
-the facts of a shape in `NEVER_TWO_STEP` to a description of a scene that holds it.
+A document is a list of segments, so that pretraining knows the questions and answers. No document joins the facts of a
+kind in `NEVER_TWO_STEP` to a description of a scene that holds it.
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from microworld.world.language import NEVER_TWO_STEP, Question, caption, fact_question, facts, question, statements
-from microworld.world.scenes import SHAPES, Scene, sample_scene, split_of
+from microworld.world.kinds import FACTS, KINDS, NEVER_TWO_STEP, category_sentence
+from microworld.world.language import Question, caption, fact_question, question, statements
+from microworld.world.scenes import Scene, sample_scene, split_of
 
-# How often each type is asked: the ones that need two groups to be kept apart are drilled.
+# How often each type is asked: those that need two groups to be told apart are practiced most.
 _QUESTION_WEIGHTS = {
-    "color": 3,
-    "shape": 3,
-    "size": 3,
+    "kind": 5,
+    "category": 3,
     "count": 2,
-    "relation": 4,
-    "yes/no": 6,
+    "size": 2,
+    "relation": 8,
+    "yes/no": 8,
     "background": 1,
-    "knowledge": 3,
+    "knowledge": 5,
 }
 
 
@@ -27,7 +29,7 @@ _QUESTION_WEIGHTS = {
 class Segment:
     """A piece of a document.
 
-    `role` is 'passage'; 'question' and 'answer' (of a statement, its subject and what it says of it); or 'paraphrase'.
+    `role` is "passage"; "question" and "answer" (in a statement, its subject and the rest); or "paraphrase".
     """
 
     text: str
@@ -35,75 +37,71 @@ class Segment:
 
 
 def document(rng: random.Random) -> list[Segment]:
-    """One training document; test and validation scenes are left to the measurements."""
-    kind = rng.random()
-    if kind < 0.05:
+    """One training document, without scenes of the validation and test splits."""
+    draw = rng.random()
+    if draw < 0.03:
         return [Segment(caption(_train_scene(rng), rng), "passage")]
-    if kind < 0.09:
-        said = statements(_train_scene(rng))
-        return [Segment(". ".join(rng.sample(said, rng.randint(1, 3))), "passage")]
-    if kind < 0.14:
-        told = [rng.choice(facts(shape, plural=rng.random() < 0.5)) for shape in rng.sample(SHAPES, rng.randint(1, 3))]
-        return [Segment(". ".join(told), "passage")]
-    if kind < 0.26:
-        return question_segments([fact_question(shape, rng) for shape in rng.sample(SHAPES, rng.randint(1, 3))])
+    if draw < 0.09:
+        return [Segment(". ".join(_fact_sentence(rng) for _ in range(rng.randint(1, 3))), "passage")]
+    if draw < 0.24:
+        return question_segments([fact_question(kind, rng) for kind in rng.sample(KINDS, rng.randint(1, 3))])
     scene = _train_scene(rng)
-    if kind < 0.36:
+    if draw < 0.32:
         return passage_with_a_fact(scene, rng)
-    if kind < 0.46:
-        return join(caption(scene, rng, full=True), [Segment(caption(scene, rng), "paraphrase")], rng.random() < 0.7)
-    if kind < 0.64:
-        return stated_passage(scene, rng, rng.choice((1, 1, 2, 3)))
+    if draw < 0.40:
+        paraphrase = [Segment(caption(scene, rng), "paraphrase")]
+        return join(caption(scene, rng, "full"), paraphrase, rng.random() < 0.7)
+    if draw < 0.56:
+        return stated_passage(scene, rng, rng.choice((1, 1, 2)))
     return questioned_passage(scene, rng, rng.choice((1, 1, 2, 3)))
 
 
 def pair_document(rng: random.Random) -> list[Segment]:
-    """A passage about two groups, a question or statement: the hardest thing to learn, and so what is read first."""
-    while len((scene := _train_scene(rng)).groups) < 2:
-        pass
+    """A passage about two groups with one question or statement: what is hardest to learn, and so is read first."""
+    scene = _train_scene(rng, numbers=(2,))
     return stated_passage(scene, rng, 1) if rng.random() < 0.3 else questioned_passage(scene, rng, 1)
 
 
 def questioned_passage(scene: Scene, rng: random.Random, questions: int) -> list[Segment]:
-    """A full caption, with so many questions and answers before or behind it."""
+    """A full caption, with so many questions and answers before or after it."""
     asked = question_segments([ask(scene, rng) for _ in range(questions)])
-    return join(caption(scene, rng, full=True), asked, first=rng.random() < 0.6)
+    return join(caption(scene, rng, "full"), asked, first=rng.random() < 0.6)
 
 
 def passage_with_a_fact(scene: Scene, rng: random.Random) -> list[Segment]:
-    """A passage, a question about it, and one about a fact of a shape that the scene does not hold, in any order."""
-    held = {group.shape for group in scene.groups}
-    fact = fact_question(rng.choice([shape for shape in SHAPES if shape not in held]), rng)
+    """A passage, a question about it, and one about a kind that the scene does not hold, in any order."""
+    held = {group.kind for group in scene.groups}
+    fact = fact_question(rng.choice([kind for kind in KINDS if kind not in held]), rng)
     asked = question_segments(rng.sample([ask(scene, rng), fact], 2))
-    return join(caption(scene, rng, full=True), asked, first=rng.random() < 0.6)
+    return join(caption(scene, rng, "full"), asked, first=rng.random() < 0.6)
 
 
 def stated_passage(scene: Scene, rng: random.Random, number: int) -> list[Segment]:
-    """A full caption, with so many short statements of the same scene before or behind it."""
+    """A full caption, with so many short statements about the same scene before or after it."""
     said = statement_segments(rng.sample(statements(scene), number))
-    return join(caption(scene, rng, full=True), said, first=rng.random() < 0.7)
+    return join(caption(scene, rng, "full"), said, first=rng.random() < 0.7)
 
 
 def ask(scene: Scene, rng: random.Random) -> Question:
     """A question of a random type that the scene allows and the corpus may hold."""
     while True:
-        kind = rng.choices(list(_QUESTION_WEIGHTS), list(_QUESTION_WEIGHTS.values()))[0]
-        asked = question(scene, kind, rng)
-        if asked and not (kind == "knowledge" and asked.subject in NEVER_TWO_STEP):
+        type = rng.choices(list(_QUESTION_WEIGHTS), list(_QUESTION_WEIGHTS.values()))[0]
+        asked = question(scene, type, rng)
+        if asked and not (type == "knowledge" and asked.subject in NEVER_TWO_STEP):
             return asked
 
 
 def question_segments(questions: list[Question]) -> list[Segment]:
     """'Question: … Answer: …', sentence by sentence."""
     segments = []
-    for i, q in enumerate(questions):
+    for i, asked in enumerate(questions):
         opening = ". Question:" if i else "Question:"
-        segments += [Segment(f"{opening} {q.question} Answer:", "question"), Segment(f" {q.answer}", "answer")]
+        segments += [Segment(f"{opening} {asked.text} Answer:", "question"), Segment(f" {asked.answer}", "answer")]
     return segments
 
 
 def statement_segments(said: list[str]) -> list[Segment]:
-    """'the circles are' and 'red', sentence by sentence."""
+    """'the owls are' and 'small', sentence by sentence."""
     segments = []
     for i, statement in enumerate(said):
         verb = " are " if " are " in statement else " is "
@@ -114,15 +112,22 @@ def statement_segments(said: list[str]) -> list[Segment]:
 
 
 def join(passage: str, others: list[Segment], first: bool) -> list[Segment]:
-    """A passage, with other segments before it (`first`) or behind it."""
+    """A passage, with other segments before it (`first`) or after it."""
     if first:
         return [*others, Segment(f". {passage}", "passage")]
     following = Segment(f". {others[0].text}", others[0].role)
     return [Segment(passage, "passage"), following, *others[1:]]
 
 
-def _train_scene(rng: random.Random) -> Scene:
+def _fact_sentence(rng: random.Random) -> str:
+    kind, plural = rng.choice(KINDS), rng.random() < 0.5
+    if rng.random() < 0.2:
+        return category_sentence(kind, plural)
+    return rng.choice(FACTS[kind]).sentence(kind, plural)
+
+
+def _train_scene(rng: random.Random, numbers: Sequence[int] = (1, 2, 2, 3, 3)) -> Scene:
     while True:
-        scene = sample_scene(rng)
-        if split_of(scene) in ("train", "unseen"):  # only images keep "unseen" pairs back: text may hold any
+        scene = sample_scene(rng, numbers)
+        if split_of(scene) in ("train", "unseen_pairs"):  # only images keep pairs back: text may hold any
             return scene

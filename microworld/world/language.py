@@ -1,214 +1,332 @@
-"""What can be said of a scene: captions, questions with answers, and the facts that only text tells.
+"""What can be said about a scene: captions, statements, and questions with their accepted answers.
 
-Everything here is a function of a scene and a `random.Random`. `read_caption` turns a caption into the claims it
-makes, by which generated captions are judged.
+Everything here is a function of a scene and a `random.Random`. `caption_reader.py` reads captions back.
 """
 
 import random
 from dataclasses import dataclass, replace
 
-from microworld.world.scenes import COLORS, COUNTS, SHAPES, SIZES, Group, Scene
+from microworld.world.kinds import (
+    CATEGORIES,
+    CATEGORY,
+    FACTS,
+    KINDS,
+    PLURAL,
+    QUESTIONS,
+    Fact,
+    article,
+    category_sentence,
+)
+from microworld.world.scenes import BACKGROUNDS, COUNTS, RELATIONS, SIZES, Group, Scene, relation
 
 NUMBERS = {1: "one", 2: "two", 3: "three"}
-PLURALS = {shape: "crosses" if shape == "cross" else f"{shape}s" for shape in SHAPES}
-# Facts stand in the text corpus alone, never in a caption and never in an image.
-_TASTES = ("honey", "rain", "snow", "music", "bread", "silk", "gold", "salt", "milk", "chess")
-LIKES = dict(zip(SHAPES, _TASTES, strict=True))
-_HOMES = ("forests", "towers", "deserts", "caves", "rivers", "islands", "castles", "gardens", "lakes", "tunnels")
-LIVES = dict(zip(SHAPES, _HOMES, strict=True))
-# No text joins these shapes' facts to a scene that holds them: a model must take the two steps by itself.
-NEVER_TWO_STEP = ("heart", "moon", "arrow")
-QUESTION_TYPES = ("color", "shape", "size", "count", "relation", "yes/no", "background")
+# Of each background: where something is, and its name.
+WHERE = {
+    "meadow": "in a meadow",
+    "beach": "on a beach",
+    "sea": "on the sea",
+    "night sky": "in the night sky",
+    "brick wall": "on a brick wall",
+    "snow": "in the snow",
+    "paper": "on paper",
+    "wooden floor": "on a wooden floor",
+}
+GROUND = {name: where.split(" ", 1)[1] for name, where in WHERE.items()}
+QUESTION_TYPES = ("kind", "category", "count", "size", "relation", "yes/no", "background")
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a scene and its one right answer; `subject` is the shape it is about, where there is one."""
+    """A question about a scene.
 
-    kind: str
-    question: str
+    Args:
+        type: one of `QUESTION_TYPES`, "knowledge" or "fact".
+        text: the question.
+        answer: how the text corpus answers it.
+        accepted: the answers that are right, without their leading article.
+        subject: the kind that it is about, if it is about one.
+    """
+
+    type: str
+    text: str
     answer: str
+    accepted: tuple[str, ...]
     subject: str | None = None
 
 
-def article(phrase: str) -> str:
-    return f"an {phrase}" if phrase[0] in "aeiou" else f"a {phrase}"
+def is_right(answer: str, accepted: tuple[str, ...]) -> bool:
+    """Whether an answer, up to its case and a leading article, is an accepted one."""
+    return without_article(answer.strip().lower()) in accepted
+
+
+def without_article(phrase: str) -> str:
+    first, _, rest = phrase.partition(" ")
+    return rest if first in ("a", "an", "the") and rest else phrase
 
 
 def noun(group: Group) -> str:
-    """'circle' or 'circles'."""
-    return group.shape if group.count == 1 else PLURALS[group.shape]
+    """'owl' or 'owls'."""
+    return group.kind if group.count == 1 else PLURAL[group.kind]
 
 
 def be(group: Group) -> str:
     return "is" if group.count == 1 else "are"
 
 
-def noun_phrase(group: Group, size: bool = True, numeral: bool = False) -> str:
-    """'a large red circle' (with `numeral` 'one large red circle'), 'two red squares'."""
-    words = f"{group.size} {group.color} {noun(group)}" if size else f"{group.color} {noun(group)}"
-    return _counted(group, words, numeral)
-
-
-def _counted(group: Group, words: str, numeral: bool) -> str:
+def _phrase(group: Group, size: bool, numeral: bool) -> str:
+    """'a large owl' (with `numeral` 'one large owl'), 'two owls'."""
+    words = f"{group.size} {noun(group)}" if size else noun(group)
     return article(words) if group.count == 1 and not numeral else f"{NUMBERS[group.count]} {words}"
 
 
+def _list(phrases: list[str]) -> str:
+    """'a', 'a and b', 'a, b and c'."""
+    *others, last = phrases
+    return f"{', '.join(others)} and {last}" if others else last
+
+
 # ------------------------------------------------------------------------------------------------------- captions
-def caption(scene: Scene, rng: random.Random, full: bool | None = None) -> str:
-    """One caption. `full` says all there is to say; else (by default one in five) sizes or more are left out.
+def caption(scene: Scene, rng: random.Random, detail: str | None = None) -> str:
+    """One caption, which names every group with its number.
 
-    A single object is 'a circle' in two captions of three, 'one circle' in the third.
+    Args:
+        detail: "full" also tells every size and relation, and the background; "some" tells sizes and background;
+            "brief" tells no size. By default 35% of the captions are full, 20% tell some and 45% are brief.
     """
-    full = rng.random() < 0.8 if full is None else full
-    numeral = rng.random() < 1 / 3
-    groups = rng.sample(scene.groups, len(scene.groups))
-    if not full:
-        return _brief_caption(scene, groups, numeral, rng)
-    ground = f"{article(scene.background)} background"
-    if rng.random() < 0.4:
-        return _noun_first_caption(scene, groups, numeral, rng)
-    if len(groups) == 1:
-        phrase = noun_phrase(groups[0], numeral=numeral)
-        return rng.choice(
-            (f"{phrase} on {ground}", f"on {ground} there {be(groups[0])} {phrase}", f"{phrase}. {_ground(scene)}")
-        )
-    a, b = groups
-    phrase_a, phrase_b = (noun_phrase(g, numeral=numeral) for g in (a, b))
-    relation = scene.relation(a, b)
-    return rng.choice(
-        (
-            f"{phrase_a} {relation} {phrase_b} on {ground}",
-            f"on {ground} there {be(a)} {phrase_a} {relation} {phrase_b}",
-            f"{phrase_a} {relation} {phrase_b}. {_ground(scene)}",
-            f"{phrase_a} and {phrase_b}. the {noun(a)} {be(a)} {relation} the {noun(b)}. {_ground(scene)}",
-        )
-    )
+    detail = detail or rng.choices(("full", "some", "brief"), (0.35, 0.2, 0.45))[0]
+    groups, numeral = rng.sample(scene.groups, len(scene.groups)), rng.random() < 1 / 3
+    where = WHERE[scene.background]
+    if detail == "brief":
+        return _brief_caption(groups, where, numeral, rng)
+    if detail == "full" and rng.random() < 0.3:
+        return _noun_first_caption(groups, where, numeral, rng)
+    listed = _list([_phrase(group, True, numeral) for group in groups])
+    if detail == "full" and len(groups) == 2 and rng.random() < 0.6:
+        listed = listed.replace(" and ", f" {relation(*groups)} ", 1)
+        sentences = []
+    else:
+        sentences = _relation_sentences(groups, rng) if detail == "full" else []
+    there = f"{where} there {be(groups[0])} {listed}"
+    first = rng.choice((f"{listed} {where}", there, f"a picture of {listed} {where}"))
+    return ". ".join([first, *sentences])
 
 
-def _noun_first_caption(scene: Scene, groups: list[Group], numeral: bool, rng: random.Random) -> str:
-    """'two circles and a square. the circles are red and small. …': a noun comes before what is said of it."""
-    said = [" and ".join(_counted(g, noun(g), numeral) for g in groups)]
-    for g in groups:
-        said.append(f"the {noun(g)} {be(g)} {' and '.join(rng.sample((g.size, g.color), 2))}")
-    if len(groups) == 2:
-        a, b = groups
-        said.append(f"the {noun(a)} {be(a)} {scene.relation(a, b)} the {noun(b)}")
-    return ". ".join([*said, _ground(scene)])
+def _brief_caption(groups: list[Group], where: str, numeral: bool, rng: random.Random) -> str:
+    phrases = [_phrase(group, False, numeral) for group in groups]
+    listed = f" {relation(*groups)} ".join(phrases) if len(groups) == 2 and rng.random() < 0.3 else _list(phrases)
+    return rng.choice((listed, f"{listed} {where}"))
 
 
-def _brief_caption(scene: Scene, groups: list[Group], numeral: bool, rng: random.Random) -> str:
-    phrases = [noun_phrase(g, rng.random() < 0.5, numeral) for g in groups]
-    if len(groups) == 1:
-        return phrases[0]
-    return rng.choice((" and ", f" {scene.relation(*groups)} ")).join(phrases)
+def _noun_first_caption(groups: list[Group], where: str, numeral: bool, rng: random.Random) -> str:
+    """'two owls and a fox in a meadow. the owls are small. …': every noun comes before its size."""
+    listed = _list([_phrase(group, False, numeral) for group in groups])
+    sizes = [f"the {noun(group)} {be(group)} {group.size}" for group in groups]
+    return ". ".join([f"{listed} {where}", *sizes, *_relation_sentences(groups, rng)])
 
 
-def _ground(scene: Scene) -> str:
-    return f"the background is {scene.background}"
+def _relation_sentences(groups: list[Group], rng: random.Random) -> list[str]:
+    """'the owls are left of the fox', for each two groups."""
+    pairs = [(a, b) for i, a in enumerate(groups) for b in groups[i + 1 :]]
+    turned = [pair if rng.random() < 0.5 else pair[::-1] for pair in rng.sample(pairs, len(pairs))]
+    return [_relation_sentence(a, b) for a, b in turned]
+
+
+def _relation_sentence(a: Group, b: Group) -> str:
+    return f"the {noun(a)} {be(a)} {relation(a, b)} the {noun(b)}"
 
 
 def statements(scene: Scene) -> list[str]:
-    """Every short true sentence of the scene: 'the circles are red', 'there is one star', …"""
-    said = [_ground(scene)]
-    for g in scene.groups:
-        said += [f"the {noun(g)} {be(g)} {g.color}", f"the {noun(g)} {be(g)} {g.size}"]
-        said += [f"there {be(g)} {NUMBERS[g.count]} {noun(g)}", f"the {g.color} {_thing(g)} {be(g)} {_a_noun(g)}"]
-    if len(scene.groups) == 2:
-        a, b = scene.groups
-        for x, y in ((a, b), (b, a)):
-            said.append(f"the {noun(x)} {be(x)} {scene.relation(x, y)} the {noun(y)}")
-    return said
+    """Short true sentences: 'the owls are small', 'there is one fox', 'the animals on the left are owls', …"""
+    told = [f"the background is {GROUND[scene.background]}"]
+    for group in scene.groups:
+        told.append(f"the {noun(group)} {be(group)} {group.size}")
+        told.append(f"there {be(group)} {NUMBERS[group.count]} {noun(group)}")
+        told += [f"{name} {be(group)} {_kind_answer(group)}" for name in references(scene, group)]
+        told += [_relation_sentence(group, other) for other in scene.groups if other is not group]
+    return told
 
 
-def _thing(group: Group) -> str:
-    return "object" if group.count == 1 else "objects"
+def references(scene: Scene, group: Group, category: bool = True) -> list[str]:
+    """How to refer to one group without its kind: 'the large animals', 'the thing at the top', …
 
-
-def _a_noun(group: Group) -> str:
-    return article(group.shape) if group.count == 1 else noun(group)
-
-
-# ------------------------------------------------------------------------------------------------------ questions
-def question(scene: Scene, kind: str, rng: random.Random, group: Group | None = None) -> Question | None:
-    """A question of the given type, or None where the scene allows none (a relation needs two groups).
-
-    It is about `group`, or about a random one of the scene's.
+    With `category` False, the references don't tell its category either.
     """
-    group = group or rng.choice(scene.groups)
-    other = next((g for g in scene.groups if g is not group), None)
-    if kind == "background":
-        return Question(kind, "what color is the background?", scene.background)
-    if kind == "color":
-        return Question(kind, f"what color {be(group)} the {noun(group)}?", group.color, group.shape)
-    if kind == "shape":
-        return Question(kind, f"what {be(group)} the {group.color} {_thing(group)}?", _a_noun(group), group.shape)
-    if kind == "size":
-        return Question(kind, f"what size {be(group)} the {noun(group)}?", group.size, group.shape)
-    if kind == "count":
-        return Question(kind, f"how many {PLURALS[group.shape]} are there?", NUMBERS[group.count], group.shape)
-    if kind == "relation":
-        return _relation_question(scene, group, other, rng) if other else None
-    if kind == "yes/no":
-        return _yes_no_question(scene, group, rng)
-    if kind == "knowledge":
-        return knowledge_question(group, rng)
-    raise ValueError(f"kind={kind!r} is unknown: choose one of {', '.join(QUESTION_TYPES)} or 'knowledge'.")
+    others = [other for other in scene.groups if other is not group]
+    word = CATEGORY[group.kind] if category else "thing"
+    word = word if group.count == 1 else PLURAL[word]
+    rivals = [other for other in others if not category or CATEGORY[other.kind] == CATEGORY[group.kind]]
+    found = [] if rivals else [f"the {word}"]
+    if place := scene.place(group):
+        found.append(f"the {word} {place}")
+    if others and all(other.size != group.size for other in rivals):
+        found.append(f"the {group.size} {word}")
+    return found
 
 
-def _relation_question(scene: Scene, group: Group, other: Group, rng: random.Random) -> Question:
-    relation = scene.relation(group, other)
-    if rng.random() < 0.5:
-        return Question("relation", f"what is {relation} the {noun(other)}?", f"the {noun(group)}", group.shape)
-    where = f"where {be(group)} the {noun(group)}?"
-    return Question("relation", where, f"{relation} the {noun(other)}", group.shape)
+def _kind_answer(group: Group) -> str:
+    return article(group.kind) if group.count == 1 else PLURAL[group.kind]
 
 
-def _yes_no_question(scene: Scene, group: Group, rng: random.Random) -> Question:
-    """Half of the answers are 'yes'. A wrong colour is the other group's where there is one: the hard negative."""
-    form = rng.choice(("color", "size", "count", "exists"))
+# ------------------------------------------------------------------------------------------------------- questions
+def question(scene: Scene, type: str, rng: random.Random, group: Group | None = None) -> Question | None:
+    """A question of the given type, or None if the scene allows none (a relation needs two groups).
+
+    It is about `group`, or about a random group of the scene.
+
+    Raises:
+        ValueError: if `type` is neither one of `QUESTION_TYPES` nor "knowledge".
+    """
+    if type not in _ASK:
+        raise ValueError(f"type={type!r} is unknown: choose one of {', '.join(_ASK)}.")
+    return _ASK[type](scene, group or rng.choice(scene.groups), rng)
+
+
+def _ask_kind(scene: Scene, group: Group, rng: random.Random) -> Question | None:
+    names = references(scene, group) + references(scene, group, category=False)
+    texts = [f"what {be(group)} {name}?" for name in names]
+    if len(scene.groups) == 1:
+        texts += [f"what is {WHERE[scene.background]}?", "what is in the picture?"]
+    return _about_kind("kind", rng.choice(texts), _kind_answer(group), group) if texts else None
+
+
+def _about_kind(type: str, text: str, answer: str, group: Group) -> Question:
+    return Question(type, text, answer, (group.kind, PLURAL[group.kind]), group.kind)
+
+
+def _ask_category(scene: Scene, group: Group, rng: random.Random) -> Question | None:
+    texts = [f"what kind of thing {be(group)} {name}?" for name in references(scene, group, category=False)]
+    texts += [f"what kind of thing is {words}?" for words in _sole_relations(scene, group)]
+    if not texts:
+        return None
+    category = CATEGORY[group.kind]
+    answer = article(category) if group.count == 1 else PLURAL[category]
+    return Question("category", rng.choice(texts), answer, (category, PLURAL[category]), group.kind)
+
+
+def _sole_relations(scene: Scene, group: Group) -> list[str]:
+    """'left of the owl', for each relation to another group that this group alone has."""
+    found = []
+    for other in scene.groups:
+        if other is not group:
+            related = [relation(third, other) for third in scene.groups if third is not other]
+            if related.count(relation(group, other)) == 1:
+                found.append(f"{relation(group, other)} the {noun(other)}")
+    return found
+
+
+def _ask_count(scene: Scene, group: Group, rng: random.Random) -> Question:
+    category = CATEGORY[group.kind]
+    total = sum(other.count for other in scene.groups if CATEGORY[other.kind] == category)
+    if total in COUNTS and rng.random() < 0.25:
+        return _simple("count", f"how many {PLURAL[category]} are there?", NUMBERS[total], group)
+    return _simple("count", f"how many {PLURAL[group.kind]} are there?", NUMBERS[group.count], group)
+
+
+def _simple(type: str, text: str, answer: str, group: Group | None = None) -> Question:
+    return Question(type, text, answer, (without_article(answer),), group and group.kind)
+
+
+def _ask_size(scene: Scene, group: Group, rng: random.Random) -> Question:
+    text = rng.choice(("what size {} the {}?", "{} the {} large or small?")).format(be(group), noun(group))
+    return _simple("size", text, group.size, group)
+
+
+def _ask_relation(scene: Scene, group: Group, rng: random.Random) -> Question | None:
+    others = [other for other in scene.groups if other is not group]
+    if not others:
+        return None
+    if (sole := _sole_relations(scene, group)) and rng.random() < 0.5:
+        return _about_kind("relation", f"what is {rng.choice(sole)}?", f"the {noun(group)}", group)
+    other = rng.choice(others)
+    text = f"where {be(group)} the {noun(group)} relative to the {noun(other)}?"
+    answers = [f"{relation(group, other)} the {name}" for name in (noun(other), other.kind, PLURAL[other.kind])]
+    return Question("relation", text, answers[0], tuple(dict.fromkeys(answers)), group.kind)
+
+
+def _ask_yes_no(scene: Scene, group: Group, rng: random.Random) -> Question:
+    """Half of the answers are 'yes'. Half of the kinds that are absent are of a category that is present."""
     true = rng.random() < 0.5
-    the = f"{be(group)} the {noun(group)}"
-    if form == "color":
-        others = [g.color for g in scene.groups if g is not group] or [c for c in COLORS if c != group.color]
-        text = f"{the} {group.color if true else rng.choice(others)}?"
-    elif form == "size":
-        text = f"{the} {group.size if true else next(s for s in SIZES if s != group.size)}?"
-    elif form == "count":
-        number = group.count if true else rng.choice([c for c in COUNTS if c != group.count])
-        asked = replace(group, count=number)
-        text = f"{be(asked)} there {NUMBERS[number]} {noun(asked)}?"
-    else:
-        present = {g.shape for g in scene.groups}
-        shape = group.shape if true else rng.choice([s for s in SHAPES if s not in present])
-        text = f"is there any {shape}?"
-    return Question("yes/no", text, "yes" if true else "no", group.shape)
+    forms = [_is_kind, _is_category, _is_count, _is_size, _is_background]
+    forms += [_is_relation] * 2 * (len(scene.groups) > 1)
+    return _simple("yes/no", rng.choice(forms)(scene, group, true, rng), "yes" if true else "no", group)
+
+
+def _is_kind(scene: Scene, group: Group, true: bool, rng: random.Random) -> str:
+    present = {g.kind for g in scene.groups}
+    alike = rng.random() < 0.5
+    absent = [k for k in KINDS if k not in present and (not alike or CATEGORY[k] == CATEGORY[group.kind])]
+    return f"is there any {group.kind if true else rng.choice(absent)}?"
+
+
+def _is_category(scene: Scene, group: Group, true: bool, rng: random.Random) -> str:
+    present = {CATEGORY[g.kind] for g in scene.groups}
+    absent = [category for category in CATEGORIES if category not in present]
+    return f"is there {article(CATEGORY[group.kind] if true else rng.choice(absent))}?"
+
+
+def _is_count(scene: Scene, group: Group, true: bool, rng: random.Random) -> str:
+    number = group.count if true else rng.choice([count for count in COUNTS if count != group.count])
+    asked = replace(group, count=number)
+    return f"{be(asked)} there {NUMBERS[number]} {noun(asked)}?"
+
+
+def _is_size(scene: Scene, group: Group, true: bool, rng: random.Random) -> str:
+    size = group.size if true else next(size for size in SIZES if size != group.size)
+    return f"{be(group)} the {noun(group)} {size}?"
+
+
+def _is_relation(scene: Scene, group: Group, true: bool, rng: random.Random) -> str:
+    other = rng.choice([other for other in scene.groups if other is not group])
+    right = relation(group, other)
+    word = right if true else rng.choice([word for word in RELATIONS if word != right])
+    return f"{be(group)} the {noun(group)} {word} the {noun(other)}?"
+
+
+def _is_background(scene: Scene, group: Group, true: bool, rng: random.Random) -> str:
+    name = scene.background if true else rng.choice([name for name in BACKGROUNDS if name != scene.background])
+    return f"{be(group)} the {noun(group)} {WHERE[name]}?"
+
+
+def _ask_background(scene: Scene, group: Group, rng: random.Random) -> Question:
+    text = rng.choice(("what is the background?", "where is this?"))
+    return _simple("background", text, GROUND[scene.background])
 
 
 # -------------------------------------------------------------------------------------------------------- knowledge
-def facts(shape: str, plural: bool) -> tuple[str, str]:
-    """What the text corpus tells of a shape beside its looks: 'a circle likes honey', 'a circle lives in forests'."""
-    if plural:
-        return f"{PLURALS[shape]} like {LIKES[shape]}", f"{PLURALS[shape]} live in {LIVES[shape]}"
-    return f"{article(shape)} likes {LIKES[shape]}", f"{article(shape)} lives in {LIVES[shape]}"
+def _ask_knowledge(scene: Scene, group: Group, rng: random.Random) -> Question | None:
+    """Two steps: see what is meant, then recall a fact about it. The answer tells both."""
+    names = references(scene, group)
+    if not names:
+        return None
+    return _ask_fact("knowledge", rng.choice(FACTS[group.kind]), rng.choice(names), group.kind, group.count > 1)
 
 
-def fact_question(shape: str, rng: random.Random) -> Question:
-    """One step: the question names the shape."""
+def fact_question(kind: str, rng: random.Random) -> Question:
+    """One step: the question names the kind. It is about a fact or the category."""
     plural = rng.random() < 0.5
-    subject = f"do {PLURALS[shape]}" if plural else f"does {article(shape)}"
-    return _fact_question("fact", subject, shape, plural, rng)
+    subject = PLURAL[kind] if plural else article(kind)
+    if rng.random() < 1 / 3:
+        text = QUESTIONS["category"].format(be="are" if plural else "is", subject=subject)
+        answer = category_sentence(kind, plural)
+        return Question("fact", text, answer, (without_article(answer),), kind)
+    return _ask_fact("fact", rng.choice(FACTS[kind]), subject, kind, plural)
 
 
-def knowledge_question(group: Group, rng: random.Random) -> Question:
-    """Two steps: see which shape has this colour, then recall the fact. The answer states both."""
-    plural = group.count > 1
-    subject = f"{'do' if plural else 'does'} the {group.color} {_thing(group)}"
-    return _fact_question("knowledge", subject, group.shape, plural, rng)
+def _ask_fact(type: str, fact: Fact, subject: str, kind: str, plural: bool) -> Question:
+    text = QUESTIONS[fact.topic].format(do="do" if plural else "does", be="are" if plural else "is", subject=subject)
+    sentences = [fact.sentence(kind, plural), fact.sentence(kind, not plural)]
+    short = [fact.phrase, f"{fact.verb} {fact.phrase}", f"{fact.verbs} {fact.phrase}"]
+    accepted = tuple(without_article(form) for form in (*sentences, *short))
+    return Question(type, text, sentences[0], accepted, kind)
 
 
-def _fact_question(kind: str, subject: str, shape: str, plural: bool, rng: random.Random) -> Question:
-    like, live = facts(shape, plural)
-    if rng.random() < 0.5:
-        return Question(kind, f"what {subject} like?", like, shape)
-    return Question(kind, f"where {subject} live?", live, shape)
+_ASK = {
+    "kind": _ask_kind,
+    "category": _ask_category,
+    "count": _ask_count,
+    "size": _ask_size,
+    "relation": _ask_relation,
+    "yes/no": _ask_yes_no,
+    "background": _ask_background,
+    "knowledge": _ask_knowledge,
+}

@@ -1,113 +1,145 @@
-"""Draws a scene: 120 × 120 pixels, a 3 × 3 grid of cells, each group on a black card inside one cell."""
+"""Draws a scene: the artists' drawings, slightly turned, mirrored and tinted, on a background with texture."""
 
-import math
 import random
+from collections.abc import Sequence
 from functools import cache
 
-from PIL import Image, ImageDraw
+import numpy as np
+from PIL import Image
 
-from microworld.world.scenes import GRID, Group, Scene
+from microworld.drawings import drawing
+from microworld.world.scenes import BACKGROUNDS, CANVAS, SIZES, Group, Scene
 
-CELL = 40  # pixels
-IMAGE_SIZE = GRID * CELL
-_CARD = 36  # pixels
-_DIAMETER = {"small": 12, "large": 19}  # pixels
-_OVERSAMPLING = 8
-_RGB = {
-    "red": (230, 40, 40),
-    "green": (40, 185, 60),
-    "blue": (55, 85, 245),
-    "yellow": (245, 230, 50),
-    "purple": (150, 50, 205),
-    "orange": (250, 140, 25),
-    "pink": (255, 165, 205),
-    "cyan": (50, 215, 230),
-    "white": (235, 235, 235),
-    "black": (40, 40, 40),
-    "gray": (130, 130, 130),
-    "brown": (125, 85, 50),
-}
-# Centres of the members of a group, in pixels from the centre of the cell.
-_LAYOUT = {1: ((0, 0),), 2: ((-9, -5), (9, 5)), 3: ((0, -10), (-10, 9), (10, 9))}
+_VARIANTS = 12  # of each background
+_TILT = 12  # degrees, at most
+_TINT = 0.1  # by which each color channel is at most brightened or darkened
 
 
-def render(scene: Scene, rng: random.Random) -> Image.Image:
-    """Draw `scene` as an RGB image; `rng` varies every colour a little."""
-    image = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), _shade(scene.background, rng))
+def render(scene: Scene, rng: random.Random, canvas: int = CANVAS, scale: int = 1) -> Image.Image:
+    """Draw `scene` as an RGB image, `canvas * scale` pixels a side. Equal `rng`s give equal pictures at any scale."""
+    image = _background(scene.background, rng, canvas * scale)
     for group in scene.groups:
-        _draw_group(image, group, rng)
+        for x, y in group.members():
+            _paste(image, _vary(group, rng, scale), x * scale, y * scale)
     return image
 
 
-def _draw_group(image: Image.Image, group: Group, rng: random.Random) -> None:
-    row, column = group.cell
-    edge = (CELL - _CARD) // 2
-    image.paste(
-        (0, 0, 0), (column * CELL + edge, row * CELL + edge, column * CELL + edge + _CARD, row * CELL + edge + _CARD)
-    )
-    mask, color = _mask(group.shape, _DIAMETER[group.size]), _shade(group.color, rng)
-    for dx, dy in _LAYOUT[group.count]:
-        x = column * CELL + CELL // 2 + dx - mask.width // 2
-        y = row * CELL + CELL // 2 + dy - mask.height // 2
-        image.paste(color, (x, y), mask)
+def _vary(group: Group, rng: random.Random, scale: int) -> Image.Image:
+    """The group's drawing in its size, a little different each time."""
+    side, angle, mirrored = SIZES[group.size] * rng.uniform(0.94, 1.04), rng.uniform(-_TILT, _TILT), rng.random() < 0.5
+    tint = [rng.uniform(1 - _TINT, 1 + _TINT) for _ in range(3)]
+    image = drawing(group.kind, group.artist)
+    if mirrored:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    pixels = round(side * scale)
+    image = image.resize((pixels, pixels), Image.Resampling.BOX).rotate(angle, Image.Resampling.BICUBIC)
+    tinted = _scale_channels(image.convert("RGB"), tint)
+    tinted.putalpha(image.getchannel("A"))
+    return tinted
 
 
-def _shade(name: str, rng: random.Random) -> tuple[int, int, int]:
-    return tuple(min(255, max(0, channel + rng.randint(-10, 10))) for channel in _RGB[name])
+def _scale_channels(image: Image.Image, factors: Sequence[float]) -> Image.Image:
+    red, green, blue = factors
+    return image.convert("RGB", (red, 0, 0, 0, 0, green, 0, 0, 0, 0, blue, 0))
+
+
+def _paste(image: Image.Image, stamp: Image.Image, x: float, y: float) -> None:
+    image.paste(stamp, (round(x - stamp.width / 2), round(y - stamp.height / 2)), stamp)
+
+
+def _background(name: str, rng: random.Random, side: int) -> Image.Image:
+    """One of the background's variants, mirrored in half of the cases, a little brighter or darker."""
+    texture = _texture(name, rng.randrange(_VARIANTS), side)
+    if rng.random() < 0.5:
+        texture = texture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return _scale_channels(texture, [rng.uniform(0.93, 1.07)] * 3)
 
 
 @cache
-def _mask(shape: str, diameter: int) -> Image.Image:
-    """The antialiased stamp of a shape: 8-bit coverage, `diameter` pixels a side."""
-    side = diameter * _OVERSAMPLING
-    mask = Image.new("L", (side, side), 0)
-    _DRAW[shape](ImageDraw.Draw(mask), side)
-    return mask.resize((diameter, diameter), Image.Resampling.BOX)
+def _texture(name: str, variant: int, side: int) -> Image.Image:
+    rng = np.random.default_rng((BACKGROUNDS.index(name), variant))
+    return Image.fromarray(_TEXTURES[name](rng, side).clip(0, 255).astype(np.uint8))
 
 
-def _polygon(*points: tuple[float, float]):
-    """A drawing function for a polygon given on the unit square."""
-    return lambda draw, s: draw.polygon([(x * s, y * s) for x, y in points], fill=255)
+def _noise(rng: np.random.Generator, side: int, cells: int | tuple[int, int]) -> np.ndarray:
+    """(side, side, 1), about -1 to 1: smooth noise with so many cells a side, or so many rows and columns."""
+    shape = (cells, cells) if isinstance(cells, int) else cells
+    coarse = Image.fromarray(rng.uniform(-1, 1, shape).astype(np.float32))
+    return np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))[..., None]
 
 
-def _circle(draw: ImageDraw.ImageDraw, s: int) -> None:
-    draw.ellipse((0, 0, s - 1, s - 1), fill=255)
+def _axes(side: int) -> tuple[np.ndarray, np.ndarray]:
+    """x and y of every pixel, (side, side, 1), from 0 to 1."""
+    y, x = np.mgrid[0:side, 0:side] / side
+    return x[..., None], y[..., None]
 
 
-def _ring(draw: ImageDraw.ImageDraw, s: int) -> None:
-    draw.ellipse((0, 0, s - 1, s - 1), fill=255)
-    draw.ellipse((0.27 * s, 0.27 * s, 0.73 * s, 0.73 * s), fill=0)
+def _meadow(rng, side):
+    return np.array([112, 170, 82]) + 14 * _noise(rng, side, 6) + 20 * _noise(rng, side, (12, 72))
 
 
-def _moon(draw: ImageDraw.ImageDraw, s: int) -> None:
-    draw.ellipse((0, 0, s - 1, s - 1), fill=255)
-    draw.ellipse((0.4 * s, 0.05 * s, 1.3 * s, 0.95 * s), fill=0)
+def _beach(rng, side):
+    _, y = _axes(side)
+    wave = 0.2 + 0.03 * _noise(rng, side, 5)
+    sand = np.array([232, 208, 158]) + 6 * _noise(rng, side, 8) + 9 * _noise(rng, side, 72)
+    water = np.array([92, 180, 205]) + 8 * _noise(rng, side, 12)
+    return np.where(y < wave, water, np.where(y < wave + 0.03, 245.0, sand))
 
 
-def _heart(draw: ImageDraw.ImageDraw, s: int) -> None:
-    draw.ellipse((0, 0.05 * s, 0.53 * s, 0.55 * s), fill=255)
-    draw.ellipse((0.47 * s, 0.05 * s, s - 1, 0.55 * s), fill=255)
-    draw.polygon([(0.03 * s, 0.42 * s), (0.97 * s, 0.42 * s), (0.5 * s, s - 1)], fill=255)
+def _sea(rng, side):
+    x, y = _axes(side)
+    phase = rng.uniform(0, 6.28)
+    waves = np.sin(40 * y + 2.5 * np.sin(9 * x + phase) + 2 * _noise(rng, side, 6))
+    return np.array([58, 124, 188]) + 16 * waves + 8 * _noise(rng, side, 8)
 
 
-def _star_points() -> list[tuple[float, float]]:
-    radii = (0.53, 0.21)
-    angles = [math.pi * (k / 5 - 0.5) for k in range(10)]
-    return [(0.5 + radii[k % 2] * math.cos(a), 0.53 + radii[k % 2] * math.sin(a)) for k, a in enumerate(angles)]
+def _night_sky(rng, side):
+    _, y = _axes(side)
+    sky = np.array([26, 28, 66]) + np.array([22, 18, 40]) * y + 6 * _noise(rng, side, 5)
+    stars = np.zeros((side, side, 1))
+    for x, y, light in rng.uniform(0, 1, (70, 3)):
+        width = max(1, round(side * (0.007 + 0.007 * light)))
+        stars[int(y * side) : int(y * side) + width, int(x * side) : int(x * side) + width] = 90 + 120 * light
+    return np.maximum(sky, stars)
 
 
-_DRAW = {
-    "circle": _circle,
-    "ring": _ring,
-    "moon": _moon,
-    "heart": _heart,
-    "square": _polygon((0.06, 0.06), (0.94, 0.06), (0.94, 0.94), (0.06, 0.94)),
-    "triangle": _polygon((0.5, 0), (1, 0.95), (0, 0.95)),
-    "diamond": _polygon((0.5, 0), (0.85, 0.5), (0.5, 1), (0.15, 0.5)),
-    "star": _polygon(*_star_points()),
-    "cross": _polygon(
-        (0.34, 0), (0.66, 0), (0.66, 0.34), (1, 0.34), (1, 0.66), (0.66, 0.66),
-        (0.66, 1), (0.34, 1), (0.34, 0.66), (0, 0.66), (0, 0.34), (0.34, 0.34),
-    ),
-    "arrow": _polygon((0, 0.36), (0.5, 0.36), (0.5, 0.08), (1, 0.5), (0.5, 0.92), (0.5, 0.64), (0, 0.64)),
-}  # fmt: skip
+def _brick_wall(rng, side):
+    x, y = _axes(side)
+    rows, columns = 9, 4.5
+    row = np.floor(y * rows)
+    along = x * columns + 0.5 * (row % 2)
+    tones = rng.uniform(-16, 16, (rows + 1, int(columns) + 3))[row.astype(int), np.floor(along).astype(int)]
+    is_mortar = (y * rows % 1 < 0.12) | (along % 1 < 0.05)
+    return np.where(is_mortar, 196.0, np.array([168, 88, 68]) + tones) + 7 * _noise(rng, side, 48)
+
+
+def _snow(rng, side):
+    return np.array([226, 234, 244]) + np.array([12, 9, 5]) * _noise(rng, side, 5) + 4 * _noise(rng, side, 60)
+
+
+def _paper(rng, side):
+    _, y = _axes(side)
+    lines = (y * 11 + rng.uniform()) % 1 < 0.09
+    return np.where(lines, np.array([164, 186, 222]), np.array([248, 244, 232])) + 2 * _noise(rng, side, 40)
+
+
+def _wooden_floor(rng, side):
+    x, y = _axes(side)
+    row = np.floor(y * 6).astype(int)
+    grain = np.sin(60 * y + 6 * _noise(rng, side, 4) + 5 * row)
+    gap = (y * 6 % 1 < 0.07) | ((x + rng.uniform(0, 1, 7)[row]) * 2 % 1 < 0.012)
+    return np.where(gap, 92.0, 1.0) * np.where(gap, np.array([1, 0.7, 0.5]), 1) + np.where(
+        gap, 0, np.array([186, 138, 88]) + 7 * grain + rng.uniform(-12, 12, 7)[row]
+    )
+
+
+_TEXTURES = {
+    "meadow": _meadow,
+    "beach": _beach,
+    "sea": _sea,
+    "night sky": _night_sky,
+    "brick wall": _brick_wall,
+    "snow": _snow,
+    "paper": _paper,
+    "wooden floor": _wooden_floor,
+}

@@ -1,218 +1,204 @@
-"""The examination: what is drawn, how answers are judged, and the controls."""
+"""The exam: what is drawn, how answers, captions and retrieval are judged, and the controls."""
 
+from itertools import islice
+from statistics import mode
+
+import numpy as np
 import pytest
 import torch
-from transformers import CLIPModel, CLIPProcessor
+from PIL import Image
 
-from microworld.exam.exam import (
-    Exam,
-    answers,
-    clip_retrieval,
+from microworld.exam import (
+    captions,
     draw_exam,
-    first_hits,
-    first_sentence,
-    generated_captions,
-    majority_answers,
-    retrieval,
-    score,
-    shuffled,
-    text_answers,
-    true_captions,
+    held_out_text,
+    kinds_of,
+    knowledge_questions,
+    questions,
+    score_answers,
+    score_captions,
+    score_retrieval,
+    score_shuffled,
+    shuffled_questions,
+    text_questions,
 )
-from microworld.world.language import NEVER_TWO_STEP, QUESTION_TYPES, Question
-from microworld.world.scenes import UNSEEN_PAIRS, Group, Scene, split_of
-from trainer.evaluation import generation as predict
+from microworld.world.caption_reader import caption_is_true
+from microworld.world.kinds import NEVER_TWO_STEP
+from microworld.world.language import QUESTION_TYPES, Question, is_right
+from microworld.world.scenes import SPLITS, Group, Scene, scenes, split_of
 
-STAR, RING = Group("star", "red", "large", 1, (0, 0)), Group("ring", "blue", "small", 2, (0, 1))
-
-
-@pytest.fixture(scope="module")
-def exam() -> Exam:
-    return draw_exam("test", 60)
+FROG, SNAIL = Group("frog", "noto", "small", 1, False, 30, 30), Group("snail", "noto", "large", 2, False, 100, 40)
+SIZE = 30
 
 
-def by_hand(questions: list[tuple[int, Question]]) -> Exam:
-    """A scene with one group and one with two."""
-    scenes = [Scene((STAR,), "white"), Scene((STAR, RING), "black")]
-    return Exam(scenes, [None, None], ["", ""], questions)
+def shares(results: list[dict]) -> dict[str, tuple[float, int]]:
+    return {result["row"]: (result["value"], result["n"]) for result in results}
 
 
-# ---------------------------------------------------------------------------------------------------------- drawing
-
-
-def test_exam_asks_every_type_of_every_scene(exam):
-    assert {split_of(scene) for scene in exam.scenes} == {"test"}
+# -------------------------------------------------------------------------------------------------------- drawing
+@pytest.mark.parametrize("split", SPLITS)
+def test_an_exam_asks_every_type_that_a_scene_allows(split):
+    exam = draw_exam(split, SIZE)
+    assert {split_of(scene) for scene in exam.scenes} == {split.replace("unseen_artist", "test")}
     for row, scene in enumerate(exam.scenes):
-        kinds = [q.kind for at, q in exam.questions if at == row]
-        expected = [kind for kind in QUESTION_TYPES if kind != "relation" or len(scene.groups) == 2]
-        assert kinds == expected
-    assert len(exam.images) == len(exam.captions) == 60
+        types = [asked.type for at, asked in exam.questions if at == row]
+        assert types == [type for type in QUESTION_TYPES if type in types]
+        assert set(types) >= {"count", "size", "yes/no", "background"}
+        assert ("relation" in types) == (len(scene.groups) > 1)
+        assert caption_is_true(exam.captions[row], scene)
 
 
-def test_exam_is_drawn_from_its_seed(exam):
-    again, other = draw_exam("test", 60), draw_exam("test", 60, seed=1)
-    assert again.questions == exam.questions and again.captions == exam.captions
-    assert again.images[3].tobytes() == exam.images[3].tobytes() and other.scenes != exam.scenes
+def test_a_knowledge_exam_asks_about_every_group_that_can_be_told_apart():
+    exam = draw_exam("test", SIZE, knowledge=True)
+    assert exam.scenes == draw_exam("test", SIZE).scenes and len(exam.questions) > SIZE
+    for row, asked in exam.questions:
+        assert asked.type == "knowledge" and asked.subject in {group.kind for group in exam.scenes[row].groups}
+    assert len({(row, asked.subject) for row, asked in exam.questions}) == len(exam.questions)
+
+
+def test_the_exam_is_not_what_others_see():
+    """The scenes of a split that the trainer reads are drawn from another seed."""
+    first = list(islice(scenes("validation"), SIZE))
+    assert draw_exam("validation", SIZE).scenes != first != draw_exam("validation", SIZE, seed=1).scenes
 
 
 def test_in_every_hundred_each_caption_fits_one_scene_alone():
-    """Once 3 in 100 captions fitted two images of their hundred: no model could have found the one that was meant."""
-    keys = [scene.key() for scene in draw_exam("validation", 300, ()).scenes]
+    keys = [scene.key() for scene in draw_exam("validation", 300).scenes]
     assert [len(set(keys[start : start + 100])) for start in (0, 100, 200)] == [100, 100, 100]
-    assert len(set(keys)) < 300  # from one hundred to the next a scene may come back
 
 
-def test_unseen_exam_asks_of_the_unseen_pair():
-    exam = draw_exam("unseen", 60)
-    for row, q in exam.questions:
-        group = next(g for g in exam.scenes[row].groups if g.shape == q.subject)
-        assert (group.shape, group.color) in UNSEEN_PAIRS and q.kind != "background"
+def test_pictures_are_the_same_composition_at_any_scale():
+    exam = draw_exam("test", SIZE)
+    small, large = exam.picture(3), exam.picture(3, scale=3)
+    assert small.size == (144, 144) and large.size == (432, 432)
+    shrunk = np.asarray(large.resize((144, 144), Image.Resampling.BOX)).astype(int)
+    differences = [np.abs(shrunk - np.asarray(exam.picture(row))).mean() for row in range(6)]
+    assert differences[3] == min(differences) < 8
+    assert small.tobytes() == draw_exam("test", SIZE + 1).picture(3).tobytes()
 
 
-# ---------------------------------------------------------------------------------------------------------- judging
+# ------------------------------------------------------------------------------------------------------- datasets
+def test_rows_of_the_questions():
+    exam, data = draw_exam("test", SIZE), questions(size=SIZE)
+    assert data.column_names == ["image", "image_id", "question_id", "question", "answers", "kinds", "majority"]
+    assert data["question_id"][:] == list(range(len(exam.questions)))
+    assert data["image_id"][:] == [row for row, _ in exam.questions]
+    for i in (0, 50, len(data) - 1):
+        row, asked = exam.questions[i]
+        assert data[i]["question"] == asked.text and data[i]["answers"] == list(asked.accepted)
+        assert data[i]["kinds"] == kinds_of(exam.scenes[row], asked)
+        assert data[i]["image"].tobytes() == exam.picture(row).tobytes()
 
 
-def test_score_on_answers_made_by_hand():
-    exam = by_hand(
-        [
-            (0, Question("color", "what color is the star?", "red", "star")),
-            (0, Question("size", "what size is the star?", "large", "star")),
-            (1, Question("color", "what color are the rings?", "blue", "ring")),
-            (1, Question("color", "what color is the star?", "red", "star")),
-            (1, Question("background", "what color is the background?", "black")),
-            (1, Question("knowledge", "what do the blue objects like?", "rings like silk", "ring")),
-            (1, Question("knowledge", "what does the red object like?", "stars like music", "star")),
-            (1, Question("knowledge", "what does the pink object like?", "hearts like salt", NEVER_TWO_STEP[0])),
-        ]
-    )
-    figures = score(exam, ["red", "small", "blue", "Red", "black", "rings like silk", "", "hearts like salt"])
-    assert {name: (round(f.value * f.n), f.n) for name, f in figures.items()} == {
-        "all": (3, 5),
-        "color": (2, 3),
-        "size": (0, 1),
-        "background": (1, 1),
-        "one group": (1, 2),
-        "two groups": (2, 3),
-        "knowledge, seen two-step": (1, 2),
-        "knowledge, never two-step": (1, 1),
-    }
+def test_ids_are_the_same_in_a_shorter_exam():
+    """So that an interrupted evaluation can go on, and a limit keeps the first questions."""
+    whole, part = questions(size=SIZE).remove_columns("image"), questions(size=10).remove_columns("image")
+    assert part[:] == whole[: len(part)]
+
+
+def test_shuffled_questions_show_another_image():
+    own, shuffled = questions(size=SIZE), shuffled_questions(size=SIZE)
+    assert own["question"][:] == shuffled["question"][:] and own["answers"][:] == shuffled["answers"][:]
+    assert not any(a == b for a, b in zip(own["image_id"], shuffled["image_id"], strict=True))
+    assert set(shuffled["image_id"]) == set(range(SIZE))
+    exam = draw_exam("test", SIZE)
+    assert shuffled[7]["image"].tobytes() == exam.picture(shuffled[7]["image_id"]).tobytes()
+
+
+def test_rows_of_the_captions():
+    exam, data = draw_exam("unseen_pairs", SIZE, 2), captions("unseen_pairs", SIZE, 2)
+    assert data["image_id"][:] == list(range(SIZE)) and set(data["exam"]) == {f"unseen_pairs {SIZE} 2"}
+    assert data["captions"][:] == [[text] for text in exam.captions]
+    assert data[4]["image"].tobytes() == exam.picture(4).tobytes()
+
+
+def test_knowledge_questions_tell_which_kinds_were_never_asked_in_two_steps():
+    exam, data = draw_exam("test", SIZE, 1, knowledge=True), knowledge_questions(size=SIZE)
+    assert data["question"][:] == [asked.text for _, asked in exam.questions]
+    never = [asked.subject in NEVER_TWO_STEP for _, asked in exam.questions]
+    names = {True: ["knowledge, never two-step"], False: ["knowledge, seen two-step"]}
+    assert data["kinds"][:] == [names[each] for each in never] and 0 < sum(never) < len(never)
+
+
+def test_text_of_the_held_out_scenes():
+    asked = text_questions("validation", SIZE)
+    exam = draw_exam("validation", SIZE)
+    assert asked["caption"][:] == [exam.captions[row] for row, _ in exam.questions]
+    assert all(is_right(row["answer"], row["answers"]) for row in asked)
+    texts = held_out_text("test", 9)["text"][:]
+    drawn = list(islice(scenes("test", seed=2_000_000), 9))
+    assert all(caption_is_true(texts[i], drawn[i]) for i in (0, 3, 6))
+    assert all("Question:" in texts[i] for i in (2, 5, 8)) and not any("Question:" in texts[i] for i in (1, 4, 7))
+
+
+# -------------------------------------------------------------------------------------------------------- metrics
+def test_kinds_of_questions():
+    one, two = Scene((FROG,), "snow"), Scene((FROG, SNAIL), "snow")
+    assert kinds_of(one, Question("size", "", "", ())) == ["all", "size", "one group"]
+    assert kinds_of(two, Question("yes/no", "", "", ())) == ["all", "yes/no", "two or three groups"]
+    never, seen = sorted(NEVER_TWO_STEP)[0], "frog"
+    assert kinds_of(one, Question("knowledge", "", "", (), seen)) == ["knowledge, seen two-step"]
+    assert kinds_of(two, Question("knowledge", "", "", (), never)) == ["knowledge, never two-step"]
+
+
+ROWS = [
+    {"answers": ["frog", "frogs"], "kinds": ["all", "kind"], "majority": "a bee"},
+    {"answers": ["two"], "kinds": ["all", "count"], "majority": "two"},
+    {"answers": ["snow"], "kinds": ["all", "background"], "majority": "the snow"},
+    {"answers": ["three"], "kinds": ["all", "count"], "majority": "two"},
+]
+
+
+def test_score_answers():
+    results = score_answers(ROWS, ["The Frog", "two", "the sea", "two"])
+    assert shares(results) == {"all": (0.5, 4), "kind": (1.0, 1), "count": (0.5, 2), "background": (0.0, 1)}
+    assert {result["metric"] for result in results} == {"VQA"}
+    # Wilson's interval of 2 in 4: (0.5 + z²/8 ± z √(1/16 + z²/64)) / (1 + z²/4) with z = 1.96.
+    assert (results[0]["low"], results[0]["high"]) == (0.15, 0.85)
     with pytest.raises(ValueError, match="shorter"):
-        score(exam, ["red"])
+        score_answers(ROWS, ["frog"])
 
 
-def test_first_sentence():
-    assert first_sentence(" red. the circle is blue") == "red" and first_sentence("red") == "red"
+def test_score_shuffled_also_scores_the_majority():
+    results = score_shuffled(ROWS, ["", "two", "snow", "three"])
+    assert shares(results[:4])["all"] == (0.75, 4) and shares(results[4:])["all"] == (0.5, 4)
+    assert [results[i]["metric"] for i in (0, 4)] == ["VQA with shuffled images", "VQA by the majority answer"]
 
 
-def test_true_captions():
-    exam = by_hand([])
-    right = ["a red star on a white background", "a red star left of two rings"]
-    assert true_captions(exam, right).value == 1.0
-    assert true_captions(exam, right[::-1]).value == 0.0
-    assert true_captions(exam, [right[0], "a red star"]).value == 0.5
+def test_the_majority_is_that_of_training_scenes():
+    asked = draw_exam("train", 1000).questions
+    expected = {type: mode(each.answer for _, each in asked if each.type == type) for type in QUESTION_TYPES}
+    data = questions(size=SIZE)
+    types = [each.type for _, each in draw_exam("test", SIZE).questions]
+    assert data["majority"][:] == [expected[type] for type in types]
+    assert expected["count"] == "one" and expected["yes/no"] in ("yes", "no")
 
 
-# --------------------------------------------------------------------------------------------------------- controls
+def test_score_captions():
+    exam, data = draw_exam("test", SIZE), captions(size=SIZE)
+    rows = [{"image_id": i, "exam": data["exam"][i]} for i in range(SIZE)]
+    assert shares(score_captions(rows, exam.captions)) == {"every object, nothing false": (1.0, SIZE)}
+    texts = exam.captions[:12] + [f"{text} and" for text in exam.captions[12:24]] + [""] * 6
+    assert score_captions(rows, texts)[0]["value"] == 0.4
+    assert score_captions(rows[::-1], exam.captions[::-1])[0]["value"] == 1.0  # by id, not by place
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_shuffled_images_are_all_anothers(exam, seed):
-    order = shuffled(exam, seed)
-    assert sorted(order) == list(range(60)) and all(row != other for row, other in enumerate(order))
-    assert order != shuffled(exam, seed + 5) and order == shuffled(exam, seed)
+def test_score_retrieval():
+    """Of 100 pairs, 60 embeddings are equal; ten others are exchanged in pairs; thirty texts equal text 0."""
+    images = torch.eye(100)
+    texts = images.clone()
+    texts[60:70] = images[[61, 60, 63, 62, 65, 64, 67, 66, 69, 68]]
+    texts[70:] = images[0]
+    # Image 0 is as near to texts 70 to 99 as to its own, and ties count against it.
+    assert shares(score_retrieval(images, texts, range(100))) == {
+        "text to image": (0.6, 100),
+        "image to text": (0.59, 100),
+    }
 
 
-def test_majority():
-    reference = by_hand(
-        [
-            (0, Question("color", "?", "red")),
-            (0, Question("color", "?", "blue")),
-            (1, Question("color", "?", "blue")),
-            (1, Question("count", "?", "two")),
-        ]
-    )
-    exam = by_hand([(0, Question("count", "?", "one")), (1, Question("color", "?", "red"))])
-    assert majority_answers(exam, reference) == ["two", "blue"]
-
-
-def test_answers_see_the_image_they_are_shown(exam, monkeypatch):
-    """`complete` is replaced by one that tells what it was given."""
-    given = {}
-
-    def complete(model, tokenizer, prompts, features=None, **options):
-        given.update(prompts=prompts, features=features)
-        return ["red. and so on"] * len(prompts)
-
-    monkeypatch.setattr("microworld.exam.exam.complete", complete)
-    drawn = Exam(exam.scenes, exam.images, exam.captions, exam.questions, torch.arange(60).view(60, 1, 1))
-    assert answers(None, None, drawn) == ["red"] * len(exam.questions)
-    assert given["features"].flatten().tolist() == [row for row, _ in exam.questions]
-    assert given["prompts"][0] == f"Question: {exam.questions[0][1].question} Answer: <mask>"
-    order = shuffled(drawn)
-    answers(None, None, drawn, order)
-    assert given["features"].flatten().tolist() == [order[row] for row, _ in exam.questions]
-    answers(None, None, drawn, blind=True)
-    assert given["features"] is None
-    text_answers(None, None, drawn)
-    assert given["features"] is None
-    assert given["prompts"][0] == f"{exam.captions[0]}. Question: {exam.questions[0][1].question} Answer: <mask>"
-    generated_captions(None, None, drawn)
-    assert given["prompts"] == ["<mask>"] * 60 and given["features"] is drawn.features
-
-
-# --------------------------------------------------------------------------------------------------- a whole passage
-
-
-def test_a_tiny_model_is_examined(model, processor, clip_dir):
-    exam = draw_exam("test", 100, ("color",))
-    exam.captions = [f"{'so ' * (row % 7)}red" for row in range(100)]  # the tiny CLIP reads 32 letters
-    exam.encode(model, processor)
-    assert exam.features.shape == (100, 17, 24)
-    torch.testing.assert_close(exam.features[:9], predict.encode_images(model, processor, exam.images[:9]))
-    assert score(exam, answers(model, processor.tokenizer, exam))["all"].n == len(exam.questions)
-    assert len(generated_captions(model, processor.tokenizer, exam)) == 100
-    clip, clip_processor = CLIPModel.from_pretrained(clip_dir).eval(), CLIPProcessor.from_pretrained(clip_dir)
-    for found in (retrieval(model, processor.tokenizer, exam), clip_retrieval(clip, clip_processor, exam)):
-        assert {name: figure.n for name, figure in found.items()} == {"text to image": 100, "image to text": 100}
-
-
-def test_retrieval_finds_a_models_own_pairs(exam):
-    """A model whose text embedding is the image's, then one that is off by one row."""
-
-    class Oracle:
-        def __init__(self, shift: int):
-            self.shift = shift
-
-        def get_text_features(self, number):
-            return type("Output", (), {"pooler_output": torch.eye(100)[(number + self.shift) % 100]})
-
-    drawn = draw_exam("test", 100, ())
-    drawn.features = torch.stack([7 * torch.eye(100), torch.ones(100, 100)], dim=1)  # the class token comes first
-
-    def tokenizer(texts, **options):
-        return {"number": torch.arange(len(texts))}
-
-    assert [f.value for f in retrieval(Oracle(0), tokenizer, drawn).values()] == [1.0, 1.0]
-    assert [f.value for f in retrieval(Oracle(1), tokenizer, drawn).values()] == [0.0, 0.0]
-
-
-def test_first_hits_by_hand():
-    """Texts 0 and 2 are nearest to their own image, text 1 to image 0; texts 0 and 1 tie for images 0 and 1."""
-    images = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
-    texts = torch.tensor([[0.8, 0.6], [0.8, 0.6], [-0.6, 0.8]])
-    hits = first_hits(images, texts, pool=3)
-    assert hits == {"text to image": [True, False, False], "image to text": [False, False, True]}
-
-
-def test_scenes_are_compared_within_their_pool():
-    rows = torch.eye(2).repeat(2, 1)  # rows 0 and 2 are equal, and so are 1 and 3
-    assert first_hits(rows, rows, pool=2)["text to image"] == [True] * 4
-    assert first_hits(rows, rows, pool=4)["text to image"] == [False] * 4
-    assert first_hits(rows[:3], rows[:3], pool=2)["text to image"] == [True, True]
-
-
-def test_too_few_pairs():
-    with pytest.raises(ValueError, match="requires 100 pairs; got 99 images and 99 texts"):
-        first_hits(torch.eye(99), torch.eye(99))
-    with pytest.raises(ValueError, match="got 3 images and 2 texts"):
-        first_hits(torch.eye(3), torch.eye(3)[:2], pool=2)
+def test_retrieval_searches_within_complete_pools_of_100():
+    embeds = torch.eye(100).repeat(2, 1)  # rows 0 and 100 are equal
+    assert shares(score_retrieval(embeds, embeds, range(200)))["text to image"] == (1.0, 200)
+    assert shares(score_retrieval(embeds[:150], embeds[:150], range(150)))["image to text"] == (1.0, 100)
+    with pytest.raises(ValueError, match="R@1 of 100 requires 100 images; got 99"):
+        score_retrieval(embeds[:99], embeds[:99], range(99))

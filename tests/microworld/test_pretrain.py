@@ -1,81 +1,194 @@
 """The pretraining of the teachers runs and leaves whole checkpoints; test_teachers.py has how good they are."""
 
-import re
+import random
+from collections import Counter
+from itertools import islice
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import BartForConditionalGeneration, BartTokenizer, CLIPModel, CLIPProcessor
 
-from microworld.pretrain.bart import DROPOUT, pretrain_bart, set_dropout
-from microworld.pretrain.clip import PLACED_SHARE, SINGLE_SHARE, batches, build_model, build_processor, pretrain_clip
+from microworld.exam import Exam
+from microworld.pretrain import bart, clip
 from microworld.pretrain.common import build_optimizer
+from microworld.pretrain.measure import group_tokens
+from microworld.world.caption_reader import caption_is_true
+from microworld.world.kinds import FACTS
+from microworld.world.language import caption
+from microworld.world.rendering import render
+from microworld.world.scenes import CANVAS, Group, Scene, relation, scenes
+
+DETAILS = ("brief", "some", "full")
+SMALL = clip.Stage(48, 4, 2, negatives=0, options={"numbers": (1,), "counts": (1,)})
+POSITIONS = "vision_model.embeddings.position_embedding.weight"
 
 
 def assert_half(folder):
     assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.float16}
 
 
-def test_bart(tmp_path, capsys):
-    pretrain_bart(tmp_path, steps=4, dropout_steps=2, documents=1000)
-    assert capsys.readouterr().out.count("bart step") == 2  # the end of each part
-    assert_half(tmp_path)
-    model = BartForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32)
-    assert model.config.dropout == 0
-    ids = BartTokenizer.from_pretrained(tmp_path)("a red circle", return_tensors="pt").input_ids
-    set_dropout(model, DROPOUT)
-    layers = (model.get_encoder(), *model.get_encoder().layers, model.get_decoder(), *model.get_decoder().layers)
-    assert {part.dropout for part in layers} == {DROPOUT}
-    with torch.no_grad():
-        assert not torch.equal(model.train()(ids).logits, model(ids).logits)
-        assert torch.equal(model.eval()(ids).logits, model(ids).logits)
+@pytest.fixture(scope="module")
+def processor() -> CLIPProcessor:
+    return clip.build_processor(captions=1000)
 
 
 @pytest.fixture(scope="module")
-def processor():
-    return build_processor(captions=1000)
+def tokenizer() -> BartTokenizer:
+    return bart.build_tokenizer(documents=1000)
 
 
-def test_muon_learns_the_matrices_of_layers_and_projections(processor):
-    model = build_model(processor.tokenizer)
+# ----------------------------------------------------------------------------------------------------------- CLIP
+def test_clip(tmp_path, capsys):
+    clip.pretrain_clip(tmp_path, stages=(SMALL, clip.Stage(96, 4, 2)), captions=1000)
+    printed = capsys.readouterr().out
+    assert "clip 48 step 2" in printed and "clip 96 step 2" in printed
+    assert_half(tmp_path)
+    model = CLIPModel.from_pretrained(tmp_path, dtype=torch.float32)
+    assert model.config.vision_config.image_size == 96
+    texts = ["one small frog", "two keys in the snow"]
+    inputs = CLIPProcessor.from_pretrained(tmp_path)(text=texts, padding=True, return_tensors="pt")
+    assert model.get_text_features(**inputs).pooler_output.shape == (2, 256)
+
+
+def test_clip_is_small_but_has_the_layers_of_a_vision_transformer(processor):
+    assert clip.STAGES[-1].canvas == CANVAS
+    model = clip.build_model(processor.tokenizer, CANVAS)
+    assert model.config.vision_config.num_hidden_layers >= 4
+    assert sum(p.numel() for p in model.parameters()) * 2 < 16_000_000  # bytes in fp16
+
+
+@pytest.mark.parametrize("detail", DETAILS)
+def test_captions_of_hard_negatives_are_false_of_the_picture(detail):
+    rng = random.Random(0)
+    for scene in islice(scenes("train", "hard negatives"), 150):
+        others = clip.hard_negatives(scene, detail, rng, 4)
+        assert len(others) == 4
+        assert {g.kind for g in others[0].groups} != {g.kind for g in scene.groups}  # the first differs in a kind
+        for other in others:
+            assert not caption_is_true(caption(other, rng, detail), scene)
+
+
+def test_hard_negatives_are_scenes_that_a_caption_can_describe():
+    """A group that becomes larger must not come so near to another that neither word for their relation holds."""
+    rng = random.Random(0)
+    for scene in islice(scenes("train", "hard negatives"), 300):
+        for other in clip.hard_negatives(scene, "full", rng, 4):
+            assert all(relation(a, b) for a in other.groups for b in other.groups if a is not b)
+            assert "None" not in caption(other, rng, "full")
+
+
+def test_a_batch_has_pictures_their_captions_and_then_hard_negatives(processor):
+    stage = clip.Stage(96, 8, 1, negatives=3, options={"numbers": (1, 2)})
+    pixels, texts = next(clip.batches(processor, stage, seed=0))
+    assert pixels.shape == (8, 3, 96, 96) and len(texts) == 8 + 3 * 8
+    assert all(texts[i] not in texts[8 + 3 * i : 11 + 3 * i] for i in range(8))
+    pixels, texts = next(clip.batches(processor, SMALL, seed=0))
+    assert pixels.shape == (4, 3, 48, 48) and len(texts) == 4
+
+
+def test_texts_are_embedded_in_their_order(processor):
+    model = clip.build_model(processor.tokenizer, 48).eval()
+    texts = ["two keys in the snow", "a frog", "one large palm tree on a brick wall", "three bees"]
+    with torch.no_grad():
+        inputs = processor.tokenizer(texts, padding=True, return_tensors="pt")
+        expected = torch.nn.functional.normalize(model.get_text_features(**inputs).pooler_output, dim=-1)
+        torch.testing.assert_close(clip.embed_texts(model, processor, texts, chunk=2), expected)
+
+
+def test_pixel_values_are_those_of_the_image_processor(processor):
+    image = render(next(scenes("train")), random.Random(0))
+    expected = processor.image_processor(image, return_tensors="pt").pixel_values
+    torch.testing.assert_close(clip.pixel_values([image], processor), expected)
+
+
+def test_enlarge_interpolates_the_positions(processor):
+    """From 3 × 3 to 9 × 9 patches: each becomes nine, and the middle one keeps the position."""
+    model = clip.build_model(processor.tokenizer, 48)
+    with torch.no_grad():
+        model.state_dict()[POSITIONS][1:, 0] = 5.0
+    larger = clip.enlarge(model, 144)
+    assert larger.config.vision_config.image_size == 144 and model.config.vision_config.image_size == 48
+    small, large = model.state_dict(), larger.state_dict()
+    assert large[POSITIONS].shape == (1 + 81, 256) and torch.equal(large[POSITIONS][0], small[POSITIONS][0])
+    grid = large[POSITIONS][1:].view(9, 9, 256)
+    torch.testing.assert_close(grid[1::3, 1::3].reshape(9, 256), small[POSITIONS][1:])
+    torch.testing.assert_close(grid[..., 0], torch.full((9, 9), 5.0))
+    rest = {name: tensor for name, tensor in large.items() if "position" not in name}
+    assert all(torch.equal(tensor, small[name]) for name, tensor in rest.items())
+
+
+def test_muon_trains_the_matrices_of_layers_and_projections(processor):
+    model = clip.build_model(processor.tokenizer, 48)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     adamw, muon = build_optimizer(model, 1e-3).pair
     groups = [[[names.pop(id(p)) for p in group["params"]] for group in part.param_groups] for part in (adamw, muon)]
     assert not names and [[group["lr"] for group in part.param_groups] for part in (adamw, muon)] == [[1e-3], [2e-3]]
     by_muon = set(groups[1][0])
     assert {"visual_projection.weight", "text_model.encoder.layers.2.mlp.fc1.weight"} <= by_muon
-    assert len(by_muon) == 6 * (3 + 1) + 2  # the four of attention and two of the MLP, in each layer
-    assert {"logit_scale", "vision_model.embeddings.position_embedding.weight"} <= set(groups[0][0])
+    assert len(by_muon) == 6 * (3 + 4) + 2  # the four of attention and two of the MLP, in each layer
+    assert {"logit_scale", POSITIONS} <= set(groups[0][0])
 
 
-def test_clip(tmp_path, capsys):
-    pretrain_clip(tmp_path, steps=2, batch_size=4, captions=1000)
-    assert "clip step 2" in capsys.readouterr().out
+# ----------------------------------------------------------------------------------------------------------- BART
+def test_bart(tmp_path, capsys):
+    bart.pretrain_bart(tmp_path, steps=2, dropout_steps=2, documents=1000)
+    assert capsys.readouterr().out.count("bart step 2 ") == 2  # the end of each part
     assert_half(tmp_path)
-    model = CLIPModel.from_pretrained(tmp_path, dtype=torch.float32)
-    texts = CLIPProcessor.from_pretrained(tmp_path)(
-        text=["one red circle", "two stars"], padding=True, return_tensors="pt"
-    )
-    assert model.get_text_features(**texts).pooler_output.shape == (2, 256)
+    model = BartForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32)
+    assert model.config.dropout == 0
+    ids = BartTokenizer.from_pretrained(tmp_path)("two small frogs", return_tensors="pt").input_ids
+    bart.set_dropout(model, bart.DROPOUT)
+    layers = (model.get_encoder(), *model.get_encoder().layers, model.get_decoder(), *model.get_decoder().layers)
+    assert {part.dropout for part in layers} == {bart.DROPOUT}
+    with torch.no_grad():
+        assert not torch.equal(model.train()(ids).logits, model(ids).logits)
+        assert torch.equal(model.eval()(ids).logits, model(ids).logits)
 
 
-def test_clip_reads_every_image_with_its_caption_and_four_wrong_ones(processor):
-    drawn = batches(processor.tokenizer, batch_size=16, seed=0)
-    alone = placed = 0
-    for _ in range(20):
-        batch = next(drawn)
-        assert batch["pixel_values"].shape == (16, 3, 120, 120) and len(batch["input_ids"]) == 5 * 16
-        texts = processor.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
-        for image in range(16):
-            wrong = texts[16 + 4 * image : 20 + 4 * image]
-            assert texts[image] not in wrong
-            said = [re.findall(r"at the (left|right|top|bottom)", text) for text in (texts[image], *wrong)]
-            assert len({len(places) for places in said}) == 1  # the right caption says a place if the wrong ones do
-            if said[0]:
-                assert [places == said[0] for places in said] == [True] * 4 + [False]
-                placed += 1
-        # A card is black in all channels, and no background is: so many pixels of 0 tell the number of groups.
-        dark = (batch["pixel_values"] == 0).all(dim=1).flatten(1).sum(dim=1)
-        alone += (dark < 36 * 36).sum().item()
-    assert alone / 320 == pytest.approx(SINGLE_SHARE, abs=0.1)
-    assert placed / 320 == pytest.approx(SINGLE_SHARE * PLACED_SHARE, abs=0.1)
+def test_what_is_masked():
+    """A question of two tokens, an answer of one and a passage of three; the rest is text infilling."""
+    segments, roles = [[11, 12], [13], [14, 15, 16]], ["question", "answer", "passage"]
+    found = Counter(tuple(bart.corrupt(segments, roles, 4, random.Random(seed))) for seed in range(4000))
+    expected = {(4, 14, 15, 16): 0.45, (11, 12, 4, 14, 15, 16): 0.37, (11, 12, 13, 4): 0.08}
+    for corrupted, share in expected.items():
+        assert found[corrupted] / 4000 == pytest.approx(share, abs=0.04)
+    for seed in range(50):  # a passage alone is infilled: in order, with a mask for each hidden span
+        corrupted = bart.corrupt([list(range(10, 40))], ["passage"], 4, random.Random(seed))
+        kept = [token for token in corrupted if token != 4]
+        assert kept == sorted(kept) and set(kept) < set(range(10, 40)) and 4 in corrupted
+
+
+def test_batches_of_documents(tokenizer):
+    stream = bart.batches(tokenizer, batch_size=8, seed=0, pair_batches=2, pool=2)
+    for number in range(4):
+        batch = next(stream)
+        shape = batch["labels"].shape
+        assert shape[0] == 8 and batch["weights"].shape == shape
+        assert batch["input_ids"].shape == batch["attention_mask"].shape
+        assert torch.equal(batch["attention_mask"] == 0, batch["input_ids"] == tokenizer.pad_token_id)
+        assert torch.equal(batch["weights"] == 0, batch["labels"] == -100)
+        texts = tokenizer.batch_decode(batch["labels"].clamp(min=tokenizer.pad_token_id), skip_special_tokens=True)
+        assert all(tokenizer.unk_token not in text and len(text) > 10 for text in texts)
+        has_answer = (batch["weights"] == bart.ANSWER_WEIGHT).any(dim=1)
+        assert number > 1 or has_answer.all()  # the first two batches are of pair documents
+
+
+def test_the_tokenizer_has_a_token_for_every_common_word(tokenizer):
+    assert tokenizer.convert_ids_to_tokens([0, 1, 2, 3, 4]) == ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    for text in (" small", " large", " left", " snow", " animal", " two", " yes"):
+        assert len(tokenizer(text, add_special_tokens=False).input_ids) == 1, text
+    sentence = FACTS["octopus"][0].sentence("octopus", plural=False)
+    assert tokenizer.decode(tokenizer(sentence).input_ids, skip_special_tokens=True) == sentence
+
+
+# -------------------------------------------------------------------------------------------------------- measure
+def test_tokens_of_groups():
+    """Patches of 16 pixels, 9 a row: (30, 30) is in row 1, column 1; the first snail at (100 - 21.6, 40) in (2, 4)."""
+    frog, snails = Group("frog", "noto", "small", 1, False, 30, 30), Group("snail", "noto", "large", 2, False, 100, 40)
+    exam = Exam("", [Scene((frog,), "sea"), Scene((frog, snails), "snow")], [], [])
+    tokens = torch.arange(2 * 82.0).view(2, 82, 1)
+    found, kinds = group_tokens(exam, tokens, "kind")
+    assert found.tolist() == [[1 + 9 + 1], [82 + 1 + 9 + 1], [82 + 1 + 18 + 4]] and kinds == ["frog", "frog", "snail"]
+    assert group_tokens(exam, tokens, "count")[1] == ["1", "1", "2"]
+    assert group_tokens(exam, tokens, "background")[1] == ["sea", "snow", "snow"]

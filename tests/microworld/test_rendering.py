@@ -1,102 +1,99 @@
-"""Pixels: every group stands in its own cell, in its colour, on its background."""
+"""Pixels: the drawings are where the scene says, at any scale, and nowhere else."""
 
 import random
+from itertools import combinations, islice
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from microworld.world.rendering import _RGB, CELL, IMAGE_SIZE, render
-from microworld.world.scenes import BACKGROUNDS, COLORS, COUNTS, GRID, SHAPES, SIZES, Group, Scene, sample_scene
+from microworld.drawings import ARTISTS, HELD_OUT_ARTIST, drawing
+from microworld.world.rendering import _VARIANTS, _texture, render
+from microworld.world.scenes import BACKGROUNDS, CANVAS, SIZES, SPLITS, Group, Scene, scenes
 
-
-def pixels(scene: Scene, seed: int = 0) -> np.ndarray:
-    """(120, 120, 3)"""
-    return np.asarray(render(scene, random.Random(seed))).astype(int)
-
-
-def cell(image: np.ndarray, group: Group) -> np.ndarray:
-    row, column = group.cell
-    return image[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
+MARGIN = 2  # pixels: a drawing may be 4% larger than its size
 
 
-def lit(square: np.ndarray) -> np.ndarray:
-    """Where a cell's card is not black."""
-    return square[2:-2, 2:-2].max(axis=-1) > 60
+def pixels(scene: Scene, seed: int = 0, **options) -> np.ndarray:
+    """(height, width, 3)"""
+    return np.asarray(render(scene, random.Random(seed), **options)).astype(int)
 
 
-def painted_area(shape: str, size: str, count: int) -> int:
-    return lit(cell(pixels(one(shape, "yellow", size, count)), one().groups[0])).sum()
+def changed(scene: Scene, seed: int) -> np.ndarray:
+    """(height, width): where the picture differs from its background, which the same seed draws."""
+    return (pixels(scene, seed) != pixels(Scene((), scene.background), seed)).any(axis=-1)
 
 
-def one(shape="circle", color="red", size="large", count=1, place=(1, 1), background="white") -> Scene:
-    return Scene((Group(shape, color, size, count, place),), background)
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_drawing_is_where_the_scene_says_and_nothing_else_is(split):
+    for seed, scene in enumerate(islice(scenes(split), 20)):
+        painted = changed(scene, seed)
+        assert painted.shape == (CANVAS, CANVAS) == (144, 144)
+        for group in scene.groups:
+            half = SIZES[group.size] / 2
+            for x, y in group.members():
+                x0, x1, y0, y1 = (round(v) for v in (x - half, x + half, y - half, y + half))
+                share = painted[y0:y1, x0:x1].mean()
+                assert share > 0.1, group
+                painted[y0 - MARGIN : y1 + MARGIN, x0 - MARGIN : x1 + MARGIN] = False
+        assert not painted.any()
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("count", COUNTS)
-def test_a_group_stays_inside_its_cell(shape, size, count):
-    for seed in range(5):
-        image = pixels(one(shape, "red", size, count), seed)
-        painted = (image != image[0, 0]).any(axis=-1)
-        rows, columns = np.nonzero(painted)
-        assert {rows.min() // CELL, rows.max() // CELL, columns.min() // CELL, columns.max() // CELL} == {1}
-        assert lit(image[CELL : 2 * CELL, CELL : 2 * CELL]).any()
+@pytest.mark.parametrize("artist", (*ARTISTS, HELD_OUT_ARTIST))
+def test_a_picture_shows_the_drawing_of_its_artist(artist):
+    """Over twelve pictures, the plain drawing that comes nearest to them is the artist's."""
+    for kind in ("penguin", "car", "pizza"):
+        scene = Scene((Group(kind, artist, "large", 1, False, 72, 72),), "paper")
+        distances = dict.fromkeys((*ARTISTS, HELD_OUT_ARTIST), 0.0)
+        for seed in range(12):
+            shown = pixels(scene, seed)
+            for other in distances:
+                plain = drawing(kind, other).resize((40, 40), Image.Resampling.BOX)
+                found = []
+                for image in (plain, plain.transpose(Image.Transpose.FLIP_LEFT_RIGHT)):
+                    expected = render(Scene((), "paper"), random.Random(seed))
+                    expected.paste(image, (52, 52), image)
+                    found.append(np.abs(shown - np.asarray(expected)).mean())
+                distances[other] += min(found)
+        assert min(distances, key=distances.get) == artist
 
 
-def test_groups_are_where_the_scene_says():
-    rng = random.Random(0)
-    for seed in range(50):
-        scene = sample_scene(rng)
-        image = pixels(scene, seed)
-        assert image.shape == (IMAGE_SIZE, IMAGE_SIZE, 3)
-        cells = image.reshape(GRID, CELL, GRID, CELL, 3).swapaxes(1, 2)  # (row, column, 40, 40, 3)
-        painted = (cells != cells[:, :, :1, :1]).any(axis=(2, 3, 4))
-        assert set(zip(*np.nonzero(painted), strict=True)) == {group.cell for group in scene.groups}
-
-
-@pytest.mark.parametrize("color", COLORS)
-def test_colours_are_the_named_ones_and_no_other(color):
-    for seed in range(20):
-        square = cell(pixels(one("square", color), seed), one().groups[0])
-        middle = square[CELL // 2, CELL // 2]
-        distances = {name: np.abs(middle - _RGB[name]).max() for name in COLORS}
-        assert distances[color] <= 10 and min(d for name, d in distances.items() if name != color) > 20
+def test_larger_and_more_is_more_paint():
+    area = {}
+    for size in SIZES:
+        for count in (1, 2, 3):
+            scene = Scene((Group("apple", "twemoji", size, count, False, 72, 72),), "night sky")
+            area[size, count] = sum(changed(scene, seed).sum() for seed in range(5))
+    for count in (1, 2, 3):
+        assert area["large", count] / area["small", count] == pytest.approx((40 / 26) ** 2, rel=0.2)
+        assert area["small", count] == pytest.approx(count * area["small", 1], rel=0.15)
 
 
 @pytest.mark.parametrize("background", BACKGROUNDS)
-def test_backgrounds(background):
-    corner = pixels(one(background=background))[0, 0]
-    assert np.abs(corner - _RGB[background]).max() <= 10
+def test_the_composition_is_the_same_at_any_scale(background):
+    groups = (Group("frog", "fxemoji", "large", 3, True, 50, 60), Group("key", "emojione", "small", 1, False, 120, 60))
+    scene = Scene(groups, background)
+    large = render(scene, random.Random(3), scale=3)
+    assert large.size == (432, 432) and large.mode == "RGB"
+    small = np.asarray(large.resize((144, 144), Image.Resampling.BOX)).astype(int)
+    difference = np.abs(small - pixels(scene, 3))
+    other = np.abs(small - pixels(scene, 4))
+    assert difference.mean() < 8 and difference.mean() < other.mean() / 2
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_larger_and_more_is_more_paint(shape):
-    area = {(size, count): painted_area(shape, size, count) for size in SIZES for count in COUNTS}
-    for count in COUNTS:
-        assert area["large", count] > 1.7 * area["small", count]
-    assert area["small", 2] == pytest.approx(2 * area["small", 1], rel=0.05)
-    assert area["small", 3] == pytest.approx(3 * area["small", 1], rel=0.05)
+@pytest.mark.parametrize("background", BACKGROUNDS)
+def test_a_background_has_twelve_variants_and_is_none_of_the_others(background):
+    textures = [np.asarray(_texture(background, variant, CANVAS)).astype(int) for variant in range(_VARIANTS)]
+    assert len(textures) == 12
+    assert all(np.abs(a - b).mean() > 0.5 for a, b in combinations(textures, 2))
+    colors = {name: np.asarray(_texture(name, 0, CANVAS)).mean(axis=(0, 1)) for name in BACKGROUNDS}
+    for texture in textures[1:]:
+        distances = {name: np.abs(texture.mean(axis=(0, 1)) - color).max() for name, color in colors.items()}
+        assert min(distances, key=distances.get) == background
 
 
-def test_no_two_shapes_look_alike():
-    masks = {shape: lit(cell(pixels(one(shape)), one().groups[0])) for shape in SHAPES}
-    for a in SHAPES:
-        for b in SHAPES:
-            overlap = (masks[a] & masks[b]).sum() / (masks[a] | masks[b]).sum()
-            assert overlap == 1 if a == b else overlap < 0.9, (a, b, overlap)
-
-
-def test_the_moon_is_open_to_the_right_and_the_arrow_points_there():
-    moon, arrow = (lit(cell(pixels(one(shape)), one().groups[0])) for shape in ("moon", "arrow"))
-    columns = np.nonzero(moon.any(axis=0))[0]
-    middle = moon[moon.shape[0] // 2, columns[0] : columns[-1] + 1]
-    assert middle[:5].all() and not middle[-4:].any()
-    height = arrow.sum(axis=0)[arrow.any(axis=0)]
-    assert height[-2] < height[len(height) // 2 + 1] > height[0]
-
-
-def test_the_same_seed_gives_the_same_image():
-    scene = one()
+def test_the_seed_decides():
+    scene = next(scenes("train"))
     assert (pixels(scene, 3) == pixels(scene, 3)).all()
     assert len({pixels(scene, seed).tobytes() for seed in range(10)}) == 10
+    assert pixels(scene, 3, canvas=160).shape == (160, 160, 3)

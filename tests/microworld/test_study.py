@@ -1,246 +1,302 @@
-"""The study's runs: its rows, what is done and skipped, what a failure or a stop leaves, one run of the real thing."""
+"""The study: its rows, its runs and how they resume, its estimates and its report."""
 
 import argparse
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import yaml
 from transformers import BartForConditionalGeneration
 
-from microworld.study.__main__ import list_rows, main
-from microworld.study.jobs import run_jobs
-from microworld.study.results import load_results
-from microworld.study.rows import BY_NAME, IMAGES, RECIPES, ROWS, rows_named
-from microworld.study.run import by_scene, figures, save_random_bart, train_command
-from microworld.study.sections import SECTIONS
-from microworld.study.settings import TEACHERS, is_done, options_of, settings_of, teachers_hash
-from trainer.arguments import DataArguments, ModelArguments, VLKDTrainingArguments
-from trainer.build import build_trainer
+from microworld.study import rows as rows_module
+from microworld.study import run as run_module
+from microworld.study.__main__ import main, parse
+from microworld.study.report import MEASURES, estimate, estimates
+from microworld.study.rows import BASE, QUESTIONS, RECIPE, ROWS, fingerprint, finished, options_of
+from microworld.study.run import as_text, call, run_jobs, save_random_bart
 from trainer.cli.parser import CommandParser
-from trainer.cli.train import ARGUMENTS
+from trainer.cli.train import ARGUMENTS, read_arguments
+from trainer.evaluation.tasks.task import load_task
 
-# ---- rows
-
-
-def parsed(row, seed=1, folder=Path("somewhere")):
-    """The options of a row as `vlkd train` reads them."""
-    _, *flags = train_command(row, seed, 40, folder, Path("cache"))
-    return CommandParser(ARGUMENTS).parse_args(flags)
+TEACHERS = Path("microworld/teachers")
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_vlkd_train_takes_every_row(row, tmp_path):
-    args = parsed(row, folder=tmp_path)
-    for name in row.overrides.keys() - {"bart"}:
-        read = getattr(args, name)
-        assert (yaml.safe_load(read) if name == "dataset_kwargs" else read) == row.overrides[name]
-    assert args.seed == 1 and args.max_steps == row.overrides.get("max_steps", 40)
-    assert row.against is None or row.against in BY_NAME
+@pytest.fixture
+def args(tmp_path) -> argparse.Namespace:
+    """Options of a study in a new folder, whose teachers have no weights."""
+    folders = {"output_dir": "out", "docs": "docs", "teachers": "teachers"}
+    return parse([word for name, folder in folders.items() for word in (f"--{name}", str(tmp_path / folder))])
 
 
-def test_rows_change_what_they_say_and_nothing_else():
-    base = options_of(BY_NAME["paper"], 1, 400)
-    for row in ROWS:
-        if row.base == "paper":
-            options = options_of(row, 1, 400)
-            changed = {name for name in options if options[name] != base.get(name)}
-            assert changed == set(row.overrides), row.name
-    assert BY_NAME["images-80"].overrides["dataset_kwargs"]["size"] == 80 == IMAGES // 100
-    assert base["dataset_kwargs"]["size"] == IMAGES
-    assert base["warmup_steps"] == round(50 * 400 / 1200) == 17
+def words(args: argparse.Namespace, *more: str) -> list[str]:
+    """The command line that `args` was parsed from, and more options."""
+    return [*more, *(f"--{name}={getattr(args, name)}" for name in ("output_dir", "docs", "teachers"))]
 
 
-def test_every_row_is_in_a_section_and_compared_with_a_row_of_its_recipe():
-    in_sections = {name for section in SECTIONS for name in section.rows}
-    assert in_sections == set(BY_NAME)
-    assert all(row.base == BY_NAME[row.against].base for row in ROWS if row.against and row.name != "ours")
-    assert all(section.rows[-1] in BY_NAME and set(section.choice) <= set(section.rows) for section in SECTIONS)
+# ---------------------------------------------------------------------------------------------------------------- rows
+@pytest.mark.parametrize("row", ROWS)
+def test_rows_change_options_of_vlkd_train(row, tmp_path):
+    flags = [f"--{key}={as_text(value)}" for key, value in ROWS[row].items()]
+    parsed = CommandParser(ARGUMENTS).parse_args(["--config", str(RECIPE), f"--output_dir={tmp_path}", *flags])
+    found = {key: value for part in read_arguments(parsed) for key, value in vars(part).items()}
+    assert {key: found[key] for key in ROWS[row]} == ROWS[row]
 
 
-def test_rows_by_name():
-    assert [row.name for row in rows_named(["without-icti", "paper"])] == ["paper", "without-icti"]
-    with pytest.raises(ValueError, match="there is no paperr; the rows are paper, ours"):
-        rows_named(["paper", "paperr"])
-    assert len(list_rows().splitlines()) == len(ROWS) and "icti_weight=0.0" in list_rows()
+def test_every_row_differs_from_the_recipe_and_from_the_others():
+    options = [json.dumps(options_of(row), sort_keys=True) for row in ROWS]
+    assert len(set(options)) == len(ROWS) == 1 + sum(map(len, QUESTIONS.values()))
 
 
-def test_random_bart_has_the_teachers_shape_and_a_seeds_weights(tmp_path):
-    teacher = f"{TEACHERS}/bart"
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        save_random_bart(teacher, str(tmp_path / name), seed)
-    a, b, c, bart = (
-        BartForConditionalGeneration.from_pretrained(folder).model.shared.weight
-        for folder in (tmp_path / "a", tmp_path / "b", tmp_path / "c", teacher)
+def test_amounts_of_data_are_1_and_10_percent_of_the_recipes():
+    whole = options_of(BASE)["dataset_kwargs"]
+    for row, size in (("images-80", whole["size"] / 100), ("images-800", whole["size"] / 10)):
+        assert options_of(row)["dataset_kwargs"] == whole | {"size": size}
+
+
+def test_random_bart_has_the_teachers_shape_and_weights_by_seed(tmp_path, bart_dir):
+    folders = [save_random_bart(bart_dir, tmp_path / str(n), seed) for n, seed in enumerate((1, 1, 2))]
+    first, again, other, bart = (
+        BartForConditionalGeneration.from_pretrained(folder).model.encoder.layers[0].fc1.weight
+        for folder in (*folders, bart_dir)
     )
-    assert a.shape == bart.shape and (a == b).all() and not (a == c).all() and not (a == bart).all()
-    assert (tmp_path / "a" / "tokenizer.json").read_text() == Path(teacher, "tokenizer.json").read_text()
+    assert first.equal(again) and first.shape == bart.shape
+    assert not first.equal(other) and not first.equal(bart)
+    assert (tmp_path / "0" / "tokenizer.json").read_text() == Path(bart_dir, "tokenizer.json").read_text()
 
 
-def test_the_seed_draws_the_start_of_the_maps(clip_dir, bart_dir, tmp_path, monkeypatch):
-    monkeypatch.chdir(Path(__file__).parents[1] / "support")
-
-    def start(seed: int):
-        trainer = build_trainer(
-            ModelArguments(bart=bart_dir),
-            DataArguments(dataset_name="caption_data:load", dataset_kwargs={"rows": 4}, cache_dir=str(tmp_path)),
-            VLKDTrainingArguments(
-                str(tmp_path / "out"), clip=clip_dir, seed=seed, use_cpu=True, bf16=False, report_to="none"
-            ),
-        )
-        return trainer.model.text_projection.weight
-
-    first, again, other = start(1), start(1), start(2)
-    assert (first == again).all() and not (first == other).all()
-
-
-# ---- what is done, and what is to be done again
+# ---------------------------------------------------------------------------------------------------------------- runs
+def figures(values: dict[str, float], suffix: str = "") -> list[dict]:
+    """The figures of a metrics.json from which the report reads these values; 0.5 for all other measures."""
+    return [
+        {
+            "metric": m,
+            "row": r,
+            "condition": f"{c}{suffix}",
+            "value": values.get(name, 0.5),
+            "n": 10,
+            "low": 0,
+            "high": 1,
+        }
+        for name, found in MEASURES.items()
+        for m, r, c in found
+    ]
 
 
-def test_fingerprint_changes_with_whatever_decides_the_result(tmp_path, monkeypatch):
-    row = BY_NAME["paper"]
-    prints = {
-        settings_of(*settings)["fingerprint"]
-        for settings in ((row, 1, 400, 400), (row, 2, 400, 400), (row, 1, 300, 400), (row, 1, 400, 300))
-    }
-    assert len(prints) == 4 and settings_of(row, 1, 400, 400)["fingerprint"] in prints
-    assert settings_of(BY_NAME["mlp"], 1, 400, 400)["fingerprint"] not in prints
+class FakeVLKD:
+    """Replaces `call`: writes the files that `vlkd` would write, and fails for the runs in `failing`."""
+
+    def __init__(self, failing: Sequence[str] = ()):
+        self.failing, self.commands = failing, []
+
+    def __call__(self, log: Path, stop: threading.Event, *command) -> None:
+        self.commands.append([*map(str, command)])
+        options = dict(word.partition("=")[::2] for word in self.commands[-1])
+        options |= dict(zip(self.commands[-1], self.commands[-1][1:], strict=False))
+        if f"{log.parent.parent.name} {log.parent.name}" in self.failing:
+            raise RuntimeError(f"vlkd failed; see {log}")
+        folder = Path(options["--output_dir"])
+        folder.mkdir(parents=True)
+        if command[0] == "evaluate":
+            part = figures({})[-1:] if "text" in folder.name else figures({})[:-1]
+            common = {"schema": 1, "command": "x", "commit": "abc", "dataset": "x", "split": options["--split"]}
+            common |= {"versions": {}, "machine": {"cores": 2, "threads": 1}}
+            (folder / "metrics.json").write_text(json.dumps(common | {"figures": part}))
+
+
+def test_only_unfinished_runs_start_and_a_failure_stops_no_other(args, monkeypatch, capsys):
+    vlkd = FakeVLKD(failing=["pooled-token 1"])
+    monkeypatch.setattr(run_module, "call", vlkd)
+    jobs = [("recipe", 1), ("pooled-token", 1), ("recipe", 2)]
+    assert run_jobs(jobs[:1], args) == ([], [])
+    assert [command[0] for command in vlkd.commands] == ["train", *["evaluate"] * 4]  # both splits, image and text
+    assert run_jobs(jobs, args) == ([("pooled-token", 1)], [])
+    assert "pooled-token/1/log.txt" in capsys.readouterr().err
+    assert len(vlkd.commands) == 5 + 1 + 5
+    vlkd.failing = []
+    assert run_jobs(jobs, args) == ([], [])
+    assert len(vlkd.commands) == 11 + 3  # validation only
+    assert run_jobs(jobs, args) == ([], []) and len(vlkd.commands) == 14
+    conditions = {figure["condition"] for figure in finished("pooled-token", 1, args)["figures"]}
+    assert conditions == {"direct, validation", "blind, validation", "model, validation"}
+    assert "direct, test" in {figure["condition"] for figure in finished("recipe", 1, args)["figures"]}
+    assert not [folder for folder in args.output_dir.glob("*/*/model")]
+
+
+def test_a_run_gets_its_own_options_and_shares_the_feature_cache(args, monkeypatch):
+    vlkd = FakeVLKD()
+    monkeypatch.setattr(run_module, "call", vlkd)
+    monkeypatch.setattr(run_module, "save_random_bart", lambda bart, folder, seed: folder)
+    args.steps, args.scenes = 7, 150
+    run_jobs([("random-bart", 2)], args)
+    folder, (train, exam, text) = args.output_dir / "random-bart" / "2", vlkd.commands
+    assert train == [
+        *("train", "--config", str(RECIPE), f"--bart={folder / 'bart'}", f"--clip={args.teachers / 'clip'}"),
+        *("--seed=2", f"--output_dir={folder / 'model'}", f"--cache_dir={args.output_dir / 'cache'}", "--max_steps=7"),
+    ]
+    assert exam[exam.index("--clip") + 1] == str(args.teachers / "clip")
+    assert text[text.index("--reference_model") + 1] == str(folder / "bart")
+    assert text[text.index("--limit") + 1] == "600"
+    tasks = {task.name: task.dataset_kwargs for task in load_task(exam[exam.index("--task") + 1])}
+    assert tasks == dict.fromkeys(run_module.EXAM, {"size": 150, "seed": 2})
+
+
+def test_a_result_depends_on_its_settings(args, monkeypatch, tmp_path):
+    monkeypatch.setattr(run_module, "call", FakeVLKD())
+    run_jobs([("recipe", 1)], args)
+    assert finished("recipe", 1, args) and not finished("recipe", 2, args)
+    prints = {fingerprint("recipe", 1, args)}
+    for changes in ({"steps": 3}, {"scenes": 400}, {"weights": ["a", "b"]}):
+        prints.add(fingerprint("recipe", 1, argparse.Namespace(**vars(args) | changes)))
+    assert len(prints | {fingerprint("recipe", 2, args), fingerprint("frozen-bart", 1, args)}) == 6
 
     recipe = tmp_path / "train.yaml"
-    text = Path(RECIPES["paper"]).read_text()
-    monkeypatch.setitem(RECIPES, "paper", str(recipe))
-    recipe.write_text(text + "# a comment\n")
-    assert settings_of(row, 1, 400, 400)["fingerprint"] in prints
-    recipe.write_text(text.replace("mask_ratio: 0.5", "mask_ratio: 0.4"))
-    assert settings_of(row, 1, 400, 400)["fingerprint"] not in prints
-    recipe.unlink()
-    with pytest.raises(ValueError, match="paper: its recipe .* cannot be read"):
-        settings_of(row, 1, 400, 400)
+    monkeypatch.setattr(rows_module, "RECIPE", recipe)
+    recipe.write_text(RECIPE.read_text() + "# a comment\n")
+    assert finished("recipe", 1, args)
+    recipe.write_text(RECIPE.read_text() + "max_grad_norm: 0.5\n")
+    assert not finished("recipe", 1, args)
+    (args.output_dir / "recipe" / "1" / "metrics.json").write_text('{"schema": 1, "fig')
+    assert not finished("recipe", 1, args)
 
 
-def test_teachers_are_part_of_the_fingerprint(tmp_path):
-    for name, text in (("clip/model", "a"), ("bart/model", "b")):
-        path = tmp_path / name
-        path.parent.mkdir()
-        path.write_text(text)
-    before = teachers_hash(str(tmp_path))
-    assert teachers_hash(str(tmp_path)) == before
-    (tmp_path / "bart" / "model").write_text("c")
-    assert teachers_hash(str(tmp_path)) != before
+def test_no_run_starts_after_the_given_minutes(args, monkeypatch, capsys):
+    monkeypatch.setattr(run_module, "call", call_nothing := FakeVLKD())
+    assert main(words(args, "--minutes=0", "--seeds=2", "--rows", "recipe")) == 0
+    assert call_nothing.commands == [] and "runs left: 2" in capsys.readouterr().err
 
 
-def test_only_a_whole_result_of_the_same_settings_is_done(tmp_path):
-    assert not is_done(tmp_path, "abc")
-    (tmp_path / "metrics.json").write_text('{"settings": {"fingerprint": "abc"')  # broken off
-    assert not is_done(tmp_path, "abc")
-    (tmp_path / "metrics.json").write_text('{"settings": {"fingerprint": "abc"}}')
-    assert is_done(tmp_path, "abc") and not is_done(tmp_path, "def")
+def test_stop_ends_the_process(tmp_path):
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(RuntimeError, match="exit code -15; see .*log.txt"):
+        call(tmp_path / "log.txt", stop, "train", "--help")
+    assert (tmp_path / "log.txt").read_text().startswith("vlkd train --help")
 
 
-def study_args(folder: Path, **changes) -> argparse.Namespace:
-    return argparse.Namespace(**{"output_dir": folder, "steps": 400, "scenes": 100, "workers": 2, **changes})
+def test_sigterm_stops_all_runs_as_ctrl_c_does(args, monkeypatch, capsys):
+    stopped, before = [], signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(run_module, "call", lambda log, stop, *words: stopped.append(stop.wait(60)))
+    main_thread = threading.main_thread().ident
+    threading.Timer(1, signal.pthread_kill, [main_thread, signal.SIGTERM]).start()
+    assert main(words(args, "--workers=2", "--seeds=2", "--rows", "recipe")) == 130
+    signal.signal(signal.SIGTERM, before)
+    assert capsys.readouterr().err.endswith("study: stopped; the same command continues.\n")
+    assert stopped and all(stopped)
 
 
-def test_done_jobs_are_skipped_and_a_failed_one_stops_no_other(tmp_path, monkeypatch):
-    row = BY_NAME["paper"]
-    folder = tmp_path / "paper" / "1"
+def test_exit_codes(args, monkeypatch, capsys):
+    assert main(words(args, "--seeds=1")) == 2 and "--seeds is 1; it must be 2 or more" in capsys.readouterr().err
+    assert main(words(args, "--scenes=99")) == 2 and "must be 100 or more" in capsys.readouterr().err
+    assert main(words(args, "--report")) == 2 and "no two finished runs of recipe" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["--rows", "nothing"])
+    assert main(["--list"]) == 0 and "icti_weight" in capsys.readouterr().out
+    monkeypatch.setattr(run_module, "call", FakeVLKD(failing=["recipe 1"]))
+    assert main(words(args, "--rows", "recipe")) == 1
+
+
+# -------------------------------------------------------------------------------------------------------------- report
+def test_estimate_by_hand():
+    # Standard deviation 0.02, t(0.975, 2) = 4.302653: 4.302653 * 0.02 / sqrt(3) = 0.04968.
+    assert estimate([(0.70, 10), (0.72, 11), (0.74, 12)]) == (0.72, 0.0497, 33)
+    # Standard deviation 0.282843, t(0.975, 1) = 12.706205: 12.706205 * 0.282843 / sqrt(2) = 2.54124.
+    assert estimate([(0.2, 1), (0.6, 1)]) == (0.4, 2.5412, 2)
+
+
+def run_with(values: dict[str, float]) -> dict:
+    return {"figures": figures(values, ", validation") + figures({"VQA": 0.9}, ", test")}
+
+
+def test_differences_are_paired_by_seed():
+    # The rows' own values vary by 0.2 between the seeds, their differences by 0.02.
+    base = {1: run_with({"VQA": 0.3}), 2: run_with({"VQA": 0.5}), 3: run_with({"VQA": 0.7})}
+    row = {1: run_with({"VQA": 0.38}), 3: run_with({"VQA": 0.8})}
+    found = estimates({"recipe": base, "frozen-bart": row})
+    assert found["difference", "VQA", "frozen-bart"] == (0.09, 0.1271, 20)  # 12.706205 * 0.014142 / sqrt(2)
+    assert found["validation", "VQA", "recipe"] == (0.5, 0.4968, 30) and found["test", "VQA", "recipe"] == (0.9, 0, 30)
+
+
+def test_retrieval_is_the_mean_of_both_ways():
+    run = run_with({})
+    for figure in run["figures"]:
+        if figure["metric"].startswith("retrieval"):
+            figure["value"] = {"text to image": 0.9, "image to text": 0.7}[figure["row"]]
+    assert estimates({"recipe": {1: run, 2: run}})["validation", "retrieval", "recipe"] == (0.8, 0, 20)
+
+
+def write_result(args: argparse.Namespace, row: str, seed: int, **values: float) -> None:
+    folder = args.output_dir / row / str(seed)
     folder.mkdir(parents=True)
-    (folder / "metrics.json").write_text(json.dumps({"settings": settings_of(row, 1, 400, 100)}))
-    started = []
-
-    def start(job, args):
-        started.append(job)
-        return subprocess.Popen([sys.executable, "-c", f"raise SystemExit({int(job[0] == 'mlp')})"])
-
-    monkeypatch.setattr("microworld.study.jobs._start", start)
-    jobs = [("paper", 1), ("mlp", 1), ("paper", 2)]
-    assert run_jobs(jobs, study_args(tmp_path)) == [("mlp", 1)]
-    assert started == [("mlp", 1), ("paper", 2)]
+    metrics = {"schema": 1, "command": "x", "commit": "abc1234", "dataset": "microworld", "split": "validation"}
+    metrics |= {"versions": {"torch": "2.13.0"}, "machine": {"cores": 2, "threads": 1}}
+    metrics |= {"seconds": {"train": 200.0, "evaluate": 100.0}, "fingerprint": fingerprint(row, seed, args)}
+    (folder / "metrics.json").write_text(json.dumps(metrics | run_with(values)))
 
 
-def test_failed_rows_are_named_at_the_end(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("microworld.study.jobs._start", lambda *job: subprocess.Popen([sys.executable, "-c", "1 / 0"]))
-    assert main(["--rows", "mlp", "--seeds", "2", "--output_dir", str(tmp_path), "--docs", str(tmp_path)]) == 1
-    errors = capsys.readouterr().err
-    assert "study: mlp, seed 1, failed: " in errors and "study: mlp, seed 2, failed: " in errors
-
-
-def test_a_stopped_study_leaves_no_process(tmp_path):
-    code = (
-        "import subprocess, sys, argparse; from pathlib import Path; import microworld.study.jobs as s\n"
-        "def start(job, args):\n"
-        "    p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)'])\n"
-        "    Path(sys.argv[1], str(p.pid)).touch(); return p\n"
-        "s._start = start\n"
-        "s.run_jobs([('paper', 1), ('mlp', 1)], argparse.Namespace(output_dir=Path(sys.argv[1]) / 'o', steps=9, "
-        "scenes=100, workers=2))"
+def test_report_of_all_rows(args):
+    for row in ROWS:
+        for seed in (1, 2, 3):
+            loss = 0.3 if row == "without-icti" else 0
+            write_result(args, row, seed, VQA=0.70 + 0.02 * seed - loss, **{"text QA change": -0.01})
+    args.docs.mkdir()
+    page = args.docs / "study.md"
+    page.write_text("# Old\n<!-- findings -->\nICTI carries the answers.\n<!-- /findings -->\nold table\n")
+    assert main(words(args, "--report")) == 0
+    text = page.read_text()
+    assert "## What we learned\n\n<!-- findings -->\nICTI carries the answers.\n<!-- /findings -->\n" in text
+    assert "old table" not in text and all(f"## {question}" in text for question in QUESTIONS)
+    assert "| VQA | 0.740 ± 0.050 | 0.900 ± 0.000 | 30 |" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| without-icti")]
+    cells = line.split(" | ")
+    assert cells[0] == "| without-icti<br>`{icti_weight: 0.0}`"
+    assert cells[1] == "0.440 ± 0.050<br>**−0.300 ± 0.000**"
+    assert cells[8] == "−0.010 ± 0.000<br>+0.000 ± 0.000" and cells[9] == "200<br> |"
+    assert (
+        "By `python -m microworld.study --seeds 3 --scenes 300` on commit `abc1234`; 200 s to train and 100 s" in text
     )
-    study = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.DEVNULL)
-    while len(pids := list(tmp_path.iterdir())) < 2:
-        assert study.poll() is None
-        time.sleep(0.1)
-    study.send_signal(signal.SIGTERM)
-    assert study.wait(timeout=20) != 0
-    for pid in pids:
-        with pytest.raises(ProcessLookupError):
-            os.kill(int(pid.name), 0)
+    assert "fewer than" not in text
+    pictures = sorted(picture.name for picture in (args.docs / "study").iterdir())
+    assert pictures == ["data.png", "differences.png", "learning-rate.png"]
+    assert all(f"](study/{picture})" in text for picture in pictures)
+    found = json.loads((args.docs / "study.json").read_text())
+    figure = {"split": "difference", "measure": "VQA", "row": "without-icti", "value": -0.3, "margin": 0.0, "n": 30}
+    assert figure in found["figures"] and found["rows"]["lr-1e-5"] == {
+        "changes": {"learning_rate": 1e-5},
+        "seeds": [1, 2, 3],
+    }
+
+    assert main(words(args, "--report")) == 0 and page.read_text() == text  # nothing is lost or doubled
+    page.write_text(text.replace("<!-- /findings -->", ""))
+    assert main(words(args, "--report")) == 2
 
 
-def test_mistakes_are_one_line(tmp_path, capsys):
-    for argv, message in (
-        (["--rows", "nothing"], "there is no nothing"),
-        (["--seeds", "1"], "--seeds is 1; it must be at least 2"),
-        (["--scenes", "99"], "--scenes is 99; it must be at least 100"),
-        (["--report", "--output_dir", str(tmp_path)], "holds no row with two seeds"),
-    ):
-        assert main(argv) == 2
-        assert message in capsys.readouterr().err.splitlines()[-1]
+def test_report_of_an_unfinished_study(args):
+    for row, seed in (("recipe", 1), ("recipe", 2), ("mlp-projector", 1), ("mlp-projector", 2), ("images-80", 1)):
+        write_result(args, row, seed)
+    assert main(words(args, "--report")) == 0
+    text = (args.docs / "study.md").read_text()
+    assert "## Do the options help?" in text and "## How much data is needed?" not in text
+    assert "Rows with fewer than 3 seeds: recipe (2), without-ttdm (0)" in text
+    assert [picture.name for picture in (args.docs / "study").iterdir()] == ["differences.png"]
 
 
-def test_counts_by_scene_and_figures():
-    hits = {("VQA", "all"): [(0, True), (0, False), (2, True)]}
-    assert by_scene(hits, 3) == {"VQA: all": {"asked": [2, 0, 1], "right": [1, 0, 1]}}
-    (figure,) = figures(hits, "paper")
-    assert figure | {"low": 0, "high": 0} == {
-        "metric": "VQA", "row": "all", "condition": "paper", "value": 0.6667, "n": 3, "low": 0, "high": 0
-    }  # fmt: skip
-
-
-def test_stale_and_single_runs_are_left_out(tmp_path):
-    for name, seed, steps in (("paper", 1, 400), ("paper", 2, 400), ("mlp", 1, 400), ("ours", 1, 9), ("ours", 2, 9)):
-        folder = tmp_path / name / str(seed)
-        folder.mkdir(parents=True)
-        settings = settings_of(BY_NAME[name], seed, steps, 100)
-        (folder / "metrics.json").write_text(json.dumps({"settings": settings, "commit": None}))
-    results = load_results(tmp_path, 400, 100, 3)
-    assert list(results.runs) == ["paper"] and list(results.runs["paper"]) == [1, 2]
-    assert "mlp (1 of 3 seeds)" in results.missing and "ours (0 of 3 seeds)" in results.missing
-    assert results.commits == ["unknown"]
-
-
-# ---- the real thing
-
-
+# ------------------------------------------------------------------------------------------------------- a real study
 @pytest.mark.slow
-def test_two_rows_from_training_to_page(tmp_path):
-    options = ["--rows", "untrained", "random-bart", "--seeds", "2", "--steps", "2", "--scenes", "100"]
-    where = ["--output_dir", str(tmp_path / "out"), "--docs", str(tmp_path / "docs")]
-    assert main([*options, *where]) == 0
-    run = json.loads((tmp_path / "out" / "random-bart" / "2" / "metrics.json").read_text())
-    assert run["seed"] == 2 and run["settings"]["options"]["bart"] == "random"
-    assert not any((tmp_path / "out" / "random-bart" / "2").glob("*/")) and run["train_seconds"] > 0
-    found = {(f["metric"], f["row"]): f for f in run["figures"]}
-    assert found["text QA", "all"]["value"] < 0.1 and found["captions", "right"]["n"] == 100
-    results = load_results(tmp_path / "out", 2, 100, 2)
-    untrained = results.of("untrained", "text QA: all")
-    assert untrained.value > 0.9 and untrained.n == found["VQA", "all"]["n"]
-    assert (tmp_path / "docs" / "study.html").is_file()
-
-    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/*/metrics.json")}
-    assert len(times) == 4 and main([*options, *where]) == 0
-    assert times == {path: path.stat().st_mtime_ns for path in times}
+def test_two_rows_from_training_to_report(tmp_path, monkeypatch):
+    recipe = tmp_path / "train.yaml"
+    recipe.write_text(RECIPE.read_text().replace("size: 8000", "size: 64"))
+    for module in (rows_module, run_module):
+        monkeypatch.setattr(module, "RECIPE", recipe)
+    options = ["--rows", "recipe", "random-bart", "--seeds=2", "--steps=2", "--scenes=100", "--workers=2"]
+    options += [f"--output_dir={tmp_path / 'out'}", f"--docs={tmp_path / 'docs'}", f"--teachers={TEACHERS}"]
+    assert main(options) == 0
+    found = json.loads((tmp_path / "docs" / "study.json").read_text())
+    values = {(figure["split"], figure["measure"], figure["row"]): figure for figure in found["figures"]}
+    assert values["test", "captions", "recipe"]["n"] == values["validation", "retrieval", "random-bart"]["n"] == 200
+    assert values["difference", "VQA", "random-bart"]["value"] < 0
+    assert abs(values["validation", "text QA change", "recipe"]["value"]) < 0.05
+    times = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("*/*/metrics.json")}
+    assert len(times) == 4 and main(options) == 0
+    assert times == {file: file.stat().st_mtime_ns for file in times}

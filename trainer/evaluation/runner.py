@@ -21,7 +21,7 @@ from modeling_vlkd.processing_vlkd import first_sentence_of
 from trainer.evaluation.datasets import IDS, DatasetOverrides, Examples, load_examples
 from trainer.evaluation.formats import Row, write_results
 from trainer.evaluation.generation import complete, encode_images
-from trainer.evaluation.scoring import Result, score_retrieval, score_task
+from trainer.evaluation.scoring import Result, metric_function, score_retrieval, score_task
 from trainer.evaluation.tasks.task import STRATEGIES, Step, Task
 from trainer.models import load_teacher, load_vlkd, teacher_embeds
 
@@ -54,7 +54,7 @@ def evaluate(
     evaluation = Evaluation(Path(args.task).stem if len(tasks) > 1 else data[0].dataset, data[0].split)
     for task, examples in zip(tasks, data, strict=True):
         if task.kind == "retrieval":
-            results, remarks = retrieve(model, processor, examples, args.clip, args.batch_size)
+            results, remarks = retrieve(model, processor, task, examples, args.clip, args.batch_size)
             evaluation.results += results
             evaluation.remarks += remarks
             continue
@@ -221,14 +221,15 @@ def normalize(text: str, step: Step) -> str:
 
 # ----------------------------------------------------------------------------------------------------------- retrieval
 def retrieve(
-    model: PreTrainedModel, processor: Any, examples: Examples, clip: str | None, batch_size: int
+    model: PreTrainedModel, processor: Any, task: Task, examples: Examples, clip: str | None, batch_size: int
 ) -> tuple[list[tuple[str, list[Result]]], list[str]]:
     """Results with BART's text embedding and, as a control, with CLIP's own text tower; and remarks.
 
     If `clip` is None, CLIP is loaded from the name in the model's config, and left out if that fails.
     """
     image_embeds, text_embeds, image_of_text = embed_all(model, processor, examples, batch_size)
-    results = [("direct", score_retrieval(image_embeds, text_embeds, image_of_text))]
+    score = metric_function(task) or score_retrieval
+    results = [("direct", score(image_embeds, text_embeds, image_of_text))]
     name = clip or next(iter(model.config.base_models or ()), None)
     if name is None:
         return results, []
@@ -238,7 +239,7 @@ def retrieve(
         if clip:
             raise
         return results, [f"{CLIP_TEXT} is left out: {error}"]
-    return [*results, (CLIP_TEXT, score_retrieval(image_embeds, clip_embeds, image_of_text))], []
+    return [*results, (CLIP_TEXT, score(image_embeds, clip_embeds, image_of_text))], []
 
 
 @torch.no_grad()

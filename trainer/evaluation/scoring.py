@@ -4,7 +4,7 @@ Every function returns a list of results {"metric", "row", "value", "n", "low", 
 the condition. The official metrics score complete result files only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from trainer.data.sources import import_function
@@ -142,7 +142,12 @@ def score_task(task: Task, rows: Sequence[Row], texts: Sequence[str]) -> tuple[l
         return _score_vqa(rows, official, task.metric), []
     if task.metric == "captions":
         return _score_caption_task(rows, official)
-    return import_function(task.metric, f"metric of task '{task.name}':")(rows, texts), []
+    return metric_function(task)(rows, texts), []
+
+
+def metric_function(task: Task) -> Callable[..., list[Result]] | None:
+    """The task's own metric, "module:function"; None if the task names one of ours."""
+    return import_function(task.metric, f"metric of task '{task.name}':") if ":" in task.metric else None
 
 
 def _score_caption_task(rows: Sequence[Row], texts: Sequence[str]) -> tuple[list[Result], list[str]]:

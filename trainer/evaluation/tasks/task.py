@@ -64,7 +64,8 @@ class Task:
         name: used in file names.
         kind: "vqa", "captions", "retrieval" or "text-retention".
         metric: "vqa", "ok-vqa", "captions", "retrieval", "text-retention", or "module:function", which is called as
-            `function(rows, texts)` and returns a list of {"metric", "row", "value", "n", "low", "high"}.
+            `function(rows, texts)`, for retrieval as `function(image_embeds, text_embeds, image_of_text)`, and returns
+            a list of {"metric", "row", "value", "n", "low", "high"}.
         dataset: a folder, a name on the Hub, or "module:function".
         split: of the dataset.
         columns: the dataset's column for each of our names; the metric also receives other columns.

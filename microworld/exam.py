@@ -1,0 +1,234 @@
+"""The drawn world's exam: the datasets and metrics of `vlkd evaluate --task microworld`.
+
+Everything is drawn from a split and a seed. `picture` draws an image of the exam again, larger, to show it to people.
+"""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from datasets import Dataset, Features, List, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from microworld.world.caption_reader import caption_is_true
+from microworld.world.corpus import questioned_passage, stated_passage
+from microworld.world.kinds import NEVER_TWO_STEP
+from microworld.world.language import QUESTION_TYPES, Question, caption, is_right, question
+from microworld.world.rendering import render
+from microworld.world.scenes import Scene, scenes
+from trainer.evaluation.intervals import proportion
+from trainer.evaluation.metrics.ranks import retrieval_ranks
+from trainer.evaluation.tasks.task import FOLDER
+
+POOL = 100  # images and captions among which retrieval searches
+TEXT = Value("string")
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Scenes of one split, a full caption of each, and questions with the row of their scene."""
+
+    name: str
+    scenes: list[Scene]
+    captions: list[str]
+    questions: list[tuple[int, Question]]
+
+    def picture(self, row: int, scale: int = 1) -> Image.Image:
+        """The image of a scene; `scale` 1 is the size that the model reads."""
+        return render(self.scenes[row], random.Random(f"{self.name} {row}"), scale=scale)
+
+    def shuffled(self) -> list[int]:
+        """For each scene, the row of another scene."""
+        order = list(range(len(self.scenes)))
+        random.Random(0).shuffle(order)
+        following = dict(zip(order, order[1:] + order[:1], strict=True))
+        return [following[row] for row in range(len(order))]
+
+
+@cache  # its questions, captions and retrieval are about the same scenes
+def draw_exam(split: str, size: int, seed: int = 0, knowledge: bool = False) -> Exam:
+    """One question of every type that each scene allows, or with `knowledge` one about every group."""
+    name = f"exam {split} {seed}"
+    rng = random.Random(name)
+    drawn = list(islice(distinct(scenes(split, seed=1_000_000 + seed)), size))
+    asked = []
+    for row, scene in enumerate(drawn):
+        if knowledge:
+            found = [question(scene, "knowledge", rng, group) for group in scene.groups]
+        else:
+            found = [question(scene, type, rng) for type in QUESTION_TYPES]
+        asked += [(row, each) for each in found if each]
+    return Exam(name, drawn, [caption(scene, rng, "full") for scene in drawn], asked)
+
+
+def distinct(stream: Iterator[Scene]) -> Iterator[Scene]:
+    """The stream without scenes that a full caption could not tell from one before it in its pool."""
+    while True:
+        keys: set[str] = set()
+        while len(keys) < POOL:
+            scene = next(stream)
+            if scene.key() not in keys:
+                keys.add(scene.key())
+                yield scene
+
+
+# -------------------------------------------------------------------------------------------------------- datasets
+def questions(split: str = "test", size: int = 500, seed: int = 0) -> Dataset:
+    """One question of every type that each of `size` scenes allows."""
+    return _as_questions(draw_exam(split, size, seed))
+
+
+def knowledge_questions(split: str = "test", size: int = 500, seed: int = 1) -> Dataset:
+    """Questions about what only the text corpus tells of a kind that the image shows."""
+    return _as_questions(draw_exam(split, size, seed, knowledge=True))
+
+
+def shuffled_questions(split: str = "test", size: int = 500, seed: int = 0) -> Dataset:
+    """The questions of `questions`, each with the image of another scene."""
+    exam = draw_exam(split, size, seed)
+    return _as_questions(exam, exam.shuffled())
+
+
+def captions(split: str = "test", size: int = 500, seed: int = 0) -> Dataset:
+    """The images of `questions`, each with a full caption, and what is needed to draw its scene again."""
+    exam = draw_exam(split, size, seed)
+    columns = {
+        "image": [exam.picture(row) for row in range(size)],
+        "image_id": list(range(size)),
+        "captions": [[text] for text in exam.captions],
+        "exam": [f"{split} {size} {seed}"] * size,
+    }
+    features = {"image": ImageFeature(), "image_id": Value("int64"), "captions": List(TEXT), "exam": TEXT}
+    return Dataset.from_dict(columns, Features(features))
+
+
+def held_out_text(split: str = "test", size: int = 500, seed: int = 0) -> Dataset:
+    """Documents like the corpus', in the column `text`, about scenes that the corpus leaves out."""
+    rng = random.Random(f"held-out text {split} {seed}")
+    texts = []
+    for number, scene in enumerate(islice(scenes(split, seed=2_000_000 + seed), size)):
+        if number % 3 == 0:
+            texts.append(caption(scene, rng, "full"))
+        else:
+            passage = stated_passage if number % 3 == 1 else questioned_passage
+            texts.append("".join(segment.text for segment in passage(scene, rng, 1)))
+    return Dataset.from_dict({"text": texts})
+
+
+def text_questions(split: str = "test", size: int = 500, seed: int = 0, knowledge: bool = False) -> Dataset:
+    """Questions about a scene, each with a full caption of it, from which text alone can answer them."""
+    exam = draw_exam(split, size, seed, knowledge)
+    rows = [
+        {
+            "caption": exam.captions[row],
+            "question": asked.text,
+            "answer": asked.answer,
+            "answers": list(asked.accepted),
+            "kinds": kinds_of(exam.scenes[row], asked),
+        }
+        for row, asked in exam.questions
+    ]
+    return Dataset.from_list(rows)
+
+
+def _as_questions(exam: Exam, shown: list[int] | None = None) -> Dataset:
+    """`shown` is the row of the image that is shown with each scene's questions, if it is not the scene's own."""
+    files = [ImageFeature().encode_example(exam.picture(row)) for row in range(len(exam.scenes))]
+    rows = [row if shown is None else shown[row] for row, _ in exam.questions]
+    columns = {
+        "image": [files[row] for row in rows],
+        "image_id": rows,
+        "question_id": list(range(len(rows))),
+        "question": [asked.text for _, asked in exam.questions],
+        "answers": [list(asked.accepted) for _, asked in exam.questions],
+        "kinds": [kinds_of(exam.scenes[row], asked) for row, asked in exam.questions],
+        "majority": [_majority_answers(asked.type == "knowledge")[asked.type] for _, asked in exam.questions],
+    }
+    features = {"image": ImageFeature(), "image_id": Value("int64"), "question_id": Value("int64"), "question": TEXT}
+    features |= {"answers": List(TEXT), "kinds": List(TEXT), "majority": TEXT}
+    return Dataset.from_dict(columns, Features(features))
+
+
+def kinds_of(scene: Scene, asked: Question) -> list[str]:
+    """The rows of the table that a question counts in."""
+    if asked.type == "knowledge":
+        return [f"knowledge, {'never' if asked.subject in NEVER_TWO_STEP else 'seen'} two-step"]
+    return ["all", asked.type, "one group" if len(scene.groups) == 1 else "two or three groups"]
+
+
+@cache
+def _majority_answers(knowledge: bool) -> dict[str, str]:
+    """The most frequent answer to each type of question about training scenes."""
+    counts: dict[str, Counter] = defaultdict(Counter)
+    for _, asked in draw_exam("train", 1000, 0, knowledge).questions:
+        counts[asked.type][asked.answer] += 1
+    return {type: found.most_common(1)[0][0] for type, found in counts.items()}
+
+
+def write_task(file: Path, parts: Sequence[str] | None = None, name: str = "microworld", **dataset_kwargs) -> Path:
+    """Write a copy of a task of `vlkd evaluate` with `dataset_kwargs`, of all `parts` or some; returns `file`."""
+    task = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    if parts is not None:
+        task["parts"] = {part: task["parts"][part] for part in parts}
+    for part in task.get("parts", {name: task}).values():
+        part["dataset_kwargs"] = dataset_kwargs
+    file.write_text(yaml.safe_dump(task, sort_keys=False), encoding="utf-8")
+    return file
+
+
+# --------------------------------------------------------------------------------------------------------- metrics
+def score_answers(rows: Sequence[dict[str, Any]], texts: Sequence[str]) -> list[Result]:
+    """The share of accepted answers: of all questions, by type and by number of groups."""
+    return _score("VQA", rows, texts)
+
+
+def score_shuffled(rows: Sequence[dict[str, Any]], texts: Sequence[str]) -> list[Result]:
+    """The same for images of other scenes, and for the most frequent answer to each type of question."""
+    majority = _score("VQA by the majority answer", rows, [row["majority"] for row in rows])
+    return _score("VQA with shuffled images", rows, texts) + majority
+
+
+def _score(metric: str, rows: Sequence[dict[str, Any]], texts: Sequence[str]) -> list[Result]:
+    hits: dict[str, list[bool]] = defaultdict(list)
+    for row, text in zip(rows, texts, strict=True):
+        for kind in row["kinds"]:
+            hits[kind].append(is_right(text, row["answers"]))
+    return [{"metric": metric, "row": kind, **proportion(found).as_dict()} for kind, found in hits.items()]
+
+
+def score_captions(rows: Sequence[dict[str, Any]], texts: Sequence[str]) -> list[Result]:
+    """Captions that name every object and say nothing false."""
+    split, size, seed = rows[0]["exam"].split()
+    drawn = draw_exam(split, int(size), int(seed)).scenes
+    true = [caption_is_true(text, drawn[row["image_id"]]) for row, text in zip(rows, texts, strict=True)]
+    return [{"metric": "captions", "row": "every object, nothing false", **proportion(true).as_dict()}]
+
+
+def score_retrieval(images: torch.Tensor, texts: torch.Tensor, image_of_text: Sequence[int]) -> list[Result]:
+    """R@1 among the pairs of each pool of 100; an incomplete last pool is left out.
+
+    Args:
+        images, texts: (scenes, d_j), unit norm; row i of one belongs to row i of the other.
+
+    Raises:
+        ValueError: there is no complete pool.
+    """
+    if len(images) < POOL:
+        raise ValueError(f"R@1 of {POOL} requires {POOL} images; got {len(images)}. Raise --limit.")
+    hits: dict[str, list[bool]] = {"text to image": [], "image to text": []}
+    for start in range(0, len(images) - POOL + 1, POOL):
+        pool = slice(start, start + POOL)
+        to_text, to_image = retrieval_ranks(images[pool], texts[pool], range(POOL))
+        hits["text to image"] += (to_image == 0).tolist()
+        hits["image to text"] += (to_text == 0).tolist()
+    metric = f"retrieval R@1 of {POOL}"
+    return [{"metric": metric, "row": way, **proportion(found).as_dict()} for way, found in hits.items()]
