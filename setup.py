@@ -37,7 +37,15 @@ setup(
     packages=[*find_packages(include=["vlkd", "modeling_vlkd*", "trainer*", "microworld*"]), *RECIPES],
     package_dir=RECIPES,
     package_data={
-        "microworld": ["drawings/*/*.png", "drawings/*.md", "drawings/licenses/*", "teachers/*/*"],
+        "microworld": [
+            "demo/*.html",
+            "drawings/*.md",
+            "drawings/*.yaml",
+            "drawings/*/*.png",
+            "drawings/licenses/*",
+            "teachers/*/*",
+            "world/*.yaml",
+        ],
         "modeling_vlkd": ["model_card.md"],
         "trainer.evaluation.metrics": ["*.md", "requirements.txt"],
         "trainer.evaluation.tasks": ["*.yaml"],

@@ -3,7 +3,7 @@
 import random
 from itertools import islice
 
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset
 
 from microworld.world.language import caption
 from microworld.world.rendering import render
@@ -31,4 +31,4 @@ def load(split: str = "train", size: int = 8000, captions_per_image: int = 5, se
     for scene in islice(scenes(split, seed), size):
         columns["image"].append(render(scene, rng))
         columns["captions"].append([caption(scene, rng) for _ in range(captions_per_image)])
-    return Dataset.from_dict(columns, Features({"image": Image(), "captions": List(Value("string"))}))
+    return Dataset.from_dict(columns)

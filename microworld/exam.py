@@ -7,14 +7,14 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import Image
 
@@ -29,7 +29,6 @@ from trainer.evaluation.metrics.ranks import retrieval_ranks
 from trainer.evaluation.tasks.task import FOLDER
 
 POOL = 100  # images and captions among which retrieval searches
-TEXT = Value("string")
 Result = dict[str, Any]
 
 
@@ -45,6 +44,11 @@ class Exam:
     def picture(self, row: int, scale: int = 1) -> Image.Image:
         """The image of a scene; `scale` 1 is the size that the model reads."""
         return render(self.scenes[row], random.Random(f"{self.name} {row}"), scale=scale)
+
+    @cached_property
+    def files(self) -> list[dict[str, Any]]:
+        """The image of each scene as `datasets` stores it."""
+        return [ImageFeature().encode_example(self.picture(row)) for row in range(len(self.scenes))]
 
     def shuffled(self) -> list[int]:
         """For each scene, the row of another scene."""
@@ -102,13 +106,12 @@ def captions(split: str = "test", size: int = 500, seed: int = 0) -> Dataset:
     """The images of `questions`, each with a full caption, and what is needed to draw its scene again."""
     exam = draw_exam(split, size, seed)
     columns = {
-        "image": [exam.picture(row) for row in range(size)],
+        "image": exam.files,
         "image_id": list(range(size)),
         "captions": [[text] for text in exam.captions],
         "exam": [f"{split} {size} {seed}"] * size,
     }
-    features = {"image": ImageFeature(), "image_id": Value("int64"), "captions": List(TEXT), "exam": TEXT}
-    return Dataset.from_dict(columns, Features(features))
+    return Dataset.from_dict(columns).cast_column("image", ImageFeature())
 
 
 def held_out_text(split: str = "test", size: int = 500, seed: int = 0) -> Dataset:
@@ -128,13 +131,8 @@ def text_questions(split: str = "test", size: int = 500, seed: int = 0, knowledg
     """Questions about a scene, each with a full caption of it, from which text alone can answer them."""
     exam = draw_exam(split, size, seed, knowledge)
     rows = [
-        {
-            "caption": exam.captions[row],
-            "question": asked.text,
-            "answer": asked.answer,
-            "answers": list(asked.accepted),
-            "kinds": kinds_of(exam.scenes[row], asked),
-        }
+        {"caption": exam.captions[row], "question": asked.text, "answer": asked.answer}
+        | {"answers": list(asked.accepted), "kinds": kinds_of(exam.scenes[row], asked)}
         for row, asked in exam.questions
     ]
     return Dataset.from_list(rows)
@@ -142,10 +140,9 @@ def text_questions(split: str = "test", size: int = 500, seed: int = 0, knowledg
 
 def _as_questions(exam: Exam, shown: list[int] | None = None) -> Dataset:
     """`shown` is the row of the image that is shown with each scene's questions, if it is not the scene's own."""
-    files = [ImageFeature().encode_example(exam.picture(row)) for row in range(len(exam.scenes))]
     rows = [row if shown is None else shown[row] for row, _ in exam.questions]
     columns = {
-        "image": [files[row] for row in rows],
+        "image": [exam.files[row] for row in rows],
         "image_id": rows,
         "question_id": list(range(len(rows))),
         "question": [asked.text for _, asked in exam.questions],
@@ -153,9 +150,7 @@ def _as_questions(exam: Exam, shown: list[int] | None = None) -> Dataset:
         "kinds": [kinds_of(exam.scenes[row], asked) for row, asked in exam.questions],
         "majority": [_majority_answers(asked.type == "knowledge")[asked.type] for _, asked in exam.questions],
     }
-    features = {"image": ImageFeature(), "image_id": Value("int64"), "question_id": Value("int64"), "question": TEXT}
-    features |= {"answers": List(TEXT), "kinds": List(TEXT), "majority": TEXT}
-    return Dataset.from_dict(columns, Features(features))
+    return Dataset.from_dict(columns).cast_column("image", ImageFeature())
 
 
 def kinds_of(scene: Scene, asked: Question) -> list[str]:

@@ -18,10 +18,10 @@ class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
     """
     Captions an image or continues a prompt about it: `image-to-text` and `image-text-to-text`.
 
-        pipe(image)                               -> [{"generated_text": "a red circle"}]
-        pipe(image, text="a photo of")            -> [{"input_text": ..., "generated_text": "a photo of a red circle"}]
+        pipe(image)                               -> [{"generated_text": "two frogs in a meadow"}]
+        pipe(image, text="a picture of")          -> [{"input_text": ..., "generated_text": "a picture of two frogs"}]
         pipe([image, image], text=[..., ...])     -> a list of such lists
-        pipe({"image": image, "text": "a photo of"}), and lists of such dicts
+        pipe({"image": image, "text": "a picture of"}), and lists of such dicts
         pipe(a generator, dataset or column)      -> an iterator over the results
 
     An image is anything that the processor accepts. A string is a path, URL or base64 image, never a prompt. For other

@@ -5,8 +5,8 @@ Variables that the user has set are not changed.
 Waiting threads of GNU OpenMP spin, by default for 300,000 rounds. If two programs share the cores, spinning threads
 block the threads that they wait for. 6,000 rounds avoid most of that, and cost nothing otherwise.
 
-Steps per second of `vlkd train --config hub_configs/microworld/train.yaml --max_steps 200`, 2 threads per process on
-2 cores, nothing else running, commit 6d54d59:
+Steps per second of `vlkd train --config hub_configs/microworld/train.yaml --max_steps 200` at commit 6d54d59, whose
+microworld has a smaller CLIP than today's; 2 threads per process on 2 cores, nothing else running:
 
 | GOMP_SPINCOUNT | default | 10000 | 6000 | 4000 | 1000 | OMP_WAIT_POLICY=passive |
 | one process | 5.7 | 5.8 | 5.7 | 5.1 | 4.4 | 4.1 |

@@ -23,7 +23,7 @@ from trainer.hub.repository import weights_digest
 
 RECIPE = "hub_configs/microworld/train.yaml"
 TEACHERS = Path("microworld/teachers")
-SCENES = 500  # the default of `vlkd evaluate --task microworld`
+TEXT_QUESTIONS = 4  # for each scene of the exam
 
 
 def run(*words: object) -> None:
@@ -63,12 +63,10 @@ def evaluate(folder: Path, teachers: Path, split: str, scenes: int) -> dict[str,
         "before": (split, "before", parts, [*clip, "--strategy", "direct"]),
         "unseen_artist": ("unseen_artist", "model", parts, clip),
         "unseen_pairs": ("unseen_pairs", "model", parts[:1], []),
-        "text": (split, "model", None, ["--reference_model", teachers / "bart"]),
+        "text": (split, "model", None, ["--reference_model", teachers / "bart", "--limit", TEXT_QUESTIONS * scenes]),
     }
-    for name, (of, model, asked, options) in runs.items():
-        task = write_task(out / f"{name}.yaml", asked, size=scenes) if asked else "text-retention"
-        if scenes < SCENES and not asked:
-            options += ["--limit", scenes]
+    for name, (of, model, kept, options) in runs.items():
+        task = write_task(out / f"{name}.yaml", kept, "microworld" if kept else "text-retention", size=scenes)
         common = ["--split", of, "--device", "cpu", "--dtype", "float32", "--output_dir", out / name]
         run("evaluate", "--task", task, "--model", folder / model, *options, *common)
     return {name: load_metrics(out / name / "metrics.json")["figures"] for name in runs}
@@ -103,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, epilog=epilog, allow_abbrev=False)
     parser.add_argument("--teachers", type=Path, default=TEACHERS, help="a folder with clip/ and bart/")
     parser.add_argument("--output_dir", type=Path, default=Path("demo_output"))
-    parser.add_argument("--exam_scenes", type=int, default=SCENES, help=f"scenes of each exam, {POOL} or more")
+    parser.add_argument("--exam_scenes", type=int, default=500, help=f"scenes of each exam, {POOL} or more")
     parser.add_argument(
         "--split", choices=("validation", "test"), default="test", help="validation: to choose recipes"
     )

@@ -1,6 +1,6 @@
 """`python -m microworld.drawings`: make the drawings again from the Iconify packages on the npm registry.
 
-Needs npm, and resvg from `pip install resvg-py`. `PACKAGES` has the versions that the drawings were made from.
+Needs npm, and resvg from `pip install resvg-py`. icons.yaml has the packages' versions and their names of the kinds.
 """
 
 import io
@@ -11,57 +11,16 @@ import tempfile
 from pathlib import Path
 
 import resvg_py
+import yaml
 from PIL import Image
 from tqdm.auto import tqdm
 
 from microworld.drawings import FOLDER, SIDE
 from microworld.world.kinds import KINDS
 
-PACKAGES = {
-    "noto": "1.2.1",
-    "noto-v1": "1.2.5",
-    "twemoji": "1.2.5",
-    "fluent-emoji-flat": "1.2.6",
-    "fxemoji": "1.2.2",
-    "emojione": "1.2.3",
-}
+_ICONS = yaml.safe_load((FOLDER / "icons.yaml").read_text(encoding="utf-8"))
+PACKAGES = _ICONS["versions"]
 COLORS = 64  # in each drawing's palette
-# What the packages call a kind, where it is not the kind itself.
-_ICONS = {
-    "whale": "spouting-whale",
-    "pig": "pig-face",
-    "cow": "cow-face",
-    "rabbit": "rabbit-face",
-    "bee": "honeybee",
-    "camel": "two-hump-camel",
-    "monkey": "monkey-face",
-    "apple": "red-apple",
-    "car": "automobile",
-    "piano": "musical-keyboard",
-    "palm tree": "palm-tree",
-    "fir tree": "evergreen-tree",
-    "boot": "womans-boot",
-    "hat": "top-hat",
-}
-_FX_ICONS = {
-    "whale": "spurtingwhale",
-    "pig": "pig",
-    "cow": "cowface",
-    "panda": "pandaface",
-    "rabbit": "bunny",
-    "camel": "bactriancamel",
-    "monkey": "monkeyface",
-    "apple": "redapple",
-    "eggplant": "aubergine",
-    "pizza": "sliceofpizza",
-    "piano": "musicalkeyboard",
-    "palm tree": "palmtree",
-    "fir tree": "evergreen",
-    "house": "housebuilding",
-    "castle": "europeancastle",
-    "boot": "boot",
-    "hat": "tophat",
-}
 
 
 def main() -> None:
@@ -69,18 +28,16 @@ def main() -> None:
         icons = download(f"@iconify-json/{artist}@{version}")
         folder = FOLDER / artist
         folder.mkdir(exist_ok=True)
+        names = _ICONS["names"]["any"] | _ICONS["names"].get(artist, {})
         for kind in KINDS:
-            name = _ICONS.get(kind, kind)
-            name = _FX_ICONS.get(kind, name) if artist == "fxemoji" else name
-            render(svg(icons, name)).save(folder / f"{kind}.png", optimize=True)
+            render(svg(icons, names.get(kind, kind))).save(folder / f"{kind}.png", optimize=True)
 
 
 def download(package: str) -> dict:
     """The icons.json of an npm package."""
+    command = ["npm", "pack", "--silent", package]
     with tempfile.TemporaryDirectory() as folder:
-        packed = subprocess.run(
-            ["npm", "pack", "--silent", package], cwd=folder, check=True, capture_output=True, text=True
-        )
+        packed = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
         with tarfile.open(Path(folder, packed.stdout.strip())) as archive:
             return json.load(archive.extractfile("package/icons.json"))
 

@@ -21,12 +21,7 @@ TEACHERS = Path(__file__).parents[1] / "teachers"
 def report(seconds: dict[str, float]) -> str:
     """The text of `teachers/README.md`."""
     figures = measure_bart(TEACHERS / "bart") | measure_clip(TEACHERS / "clip", TEACHERS / "bart")
-    lines = [
-        "# The two teachers",
-        "",
-        "Printed by `python -m microworld.pretrain measure` on the validation split.",
-        "",
-    ]
+    lines = ["# The two teachers\n", "Printed by `python -m microworld.pretrain measure` on the validation split.\n"]
     for name in ("clip", "bart"):
         kind = {"clip": CLIPModel, "bart": BartForConditionalGeneration}[name]
         parameters = sum(p.numel() for p in kind.from_pretrained(TEACHERS / name).parameters())

@@ -7,7 +7,6 @@ the answer up through its cross-attention.
 
 import itertools
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,17 +14,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import AddedToken
-from tqdm.auto import tqdm
-from transformers import BartConfig, BartForConditionalGeneration, BartTokenizer, get_cosine_schedule_with_warmup
+from transformers import BartConfig, BartForConditionalGeneration, BartTokenizer
 
-from microworld.pretrain.common import build_optimizer, save
+from microworld.pretrain.common import fit
 from microworld.world.corpus import Segment, document, pair_document
 from trainer.data.infilling import TextInfilling
 from trainer.precision import is_bf16_fast
 
 DROPOUT = 0.1  # BART's own
 ANSWER_WEIGHT = 6.0  # of an answer's token in the loss, against 1 for any other
-_SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+_SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # their ids are BART's own
 
 
 def build_tokenizer(documents: int = 20_000) -> BartTokenizer:
@@ -52,10 +50,6 @@ def build_model(tokenizer: BartTokenizer) -> BartForConditionalGeneration:
         encoder_ffn_dim=512,
         decoder_ffn_dim=512,
         dropout=0.0,
-        bos_token_id=tokenizer.bos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.eos_token_id,
         forced_eos_token_id=None,
     )
     model = BartForConditionalGeneration._from_config(config, attn_implementation="eager")
@@ -131,11 +125,10 @@ def _row(
     """The ids of the corrupted document and of the document, and the weight of each of the latter."""
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     parts, roles = [encode(segment.text) for segment in segments], [segment.role for segment in segments]
-    weights = [
-        ANSWER_WEIGHT if role == "answer" else 1.0 for part, role in zip(parts, roles, strict=True) for _ in part
-    ]
     inputs = corrupt(parts, roles, tokenizer.mask_token_id, rng)
-    labels = [token for part in parts for token in part]
+    labels = [token for ids in parts for token in ids]
+    weighted = zip(parts, roles, strict=True)
+    weights = [ANSWER_WEIGHT if role == "answer" else 1.0 for ids, role in weighted for _ in ids]
     return [bos, *inputs, eos], [bos, *labels, eos], [1.0, *weights, 1.0]
 
 
@@ -171,37 +164,17 @@ def train(
     pair_batches: int = 0,
     batch_size: int = 64,
 ) -> None:
-    """One warm-up and cosine of AdamW; every 500 steps the checkpoint is written."""
-    torch.set_flush_denormal(True)
-    optimizer = build_optimizer(model, learning_rate)
-    schedule = get_cosine_schedule_with_warmup(optimizer, 200, steps)
-    model.train()
-    start = time.time()
-    progress = tqdm(batches(tokenizer, batch_size, seed, pair_batches), total=steps, desc="bart")
-    for step, batch in enumerate(progress, 1):
-        weights = batch.pop("weights")
+    """Train on documents of the corpus, the first `pair_batches` batches on pair documents."""
+
+    def loss_of(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        weights = batch.pop("weights").flatten()
         with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16_fast("cpu")):
-            logits = model(**batch).logits
-        losses = torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), batch["labels"].flatten(), reduction="none", ignore_index=-100
-        )
-        loss = (losses * weights.flatten()).sum() / weights.sum()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        if step % 100 == 0 or step == steps:
-            answers = losses[weights.flatten() == ANSWER_WEIGHT].mean().item()
-            progress.set_postfix(loss=f"{loss.item():.3f}", answers=f"{answers:.3f}", refresh=False)
-        if step % 500 == 0 or step == steps:
-            print(
-                f"bart step {step} loss {loss.item():.4f} answers {answers:.4f} {time.time() - start:.0f} s",
-                flush=True,
-            )
-            save(model, tokenizer, folder)
-        if step == steps:
-            break
+            logits = model(**batch).logits.flatten(0, 1)
+        losses = torch.nn.functional.cross_entropy(logits.float(), batch["labels"].flatten(), reduction="none")
+        return (losses * weights).sum() / weights.sum(), {"answers": losses[weights == ANSWER_WEIGHT].mean()}
+
+    stream = batches(tokenizer, batch_size, seed, pair_batches)
+    fit(model, tokenizer, folder, stream, loss_of, steps, learning_rate, warmup=200, name="bart")
 
 
 def set_dropout(model: BartForConditionalGeneration, probability: float) -> None:

@@ -5,7 +5,6 @@ Pictures grow in two stages, as a CLIP of photographs is trained at a low resolu
 
 import itertools
 import random
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,19 +14,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance
 from torch import nn
-from tqdm.auto import tqdm
-from transformers import (
-    CLIPConfig,
-    CLIPImageProcessor,
-    CLIPModel,
-    CLIPProcessor,
-    CLIPTokenizer,
-    get_cosine_schedule_with_warmup,
-)
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from microworld.pretrain.common import build_optimizer, save
-from microworld.world.kinds import CATEGORY, KINDS
-from microworld.world.language import caption
+from microworld.pretrain.common import fit
+from microworld.world.language import absent_kinds, caption
 from microworld.world.rendering import render
 from microworld.world.scenes import BACKGROUNDS, CANVAS, COUNTS, SIZES, Scene, relation, scenes
 from trainer.precision import is_bf16_fast
@@ -137,7 +127,7 @@ def _change(scene: Scene, name: str, rng: random.Random) -> Scene:
         j = rng.choice([other for other in range(len(groups)) if other != i])
         groups[i], groups[j] = replace(groups[i], kind=groups[j].kind), replace(groups[j], kind=groups[i].kind)
     elif name == "kind":
-        groups[i] = replace(groups[i], kind=_other_kind(scene, groups[i].kind, rng))
+        groups[i] = replace(groups[i], kind=rng.choice(absent_kinds(scene, groups[i].kind, rng)))
     else:
         values = {"count": COUNTS, "size": tuple(SIZES)}[name]
         values = [value for value in values if value != getattr(groups[i], name)]
@@ -145,12 +135,6 @@ def _change(scene: Scene, name: str, rng: random.Random) -> Scene:
     if not all(relation(a, b) for a, b in itertools.combinations(groups, 2)):  # a larger group left no clear one
         return _change(scene, "kind", rng)
     return replace(scene, groups=tuple(groups))
-
-
-def _other_kind(scene: Scene, kind: str, rng: random.Random) -> str:
-    """A kind that is not in the scene, in half of the cases of the same category."""
-    present, alike = {group.kind for group in scene.groups}, rng.random() < 0.5
-    return rng.choice([k for k in KINDS if k not in present and (not alike or CATEGORY[k] == CATEGORY[kind])])
 
 
 def jitter(image: Image.Image, rng: random.Random) -> Image.Image:
@@ -201,7 +185,6 @@ def pretrain_clip(folder: Path, stages: Sequence[Stage] = STAGES, seed: int = 0,
     `captions` is the number of captions that the tokenizer is trained on.
     """
     torch.manual_seed(seed)
-    torch.set_flush_denormal(True)
     processor = build_processor(captions)
     model = build_model(processor.tokenizer, stages[0].canvas)
     for stage in stages:
@@ -212,35 +195,18 @@ def pretrain_clip(folder: Path, stages: Sequence[Stage] = STAGES, seed: int = 0,
 def train(
     model: CLIPModel, processor: CLIPProcessor, stage: Stage, folder: Path, seed: int, learning_rate: float = 1e-3
 ) -> None:
-    """One warm-up and cosine; every 500 steps the checkpoint is written."""
-    optimizer = build_optimizer(model, learning_rate)
-    schedule = get_cosine_schedule_with_warmup(optimizer, min(200, stage.steps // 4), stage.steps)
-    model.train()
-    start, target = time.time(), torch.arange(stage.batch_size)
-    progress = tqdm(batches(processor, stage, seed), total=stage.steps, desc=f"clip {stage.canvas}")
-    for step, (pixels, captions) in enumerate(progress, 1):
+    """Train on the pictures of a stage."""
+    target = torch.arange(stage.batch_size)
+
+    def loss_of(batch: tuple[torch.Tensor, list[str]]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        pixels, captions = batch
         with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16_fast("cpu")):
             images = nn.functional.normalize(model.get_image_features(pixels).pooler_output, dim=-1)
             texts = embed_texts(model, processor, captions)
         scores = model.logit_scale.exp() * images.float() @ texts.float().T  # (B, captions)
         loss_image = nn.functional.cross_entropy(scores, target)
         loss_text = nn.functional.cross_entropy(scores[:, : len(target)].T, target)
-        loss = (loss_image + loss_text) / 2
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        model.logit_scale.data.clamp_(max=4.6052)  # 100, as in CLIP
-        if step % 100 == 0:
-            progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-        if step % 500 == 0 or step == stage.steps:
-            correct = (scores.argmax(1) == target).float().mean().item()
-            seconds = time.time() - start
-            print(
-                f"clip {stage.canvas} step {step} loss {loss.item():.4f} top-1 {correct:.3f} {seconds:.0f} s",
-                flush=True,
-            )
-            save(model, processor, folder)
-        if step == stage.steps:
-            break
+        return (loss_image + loss_text) / 2, {"top-1": (scores.argmax(1) == target).float().mean()}
+
+    stream, warmup = batches(processor, stage, seed), min(200, stage.steps // 4)
+    fit(model, processor, folder, stream, loss_of, stage.steps, learning_rate, warmup, name=f"clip {stage.canvas}")

@@ -1,12 +1,55 @@
-"""What the pretraining of both teachers shares: the optimizer, and how a checkpoint is written."""
+"""What the pretraining of both teachers shares: the optimizer, the loop, and how a checkpoint is written."""
 
 import copy
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from trainer.optimizers import with_muon
+
+
+def fit(
+    model: PreTrainedModel,
+    processor: Any,
+    folder: Path,
+    batches: Iterator,
+    loss_of: Callable[[Any], tuple[torch.Tensor, dict[str, torch.Tensor]]],
+    steps: int,
+    learning_rate: float,
+    warmup: int,
+    name: str,
+) -> None:
+    """Train with one warm-up and cosine; every 500 steps the figures are printed and the checkpoint is written.
+
+    `loss_of` a batch gives the loss and other figures by name.
+    """
+    torch.set_flush_denormal(True)
+    optimizer = build_optimizer(model, learning_rate)
+    schedule = get_cosine_schedule_with_warmup(optimizer, warmup, steps)
+    model.train()
+    start, progress = time.time(), tqdm(islice(batches, steps), total=steps, desc=name)
+    for step, batch in enumerate(progress, 1):
+        loss, figures = loss_of(batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if hasattr(model, "logit_scale"):
+            model.logit_scale.data.clamp_(max=4.6052)  # 100, as in CLIP
+        if step % 100 == 0 or step == steps:
+            texts = {figure: f"{value.item():.4f}" for figure, value in {"loss": loss, **figures}.items()}
+            progress.set_postfix(texts, refresh=False)
+        if step % 500 == 0 or step == steps:
+            told = " ".join(f"{figure} {text}" for figure, text in texts.items())
+            print(f"{name} step {step} {told} {time.time() - start:.0f} s", flush=True)
+            save(model, processor, folder)
 
 
 def build_optimizer(model: PreTrainedModel, learning_rate: float) -> torch.optim.Optimizer:

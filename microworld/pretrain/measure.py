@@ -1,8 +1,10 @@
 """How good the two teachers are, on scenes of the validation split and of the unseen artist."""
 
+import math
 import random
 from pathlib import Path
 
+import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import r2_score
@@ -12,9 +14,8 @@ from transformers import BartForConditionalGeneration, BartTokenizer, CLIPModel,
 
 from microworld.drawings import ARTISTS, HELD_OUT_ARTIST
 from microworld.exam import Exam, draw_exam, score_answers, score_retrieval, text_questions
-from microworld.pretrain.clip import PATCH, embed_texts
-from microworld.world.kinds import KINDS, article
-from microworld.world.language import WHERE
+from microworld.pretrain.clip import embed_texts
+from microworld.world.kinds import KINDS, WHERE, article
 from microworld.world.rendering import render
 from microworld.world.scenes import BACKGROUNDS, CANVAS, Group, Scene
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
@@ -24,6 +25,7 @@ from trainer.evaluation.intervals import proportion
 
 TRAITS = ("kind", "size", "count", "background")
 Figures = dict[str, str]
+Tokens = tuple[np.ndarray, list[str]]  # one token of each group, (groups, d_j), and the trait of each group
 
 
 def measure_bart(folder: Path, scenes: int = 400) -> Figures:
@@ -49,8 +51,9 @@ def measure_clip(clip: Path, bart: Path, scenes: int = 500) -> Figures:
     processor = VLKDProcessor.from_vision_text_pretrained(str(clip), str(bart))
     exams = {split: draw_exam(split, scenes) for split in ("validation", "unseen_artist")}
     exams["train"] = draw_exam("train", 8 * scenes)
-    tokens = {split: encode_images(model, processor, _Pictures(exam)) for split, exam in exams.items()}
-    figures = {}
+    figures, tokens = {}, {}
+    for split, exam in exams.items():
+        tokens[split] = encode_images(model, processor, [exam.picture(row) for row in range(len(exam.scenes))])
     for split, artist in (("validation", "seen artists"), ("unseen_artist", "unseen artist")):
         texts = embed_texts(whole, clip_processor, exams[split].captions)
         images = torch.nn.functional.normalize(tokens[split][:, 0], dim=-1)
@@ -59,23 +62,10 @@ def measure_clip(clip: Path, bart: Path, scenes: int = 500) -> Figures:
         figures[f"zero-shot kind of one drawing, {artist}"] = _text(zero_shot(whole, clip_processor, split))
     for split, artist in (("validation", "seen artists"), ("unseen_artist", "unseen artist")):
         for trait in TRAITS:
-            figures[f"linear probe, {trait}, {artist}"] = _text(_probe(exams, tokens, split, trait))
-            r2, groups = linear_r2(exams, tokens, split, trait)
-            figures[f"linear R², {trait}, {artist}"] = f"{r2:.3f} | · | {groups}"
+            accuracy, r2 = read_linearly(*(group_tokens(exams[s], tokens[s], trait) for s in ("train", split)))
+            figures[f"linear probe, {trait}, {artist}"] = _text(accuracy)
+            figures[f"linear R², {trait}, {artist}"] = f"{r2:.3f} | · | {accuracy['n']}"
     return figures
-
-
-class _Pictures:
-    """The pictures of an exam, drawn when they are asked for."""
-
-    def __init__(self, exam: Exam):
-        self.exam = exam
-
-    def __len__(self) -> int:
-        return len(self.exam.scenes)
-
-    def __getitem__(self, rows: slice) -> list:
-        return [self.exam.picture(row) for row in range(*rows.indices(len(self)))]
 
 
 @torch.no_grad()
@@ -98,36 +88,32 @@ def zero_shot(model: CLIPModel, processor: CLIPProcessor, split: str, drawings: 
     return proportion(right).as_dict()
 
 
-def _probe(exams: dict[str, Exam], tokens: dict[str, torch.Tensor], split: str, trait: str) -> dict[str, float]:
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
-    probe.fit(*group_tokens(exams["train"], tokens["train"], trait))
-    inputs, truth = group_tokens(exams[split], tokens[split], trait)
-    return proportion((probe.predict(inputs) == truth).tolist()).as_dict()
-
-
-def linear_r2(exams: dict[str, Exam], tokens: dict[str, torch.Tensor], split: str, trait: str) -> tuple[float, int]:
-    """The share of a trait's variance, one column for each value, that a linear map of a group's token explains.
+def read_linearly(train: Tokens, held_out: Tokens) -> tuple[dict[str, float], float]:
+    """How well linear maps that are fitted to `train` read a trait from the tokens of `held_out`.
 
     The paper's W_d is linear: what a probe can separate, it may still not be able to pass on.
+
+    Returns:
+        The accuracy of a probe, and R², the explained share of the trait's variance (one column for each value).
     """
-    (inputs, truth), (held_out, held_out_truth) = (
-        group_tokens(exams[name], tokens[name], trait) for name in ("train", split)
-    )
+    (inputs, truth), (others, expected) = train, held_out
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200)).fit(inputs, truth)
     columns = LabelBinarizer().fit(truth)
     ridge = make_pipeline(StandardScaler(), Ridge()).fit(inputs, columns.transform(truth))
-    expected = columns.transform(held_out_truth)
-    return r2_score(expected, ridge.predict(held_out), multioutput="variance_weighted"), len(held_out_truth)
+    r2 = r2_score(columns.transform(expected), ridge.predict(others), multioutput="variance_weighted")
+    return proportion((probe.predict(others) == expected).tolist()).as_dict(), r2
 
 
-def group_tokens(exam: Exam, tokens: torch.Tensor, trait: str):
-    """The token of the patch at the center of each group's first drawing, (groups, d_j), and the group's trait."""
-    side = CANVAS // PATCH
+def group_tokens(exam: Exam, tokens: torch.Tensor, trait: str) -> Tokens:
+    """The token of the patch at the center of each group's first drawing, and the group's trait."""
+    side = math.isqrt(tokens.shape[1])  # patches in a row
+    patch = CANVAS / side
     pairs = []
     for row, scene in enumerate(exam.scenes):
         for group in scene.groups:
             x, y = group.members()[0]
             value = scene.background if trait == "background" else str(getattr(group, trait))
-            pairs.append((tokens[row, 1 + side * int(y // PATCH) + int(x // PATCH)], value))
+            pairs.append((tokens[row, 1 + side * int(y // patch) + int(x // patch)], value))
     return torch.stack([token for token, _ in pairs]).numpy(), [value for _, value in pairs]
 
 

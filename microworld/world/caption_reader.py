@@ -3,8 +3,8 @@
 import re
 from dataclasses import dataclass, field
 
-from microworld.world.kinds import KINDS, PLURAL
-from microworld.world.language import GROUND, NUMBERS, WHERE
+from microworld.world.kinds import KINDS, PLURAL, WHERE
+from microworld.world.language import GROUND, NUMBERS
 from microworld.world.scenes import RELATIONS, SIZES, Group, Scene, relation
 
 _SINGULAR = {PLURAL[kind]: kind for kind in KINDS}
@@ -17,14 +17,14 @@ def _any(words) -> str:
     return "|".join(sorted(words, key=len, reverse=True))
 
 
-# The units of a caption. Each is read by a method of `_Reader`; the first that fits is taken.
+# The units of a caption; the first that fits is taken.
 _UNITS = {
     "background": rf"(?:{_any(_BACKGROUND)})\b",
     "opening": r"a picture of\b",
     "relation": rf"(?:(?:is|are) )?(?:{_any(RELATIONS)})\b",
     "predicate": rf"(?:is|are) (?:{_any(SIZES)})\b",
     "joint": r"(?:,|(?:and|there is|there are|the)\b)(?! *\.)",
-    "number": rf"(?:{_any(_COUNT_WORDS)})\b",
+    "count": rf"(?:{_any(_COUNT_WORDS)})\b",
     "size": rf"(?:{_any(SIZES)})\b",
     "noun": rf"(?:{_any((*KINDS, *_SINGULAR))})\b",
     "end": r"\.",
@@ -78,80 +78,43 @@ def read_caption(text: str) -> Claims:
     Raises:
         ValueError: at a word that is not of this world, or in a phrase that is cut short or contradicts itself.
     """
-    reader = _Reader(text)
+    claims, subject, link, traits = Claims(), None, None, {}  # link and traits wait for the noun that they are about
+
+    def require(condition: bool, problem: str) -> None:
+        if not condition:
+            raise ValueError(f"The caption {text!r} holds {problem}.")
+
     for unit in _UNIT.finditer(" ".join(text.split()) + "."):
-        getattr(reader, f"read_{unit.lastgroup}")(unit.group())
-    return reader.claims
-
-
-class _Reader:
-    """Reads a caption unit by unit; `claims` is what it has understood."""
-
-    def __init__(self, text: str):
-        self.text = text
-        self.claims = Claims()
-        self.subject: str | None = None  # the sentence's last noun
-        self.plural = False  # whether it was plural
-        self.relation: str | None = None  # of the subject to a noun that is still to come
-        self.traits: dict[str, str | int] = {}  # of a noun that is still to come
-
-    def read_background(self, phrase: str) -> None:
-        self._check_complete()
-        if self.claims.background not in (None, _BACKGROUND[phrase]):
-            raise self._error("two backgrounds")
-        self.claims.background = _BACKGROUND[phrase]
-
-    def read_opening(self, phrase: str) -> None:
-        if self.claims.mentions or self.traits:
-            raise self._error("an opening after the beginning")
-
-    def read_relation(self, phrase: str) -> None:
-        self._check_complete()
-        if self.subject is None:
-            raise self._error("a relation without a subject")
-        self.relation = phrase.removeprefix("is ").removeprefix("are ")
-
-    def read_predicate(self, phrase: str) -> None:
-        """'are small' describes the last noun of the sentence."""
-        self._check_complete()
-        if self.subject is None:
-            raise self._error("a size without a subject")
-        self.claims.mentions.append(Mention(self.subject, self.plural, size=phrase.split()[1]))
-
-    def read_joint(self, phrase: str) -> None:
-        if self.traits or (self.relation and phrase != "the"):
-            raise self._error("a phrase that is cut short")
-
-    def read_number(self, word: str) -> None:
-        self._add_trait("count", _COUNT_WORDS[word])
-
-    def read_size(self, word: str) -> None:
-        self._add_trait("size", word)
-
-    def read_noun(self, word: str) -> None:
-        mention = Mention(_SINGULAR.get(word, word), plural=word in _SINGULAR, **self.traits)
-        if mention.count is not None and mention.plural != (mention.count > 1):
-            raise self._error("a number that disagrees with its noun")
-        self.claims.mentions.append(mention)
-        if self.relation:
-            self.claims.relations.append((self.subject, self.relation, mention.kind))
-        self.subject, self.plural, self.relation, self.traits = mention.kind, mention.plural, None, {}
-
-    def read_end(self, stop: str) -> None:
-        self._check_complete()
-        self.subject = None
-
-    def read_unknown(self, word: str) -> None:
-        raise self._error(f"the unknown word {word!r}")
-
-    def _add_trait(self, name: str, value: str | int) -> None:
-        if name in self.traits:
-            raise self._error(f"a noun with two {name}s")
-        self.traits[name] = value
-
-    def _check_complete(self) -> None:
-        if self.relation or self.traits:
-            raise self._error("a phrase that is cut short")
-
-    def _error(self, what: str) -> ValueError:
-        return ValueError(f"The caption {self.text!r} holds {what}.")
+        phrase = unit.group()
+        if unit.lastgroup in ("background", "relation", "predicate", "end"):
+            require(not link and not traits, "a phrase that is cut short")
+        match unit.lastgroup:
+            case "background":
+                require(claims.background in (None, _BACKGROUND[phrase]), "two backgrounds")
+                claims.background = _BACKGROUND[phrase]
+            case "opening":
+                require(not claims.mentions and not traits, "an opening after the beginning")
+            case "relation":
+                require(subject is not None, "a relation without a subject")
+                link = phrase.removeprefix("is ").removeprefix("are ")
+            case "predicate":  # 'are small' describes the last noun of the sentence
+                require(subject is not None, "a size without a subject")
+                claims.mentions.append(Mention(subject.kind, subject.plural, size=phrase.split()[1]))
+            case "joint":
+                require(not traits and (not link or phrase == "the"), "a phrase that is cut short")
+            case "count" | "size" as trait:
+                require(trait not in traits, f"a noun with two {trait}s")
+                traits[trait] = _COUNT_WORDS.get(phrase, phrase)
+            case "noun":
+                noun = Mention(_SINGULAR.get(phrase, phrase), plural=phrase in _SINGULAR, **traits)
+                agrees = noun.count is None or noun.plural == (noun.count > 1)
+                require(agrees, "a number that disagrees with its noun")
+                claims.mentions.append(noun)
+                if link:
+                    claims.relations.append((subject.kind, link, noun.kind))
+                subject, link, traits = noun, None, {}
+            case "end":
+                subject = None
+            case "unknown":
+                require(False, f"the unknown word {phrase!r}")
+    return claims

@@ -5,6 +5,7 @@ kind in `NEVER_TWO_STEP` to a description of a scene that holds it.
 """
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -93,21 +94,19 @@ def ask(scene: Scene, rng: random.Random) -> Question:
 
 def question_segments(questions: list[Question]) -> list[Segment]:
     """'Question: … Answer: …', sentence by sentence."""
-    segments = []
-    for i, asked in enumerate(questions):
-        opening = ". Question:" if i else "Question:"
-        segments += [Segment(f"{opening} {asked.text} Answer:", "question"), Segment(f" {asked.answer}", "answer")]
-    return segments
+    return _segments([(f"Question: {asked.text} Answer:", asked.answer) for asked in questions])
 
 
 def statement_segments(said: list[str]) -> list[Segment]:
     """'the owls are' and 'small', sentence by sentence."""
+    return _segments([re.fullmatch("(.+? (?:is|are)) (.+)", statement).groups() for statement in said])
+
+
+def _segments(pairs: list[tuple[str, str]]) -> list[Segment]:
     segments = []
-    for i, statement in enumerate(said):
-        verb = " are " if " are " in statement else " is "
-        subject, _, rest = statement.partition(verb)
-        opening = ". " if i else ""
-        segments += [Segment(f"{opening}{subject}{verb.rstrip()}", "question"), Segment(f" {rest}", "answer")]
+    for asked, answer in pairs:
+        opening = ". " if segments else ""
+        segments += [Segment(f"{opening}{asked}", "question"), Segment(f" {answer}", "answer")]
     return segments
 
 

@@ -5,32 +5,12 @@ Everything here is a function of a scene and a `random.Random`. `caption_reader.
 
 import random
 from dataclasses import dataclass, replace
+from itertools import combinations
 
-from microworld.world.kinds import (
-    CATEGORIES,
-    CATEGORY,
-    FACTS,
-    KINDS,
-    PLURAL,
-    QUESTIONS,
-    Fact,
-    article,
-    category_sentence,
-)
+from microworld.world.kinds import CATEGORIES, CATEGORY, FACTS, KINDS, PLURAL, WHERE, Fact, article, category_sentence
 from microworld.world.scenes import BACKGROUNDS, COUNTS, RELATIONS, SIZES, Group, Scene, relation
 
 NUMBERS = {1: "one", 2: "two", 3: "three"}
-# Of each background: where something is, and its name.
-WHERE = {
-    "meadow": "in a meadow",
-    "beach": "on a beach",
-    "sea": "on the sea",
-    "night sky": "in the night sky",
-    "brick wall": "on a brick wall",
-    "snow": "in the snow",
-    "paper": "on paper",
-    "wooden floor": "on a wooden floor",
-}
 GROUND = {name: where.split(" ", 1)[1] for name, where in WHERE.items()}
 QUESTION_TYPES = ("kind", "category", "count", "size", "relation", "yes/no", "background")
 
@@ -73,6 +53,11 @@ def be(group: Group) -> str:
     return "is" if group.count == 1 else "are"
 
 
+def _indefinite(word: str, group: Group) -> str:
+    """'an owl' or 'owls'."""
+    return article(word) if group.count == 1 else PLURAL[word]
+
+
 def _phrase(group: Group, size: bool, numeral: bool) -> str:
     """'a large owl' (with `numeral` 'one large owl'), 'two owls'."""
     words = f"{group.size} {noun(group)}" if size else noun(group)
@@ -95,38 +80,31 @@ def caption(scene: Scene, rng: random.Random, detail: str | None = None) -> str:
     """
     detail = detail or rng.choices(("full", "some", "brief"), (0.35, 0.2, 0.45))[0]
     groups, numeral = rng.sample(scene.groups, len(scene.groups)), rng.random() < 1 / 3
-    where = WHERE[scene.background]
+    where, sentences = WHERE[scene.background], []
+    plain, sized = (_list([_phrase(group, size, numeral) for group in groups]) for size in (False, True))
     if detail == "brief":
-        return _brief_caption(groups, where, numeral, rng)
-    if detail == "full" and rng.random() < 0.3:
-        return _noun_first_caption(groups, where, numeral, rng)
-    listed = _list([_phrase(group, True, numeral) for group in groups])
+        if len(groups) == 2 and rng.random() < 0.3:
+            plain = plain.replace(" and ", f" {relation(*groups)} ")
+        return rng.choice((plain, f"{plain} {where}"))
+    if detail == "full" and rng.random() < 0.3:  # every noun comes before its size
+        sizes = [_size_sentence(group) for group in groups]
+        return ". ".join([f"{plain} {where}", *sizes, *_relation_sentences(groups, rng)])
     if detail == "full" and len(groups) == 2 and rng.random() < 0.6:
-        listed = listed.replace(" and ", f" {relation(*groups)} ", 1)
-        sentences = []
-    else:
-        sentences = _relation_sentences(groups, rng) if detail == "full" else []
-    there = f"{where} there {be(groups[0])} {listed}"
-    first = rng.choice((f"{listed} {where}", there, f"a picture of {listed} {where}"))
+        sized = sized.replace(" and ", f" {relation(*groups)} ")
+    elif detail == "full":
+        sentences = _relation_sentences(groups, rng)
+    there = f"{where} there {be(groups[0])} {sized}"
+    first = rng.choice((f"{sized} {where}", there, f"a picture of {sized} {where}"))
     return ". ".join([first, *sentences])
 
 
-def _brief_caption(groups: list[Group], where: str, numeral: bool, rng: random.Random) -> str:
-    phrases = [_phrase(group, False, numeral) for group in groups]
-    listed = f" {relation(*groups)} ".join(phrases) if len(groups) == 2 and rng.random() < 0.3 else _list(phrases)
-    return rng.choice((listed, f"{listed} {where}"))
-
-
-def _noun_first_caption(groups: list[Group], where: str, numeral: bool, rng: random.Random) -> str:
-    """'two owls and a fox in a meadow. the owls are small. …': every noun comes before its size."""
-    listed = _list([_phrase(group, False, numeral) for group in groups])
-    sizes = [f"the {noun(group)} {be(group)} {group.size}" for group in groups]
-    return ". ".join([f"{listed} {where}", *sizes, *_relation_sentences(groups, rng)])
+def _size_sentence(group: Group) -> str:
+    return f"the {noun(group)} {be(group)} {group.size}"
 
 
 def _relation_sentences(groups: list[Group], rng: random.Random) -> list[str]:
     """'the owls are left of the fox', for each two groups."""
-    pairs = [(a, b) for i, a in enumerate(groups) for b in groups[i + 1 :]]
+    pairs = list(combinations(groups, 2))
     turned = [pair if rng.random() < 0.5 else pair[::-1] for pair in rng.sample(pairs, len(pairs))]
     return [_relation_sentence(a, b) for a, b in turned]
 
@@ -139,9 +117,8 @@ def statements(scene: Scene) -> list[str]:
     """Short true sentences: 'the owls are small', 'there is one fox', 'the animals on the left are owls', …"""
     told = [f"the background is {GROUND[scene.background]}"]
     for group in scene.groups:
-        told.append(f"the {noun(group)} {be(group)} {group.size}")
-        told.append(f"there {be(group)} {NUMBERS[group.count]} {noun(group)}")
-        told += [f"{name} {be(group)} {_kind_answer(group)}" for name in references(scene, group)]
+        told += [_size_sentence(group), f"there {be(group)} {NUMBERS[group.count]} {noun(group)}"]
+        told += [f"{name} {be(group)} {_indefinite(group.kind, group)}" for name in references(scene, group)]
         told += [_relation_sentence(group, other) for other in scene.groups if other is not group]
     return told
 
@@ -152,19 +129,15 @@ def references(scene: Scene, group: Group, category: bool = True) -> list[str]:
     With `category` False, the references don't tell its category either.
     """
     others = [other for other in scene.groups if other is not group]
+    rivals = [other for other in others if not category or CATEGORY[other.kind] == CATEGORY[group.kind]]
     word = CATEGORY[group.kind] if category else "thing"
     word = word if group.count == 1 else PLURAL[word]
-    rivals = [other for other in others if not category or CATEGORY[other.kind] == CATEGORY[group.kind]]
     found = [] if rivals else [f"the {word}"]
     if place := scene.place(group):
         found.append(f"the {word} {place}")
     if others and all(other.size != group.size for other in rivals):
         found.append(f"the {group.size} {word}")
     return found
-
-
-def _kind_answer(group: Group) -> str:
-    return article(group.kind) if group.count == 1 else PLURAL[group.kind]
 
 
 # ------------------------------------------------------------------------------------------------------- questions
@@ -186,21 +159,20 @@ def _ask_kind(scene: Scene, group: Group, rng: random.Random) -> Question | None
     texts = [f"what {be(group)} {name}?" for name in names]
     if len(scene.groups) == 1:
         texts += [f"what is {WHERE[scene.background]}?", "what is in the picture?"]
-    return _about_kind("kind", rng.choice(texts), _kind_answer(group), group) if texts else None
-
-
-def _about_kind(type: str, text: str, answer: str, group: Group) -> Question:
-    return Question(type, text, answer, (group.kind, PLURAL[group.kind]), group.kind)
+    return _name("kind", texts, group.kind, group, rng)
 
 
 def _ask_category(scene: Scene, group: Group, rng: random.Random) -> Question | None:
     texts = [f"what kind of thing {be(group)} {name}?" for name in references(scene, group, category=False)]
     texts += [f"what kind of thing is {words}?" for words in _sole_relations(scene, group)]
+    return _name("category", texts, CATEGORY[group.kind], group, rng)
+
+
+def _name(type: str, texts: list[str], word: str, group: Group, rng: random.Random) -> Question | None:
+    """One of the questions that the word answers, if there are any."""
     if not texts:
         return None
-    category = CATEGORY[group.kind]
-    answer = article(category) if group.count == 1 else PLURAL[category]
-    return Question("category", rng.choice(texts), answer, (category, PLURAL[category]), group.kind)
+    return Question(type, rng.choice(texts), _indefinite(word, group), (word, PLURAL[word]), group.kind)
 
 
 def _sole_relations(scene: Scene, group: Group) -> list[str]:
@@ -217,18 +189,18 @@ def _sole_relations(scene: Scene, group: Group) -> list[str]:
 def _ask_count(scene: Scene, group: Group, rng: random.Random) -> Question:
     category = CATEGORY[group.kind]
     total = sum(other.count for other in scene.groups if CATEGORY[other.kind] == category)
-    if total in COUNTS and rng.random() < 0.25:
-        return _simple("count", f"how many {PLURAL[category]} are there?", NUMBERS[total], group)
-    return _simple("count", f"how many {PLURAL[group.kind]} are there?", NUMBERS[group.count], group)
+    of_category = total in COUNTS and rng.random() < 0.25
+    word, count = (category, total) if of_category else (group.kind, group.count)
+    return _simple("count", f"how many {PLURAL[word]} are there?", NUMBERS[count], group.kind)
 
 
-def _simple(type: str, text: str, answer: str, group: Group | None = None) -> Question:
-    return Question(type, text, answer, (without_article(answer),), group and group.kind)
+def _simple(type: str, text: str, answer: str, subject: str | None = None) -> Question:
+    return Question(type, text, answer, (without_article(answer),), subject)
 
 
 def _ask_size(scene: Scene, group: Group, rng: random.Random) -> Question:
     text = rng.choice(("what size {} the {}?", "{} the {} large or small?")).format(be(group), noun(group))
-    return _simple("size", text, group.size, group)
+    return _simple("size", text, group.size, group.kind)
 
 
 def _ask_relation(scene: Scene, group: Group, rng: random.Random) -> Question | None:
@@ -236,7 +208,8 @@ def _ask_relation(scene: Scene, group: Group, rng: random.Random) -> Question | 
     if not others:
         return None
     if (sole := _sole_relations(scene, group)) and rng.random() < 0.5:
-        return _about_kind("relation", f"what is {rng.choice(sole)}?", f"the {noun(group)}", group)
+        accepted = (group.kind, PLURAL[group.kind])
+        return Question("relation", f"what is {rng.choice(sole)}?", f"the {noun(group)}", accepted, group.kind)
     other = rng.choice(others)
     text = f"where {be(group)} the {noun(group)} relative to the {noun(other)}?"
     answers = [f"{relation(group, other)} the {name}" for name in (noun(other), other.kind, PLURAL[other.kind])]
@@ -244,47 +217,43 @@ def _ask_relation(scene: Scene, group: Group, rng: random.Random) -> Question | 
 
 
 def _ask_yes_no(scene: Scene, group: Group, rng: random.Random) -> Question:
-    """Half of the answers are 'yes'. Half of the kinds that are absent are of a category that is present."""
+    """Half of the answers are 'yes'."""
     true = rng.random() < 0.5
-    forms = [_is_kind, _is_category, _is_count, _is_size, _is_background]
-    forms += [_is_relation] * 2 * (len(scene.groups) > 1)
-    return _simple("yes/no", rng.choice(forms)(scene, group, true, rng), "yes" if true else "no", group)
+    forms = ["kind", "category", "count", "size", "background", *["relation"] * 2 * (len(scene.groups) > 1)]
+    text = _claim(rng.choice(forms), scene, group, true, rng)
+    return _simple("yes/no", f"{text}?", "yes" if true else "no", group.kind)
 
 
-def _is_kind(scene: Scene, group: Group, true: bool, rng: random.Random) -> str:
-    present = {g.kind for g in scene.groups}
-    alike = rng.random() < 0.5
-    absent = [k for k in KINDS if k not in present and (not alike or CATEGORY[k] == CATEGORY[group.kind])]
-    return f"is there any {group.kind if true else rng.choice(absent)}?"
+def _claim(form: str, scene: Scene, group: Group, true: bool, rng: random.Random) -> str:
+    """'is there any owl', true of the scene or false."""
+
+    def choose(truth, values):
+        return truth if true else rng.choice([value for value in values if value != truth])
+
+    subject = f"{be(group)} the {noun(group)}"
+    match form:
+        case "kind":
+            return f"is there any {choose(group.kind, absent_kinds(scene, group.kind, rng))}"
+        case "category":
+            present = {CATEGORY[each.kind] for each in scene.groups}
+            absent = [category for category in CATEGORIES if category not in present]
+            return f"is there {article(choose(CATEGORY[group.kind], absent))}"
+        case "count":
+            asked = replace(group, count=choose(group.count, COUNTS))
+            return f"{be(asked)} there {NUMBERS[asked.count]} {noun(asked)}"
+        case "size":
+            return f"{subject} {group.size if true else next(size for size in SIZES if size != group.size)}"
+        case "background":
+            return f"{subject} {WHERE[choose(scene.background, BACKGROUNDS)]}"
+        case "relation":
+            other = rng.choice([other for other in scene.groups if other is not group])
+            return f"{subject} {choose(relation(group, other), RELATIONS)} the {noun(other)}"
 
 
-def _is_category(scene: Scene, group: Group, true: bool, rng: random.Random) -> str:
-    present = {CATEGORY[g.kind] for g in scene.groups}
-    absent = [category for category in CATEGORIES if category not in present]
-    return f"is there {article(CATEGORY[group.kind] if true else rng.choice(absent))}?"
-
-
-def _is_count(scene: Scene, group: Group, true: bool, rng: random.Random) -> str:
-    number = group.count if true else rng.choice([count for count in COUNTS if count != group.count])
-    asked = replace(group, count=number)
-    return f"{be(asked)} there {NUMBERS[number]} {noun(asked)}?"
-
-
-def _is_size(scene: Scene, group: Group, true: bool, rng: random.Random) -> str:
-    size = group.size if true else next(size for size in SIZES if size != group.size)
-    return f"{be(group)} the {noun(group)} {size}?"
-
-
-def _is_relation(scene: Scene, group: Group, true: bool, rng: random.Random) -> str:
-    other = rng.choice([other for other in scene.groups if other is not group])
-    right = relation(group, other)
-    word = right if true else rng.choice([word for word in RELATIONS if word != right])
-    return f"{be(group)} the {noun(group)} {word} the {noun(other)}?"
-
-
-def _is_background(scene: Scene, group: Group, true: bool, rng: random.Random) -> str:
-    name = scene.background if true else rng.choice([name for name in BACKGROUNDS if name != scene.background])
-    return f"{be(group)} the {noun(group)} {WHERE[name]}?"
+def absent_kinds(scene: Scene, kind: str, rng: random.Random) -> list[str]:
+    """Kinds that are not in the scene, in half of the cases those of the same category as `kind`."""
+    present, alike = {group.kind for group in scene.groups}, rng.random() < 0.5
+    return [other for other in KINDS if other not in present and (not alike or CATEGORY[other] == CATEGORY[kind])]
 
 
 def _ask_background(scene: Scene, group: Group, rng: random.Random) -> Question:
@@ -295,10 +264,10 @@ def _ask_background(scene: Scene, group: Group, rng: random.Random) -> Question:
 # -------------------------------------------------------------------------------------------------------- knowledge
 def _ask_knowledge(scene: Scene, group: Group, rng: random.Random) -> Question | None:
     """Two steps: see what is meant, then recall a fact about it. The answer tells both."""
-    names = references(scene, group)
-    if not names:
-        return None
-    return _ask_fact("knowledge", rng.choice(FACTS[group.kind]), rng.choice(names), group.kind, group.count > 1)
+    if names := references(scene, group):
+        fact = rng.choice(FACTS[group.kind])
+        return _ask_fact("knowledge", fact, rng.choice(names), group.kind, group.count > 1)
+    return None
 
 
 def fact_question(kind: str, rng: random.Random) -> Question:
@@ -306,18 +275,16 @@ def fact_question(kind: str, rng: random.Random) -> Question:
     plural = rng.random() < 0.5
     subject = PLURAL[kind] if plural else article(kind)
     if rng.random() < 1 / 3:
-        text = QUESTIONS["category"].format(be="are" if plural else "is", subject=subject)
-        answer = category_sentence(kind, plural)
-        return Question("fact", text, answer, (without_article(answer),), kind)
+        text = f"what kind of thing {'are' if plural else 'is'} {subject}?"
+        return _simple("fact", text, category_sentence(kind, plural), kind)
     return _ask_fact("fact", rng.choice(FACTS[kind]), subject, kind, plural)
 
 
 def _ask_fact(type: str, fact: Fact, subject: str, kind: str, plural: bool) -> Question:
-    text = QUESTIONS[fact.topic].format(do="do" if plural else "does", be="are" if plural else "is", subject=subject)
     sentences = [fact.sentence(kind, plural), fact.sentence(kind, not plural)]
     short = [fact.phrase, f"{fact.verb} {fact.phrase}", f"{fact.verbs} {fact.phrase}"]
     accepted = tuple(without_article(form) for form in (*sentences, *short))
-    return Question(type, text, sentences[0], accepted, kind)
+    return Question(type, fact.question(subject, plural), sentences[0], accepted, kind)
 
 
 _ASK = {

@@ -20,7 +20,8 @@ def render(scene: Scene, rng: random.Random, canvas: int = CANVAS, scale: int = 
     image = _background(scene.background, rng, canvas * scale)
     for group in scene.groups:
         for x, y in group.members():
-            _paste(image, _vary(group, rng, scale), x * scale, y * scale)
+            stamp = _vary(group, rng, scale)
+            image.paste(stamp, (round(x * scale - stamp.width / 2), round(y * scale - stamp.height / 2)), stamp)
     return image
 
 
@@ -41,10 +42,6 @@ def _vary(group: Group, rng: random.Random, scale: int) -> Image.Image:
 def _scale_channels(image: Image.Image, factors: Sequence[float]) -> Image.Image:
     red, green, blue = factors
     return image.convert("RGB", (red, 0, 0, 0, 0, green, 0, 0, 0, 0, blue, 0))
-
-
-def _paste(image: Image.Image, stamp: Image.Image, x: float, y: float) -> None:
-    image.paste(stamp, (round(x - stamp.width / 2), round(y - stamp.height / 2)), stamp)
 
 
 def _background(name: str, rng: random.Random, side: int) -> Image.Image:
@@ -128,18 +125,9 @@ def _wooden_floor(rng, side):
     row = np.floor(y * 6).astype(int)
     grain = np.sin(60 * y + 6 * _noise(rng, side, 4) + 5 * row)
     gap = (y * 6 % 1 < 0.07) | ((x + rng.uniform(0, 1, 7)[row]) * 2 % 1 < 0.012)
-    return np.where(gap, 92.0, 1.0) * np.where(gap, np.array([1, 0.7, 0.5]), 1) + np.where(
-        gap, 0, np.array([186, 138, 88]) + 7 * grain + rng.uniform(-12, 12, 7)[row]
-    )
+    planks = np.array([187, 139, 89]) + 7 * grain + rng.uniform(-12, 12, 7)[row]
+    return np.where(gap, np.array([92, 64, 46]), planks)
 
 
-_TEXTURES = {
-    "meadow": _meadow,
-    "beach": _beach,
-    "sea": _sea,
-    "night sky": _night_sky,
-    "brick wall": _brick_wall,
-    "snow": _snow,
-    "paper": _paper,
-    "wooden floor": _wooden_floor,
-}
+_DRAW = (_meadow, _beach, _sea, _night_sky, _brick_wall, _snow, _paper, _wooden_floor)
+_TEXTURES = dict(zip(BACKGROUNDS, _DRAW, strict=True))

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from microworld.drawings import ARTISTS, HELD_OUT_ARTIST
-from microworld.world.kinds import KINDS
+from microworld.world.kinds import KINDS, WHERE
 
 SIZES = {"small": 26, "large": 40}  # pixels a side
 COUNTS = (1, 2, 3)
-BACKGROUNDS = ("meadow", "beach", "sea", "night sky", "brick wall", "snow", "paper", "wooden floor")
+BACKGROUNDS = tuple(WHERE)
 RELATIONS = ("left of", "right of", "above", "below")
 PLACES = {"left of": "on the left", "right of": "on the right", "above": "at the top", "below": "at the bottom"}
 SPLITS = ("train", "validation", "test", "unseen_pairs", "unseen_artist")

@@ -37,7 +37,7 @@ def test_programs_equal_the_model(workplace, programs):
     """At another batch size and with other numbers of tokens, and padding, than were exported."""
     model, processor = micro_model()
     image_encoder, prompt_encoder, decoder_step = programs
-    texts = ["a photo of", "<mask>", processor.build_vqa_prompt("what color is the circle?")]
+    texts = ["a photo of", "<mask>", processor.build_vqa_prompt("what is on the left?")]
     batch = processor(images=workplace[1], text=texts)
     expected = model.get_image_features(batch["pixel_values"])
     features, embedding = image_encoder(batch["pixel_values"])

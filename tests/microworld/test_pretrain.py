@@ -1,5 +1,6 @@
 """The pretraining of the teachers runs and leaves whole checkpoints; test_teachers.py has how good they are."""
 
+import math
 import random
 from collections import Counter
 from itertools import islice
@@ -102,18 +103,20 @@ def test_pixel_values_are_those_of_the_image_processor(processor):
     torch.testing.assert_close(clip.pixel_values([image], processor), expected)
 
 
-def test_enlarge_interpolates_the_positions(processor):
-    """From 3 × 3 to 9 × 9 patches: each becomes nine, and the middle one keeps the position."""
-    model = clip.build_model(processor.tokenizer, 48)
-    with torch.no_grad():
-        model.state_dict()[POSITIONS][1:, 0] = 5.0
+def test_enlarge_changes_only_the_positions(processor):
+    """From 2 × 2 to 6 × 6 patches: the middle four keep their positions, which are sines and cosines."""
+    model = clip.enlarge(clip.build_model(processor.tokenizer, 48), 48)
     larger = clip.enlarge(model, 144)
     assert larger.config.vision_config.image_size == 144 and model.config.vision_config.image_size == 48
     small, large = model.state_dict(), larger.state_dict()
-    assert large[POSITIONS].shape == (1 + 81, 256) and torch.equal(large[POSITIONS][0], small[POSITIONS][0])
-    grid = large[POSITIONS][1:].view(9, 9, 256)
-    torch.testing.assert_close(grid[1::3, 1::3].reshape(9, 256), small[POSITIONS][1:])
-    torch.testing.assert_close(grid[..., 0], torch.full((9, 9), 5.0))
+    assert large[POSITIONS].shape == (1 + 36, 256) and not large[POSITIONS][0].any()
+    grid = large[POSITIONS][1:].view(6, 6, 256)
+    torch.testing.assert_close(grid[2:4, 2:4].reshape(4, 256), small[POSITIONS][1:])
+    # The first half is the row's, the second the column's, each sines before cosines; the first frequency is 1.
+    row, column = 4, 1
+    angles = [math.sin(row), math.cos(row), math.sin(column), math.cos(column)]
+    torch.testing.assert_close(grid[row, column, ::64], 1.5 * torch.tensor(angles))
+    assert not larger.get_parameter(POSITIONS).requires_grad
     rest = {name: tensor for name, tensor in large.items() if "position" not in name}
     assert all(torch.equal(tensor, small[name]) for name, tensor in rest.items())
 
@@ -126,7 +129,7 @@ def test_muon_trains_the_matrices_of_layers_and_projections(processor):
     assert not names and [[group["lr"] for group in part.param_groups] for part in (adamw, muon)] == [[1e-3], [2e-3]]
     by_muon = set(groups[1][0])
     assert {"visual_projection.weight", "text_model.encoder.layers.2.mlp.fc1.weight"} <= by_muon
-    assert len(by_muon) == 6 * (3 + 4) + 2  # the four of attention and two of the MLP, in each layer
+    assert len(by_muon) == 6 * (3 + 6) + 2  # the four of attention and two of the MLP, in each layer
     assert {"logit_scale", POSITIONS} <= set(groups[0][0])
 
 

@@ -273,11 +273,11 @@ def test_report_of_all_rows(args):
 
 
 def test_report_of_an_unfinished_study(args):
-    for row, seed in (("recipe", 1), ("recipe", 2), ("mlp-projector", 1), ("mlp-projector", 2), ("images-80", 1)):
+    for row, seed in (("recipe", 1), ("recipe", 2), ("pooled-token", 1), ("pooled-token", 2), ("images-80", 1)):
         write_result(args, row, seed)
     assert main(words(args, "--report")) == 0
     text = (args.docs / "study.md").read_text()
-    assert "## Do the options help?" in text and "## How much data is needed?" not in text
+    assert "## What must the decoder see?" in text and "## How much data is needed?" not in text
     assert "Rows with fewer than 3 seeds: recipe (2), without-ttdm (0)" in text
     assert [picture.name for picture in (args.docs / "study").iterdir()] == ["differences.png"]
 

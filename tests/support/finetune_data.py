@@ -65,8 +65,8 @@ def write_images(folder: Path, kind: str = "caption", number: int = 10) -> list[
         if kind == "caption":
             line |= {"caption": caption(scene, rng)}
         else:
-            asked = question(scene, ("color", "shape")[index % 2], rng)
-            line |= {"question": asked.question, "answer": asked.answer}
+            asked = question(scene, ("count", "background")[index % 2], rng)
+            line |= {"question": asked.text, "answer": asked.answer}
         lines.append(line)
     (folder / "metadata.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     return lines
@@ -76,7 +76,7 @@ def micro_batch(processor: VLKDProcessor, rows: int = 8) -> BatchFeature:
     """Images with questions, and captions as what the decoder reads."""
     rng = random.Random(1)
     drawn = list(islice(scenes("validation"), rows))
-    prompts = [processor.build_vqa_prompt("what color is it?")] * rows
+    prompts = [processor.build_vqa_prompt("what is in the picture?")] * rows
     batch = processor(images=[render(scene, rng) for scene in drawn], text=prompts)
     targets = processor.tokenizer([caption(scene, rng) for scene in drawn], padding=True, return_tensors="pt")
     start = torch.full((rows, 1), processor.tokenizer.eos_token_id)

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from modeling_vlkd import VLKDForConditionalGeneration
 from trainer.cli import main
 from trainer.cost.estimate import CC3M
 
 ROOT = Path(__file__).parents[3]
 LARGE = ROOT / "hub_configs" / "vlkd-vit-large-patch14-bart-large" / "train.yaml"
 BASE = ROOT / "hub_configs" / "vlkd-vit-base-patch16-bart-base" / "train.yaml"
+MICRO = ROOT / "hub_configs" / "microworld" / "train.yaml"
 
 
 @pytest.fixture(autouse=True)
@@ -95,17 +95,18 @@ def test_recipe_decides(capsys):
     assert itdd["memory_bytes"]["gradients"] == base["memory_bytes"]["gradients"]
 
 
-def test_options_of_the_recipe_win_over_the_config_beside_it(capsys):
-    """hub_configs/microworld/config.json is that of train.yaml."""
-    plus = ROOT / "hub_configs" / "microworld" / "train_plus.yaml"
-    found, recipe = estimate(capsys, plus), yaml.safe_load(plus.read_text())
-    assert found["settings"]["image_projector"] == recipe["image_projector"] == "mlp"
-    options = {name: recipe[name] for name in ("image_projector", "image_token_expansion", "image_tokens")}
-    model = VLKDForConditionalGeneration.from_vision_text_pretrained(
-        recipe["clip"], recipe["bart"], projector_init="random", **options
-    )
-    maps = sum(p.numel() for part in (model.text_projection, model.image_projection) for p in part.parameters())
-    assert found["parameters"]["W_e and W_d"] == {"all": maps, "learning": maps}
+def test_options_of_the_recipe_win_over_the_config_beside_it(capsys, tmp_path):
+    """hub_configs/microworld/config.json says `image_tokens: all`: 9 x 9 patches and the class token."""
+    for name in ("config.json", "train.yaml"):
+        shutil.copy(MICRO.with_name(name), tmp_path)
+    recipe = tmp_path / "train.yaml"
+    recipe.write_text(recipe.read_text().replace("image_tokens: all", "image_tokens: pooled"))
+    every, pooled = estimate(capsys, MICRO), estimate(capsys, recipe)
+    assert (every["settings"]["image_tokens"], pooled["settings"]["image_tokens"]) == ("all", "pooled")
+    # 81 tokens fewer: for W_d, and as keys and values of the three decoder layers, to which 15 caption tokens attend.
+    fewer = 2 * 81 * 256 * 128 + 3 * (2 * 2 * 81 * 128**2 + 2 * 2 * 15 * 81 * 128)
+    flops = [found["flops_per_sample"]["student forward"] for found in (every, pooled)]
+    assert flops[0] - flops[1] == fewer
 
 
 def test_folders_and_trained_models(capsys, clip_dir, bart_dir, vlkd_dir):

@@ -13,12 +13,18 @@ import yaml
 from datasets import Dataset
 from PIL import Image, ImageChops
 
-from microworld.exam import exam as exam
-from microworld.exam.exam import TEXT_QA_PROMPT
-from microworld.exam.tasks import score_answers, score_captions
 from modeling_vlkd.processing_vlkd import VQA_PROMPT
 from trainer.evaluation.datasets import DatasetOverrides, load_examples
-from trainer.evaluation.runner import GenerationLog, embed_all, generate_all, normalize
+from trainer.evaluation.runner import (
+    CLIP_TEXT,
+    GenerationLog,
+    clip_text_embeds,
+    embed_all,
+    generate_all,
+    normalize,
+    retrieve,
+)
+from trainer.evaluation.scoring import score_task
 from trainer.evaluation.tasks.task import FOLDER, Step, load_task, task_names
 
 
@@ -50,16 +56,17 @@ def test_the_tasks():
     assert [task.name for task in load_task("microworld")] == [
         "microworld-vqa",
         "microworld-knowledge",
+        "microworld-shuffled",
         "microworld-captions",
         "microworld-retrieval",
     ]
 
 
 @pytest.mark.parametrize("name", ["vqav2", "okvqa", "microworld"])
-def test_prompts_are_the_processors_and_the_exams(name):
+def test_prompts_are_the_processors(name):
     steps = task_of(name).steps
     assert steps["answer"].prompt == VQA_PROMPT
-    assert steps["answer_from_caption"].prompt == TEXT_QA_PROMPT.replace("passage", "caption")
+    assert steps["answer_from_caption"].prompt == f"{{caption}}. {VQA_PROMPT}"
     assert steps["caption"].prompt == "<mask>"
 
 
@@ -520,18 +527,27 @@ def test_embeddings_of_a_bfloat16_model_are_compared_in_float32(model, processor
         assert found.dtype == torch.float32 and (due * found).sum(-1).min() > 0.99
 
 
-def test_the_microworld_is_its_own_exam():
-    tasks = [replace(task, dataset_kwargs={"size": 10}) for task in load_task("microworld")]
-    asked, captions = (load_examples(tasks[number], DatasetOverrides()) for number in (0, 2))
-    drawn = exam.draw_exam("test", 10)
-    assert [row["question"] for row in asked.rows] == [question.question for _, question in drawn.questions]
-    assert [row["image_id"] for row in asked.rows] == [row for row, _ in drawn.questions]
-    assert [row["captions"] for row in captions.rows] == [[text] for text in drawn.captions]
-    assert same_image(asked.image(30), drawn.images[drawn.questions[30][0]])
-    answers = [("red", "blue")[number % 2] for number in range(len(asked.rows))]
-    found = {figure["row"]: figure for figure in score_answers(asked.rows, answers)}
-    for row, expected in exam.score(drawn, answers).items():
-        assert found[row] == {"metric": "VQA", "row": row, **expected.as_dict()}
-    written = [drawn.captions[0], *drawn.captions[:9]]
-    (figure,) = score_captions(captions.rows, written)
-    assert figure["value"] == exam.true_captions(drawn, written).value == 0.1
+def test_retrieval_by_a_tasks_own_metric(model, processor, images, clip_dir, tmp_path, monkeypatch):
+    """The function gets the embeddings of the images and of the captions, and then those of CLIP's text tower."""
+    (tmp_path / "my_recall.py").write_text("def given(*embeds):\n    return [embeds]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    task = replace(task_of("flickr30k-retrieval"), metric="my_recall:given")
+    examples = load_examples(task, DatasetOverrides(data.save({"test": data.flickr30k(images)}, tmp_path / "hub")))
+    ((name, [own]), (control, [by_clip])), remarks = retrieve(model, processor, task, examples, clip_dir, 3)
+    assert (name, control, remarks) == ("direct", CLIP_TEXT, [])
+    expected = embed_all(model, processor, examples)[:2] + (clip_text_embeds(clip_dir, model, examples),)
+    for found, due in zip((own[0], own[1], by_clip[1]), expected, strict=True):
+        torch.testing.assert_close(found, due)
+    assert own[2] == by_clip[2] == [0] * 5 + [1] * 5 + [2] * 5 + [3] * 5
+
+
+def test_the_parts_of_the_microworld_are_scored():
+    """Right answers and captions by what the rows carry; of ten captions, one is another scene's."""
+    for task in load_task("microworld")[:4]:
+        rows = load_examples(replace(task, dataset_kwargs={"size": 10}), DatasetOverrides()).rows
+        right = [(row.get("answers") or row["captions"])[0] for row in rows]
+        figures, _ = score_task(task, rows, right)
+        assert {figure["value"] for figure in figures if "majority" not in figure["metric"]} == {1.0}
+    assert len(rows) == 10  # of the captions
+    (figure,), _ = score_task(task, rows, [right[1], *right[1:]])
+    assert figure["value"] == 0.9

@@ -241,7 +241,7 @@ def test_examples_of_the_card(loaded, model, processor, image):
     inputs = processor(images=image)
     written = processor.post_process_generation(model.generate(**inputs, max_new_tokens=40), inputs["input_ids"])
     assert [caption] == written
-    inputs = processor(images=image, text=processor.build_vqa_prompt("what color is the circle?"))
+    inputs = processor(images=image, text=processor.build_vqa_prompt("what is in the picture?"))
     ids = model.generate(**inputs, max_new_tokens=10)
     assert [answer] == processor.post_process_generation(ids, inputs["input_ids"], first_sentence=True)
     assert len(similarity) == 1 and len(similarity[0]) == 2 and sum(similarity[0]) == pytest.approx(1)
