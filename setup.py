@@ -38,13 +38,13 @@ setup(
     package_dir=RECIPES,
     package_data={
         "microworld": [
+            "*/*.yaml",
             "demo/*.html",
             "drawings/*.md",
-            "drawings/*.yaml",
             "drawings/*/*.png",
             "drawings/licenses/*",
+            "study/*.md",
             "teachers/*/*",
-            "world/*.yaml",
         ],
         "modeling_vlkd": ["model_card.md"],
         "trainer.evaluation.metrics": ["*.md", "requirements.txt"],

@@ -27,8 +27,8 @@ def load(split: str = "train", size: int = 8000, captions_per_image: int = 5, se
         ValueError: if there is no such split.
     """
     rng = random.Random(f"{split}-{seed}-dataset")
-    columns: dict[str, list] = {"image": [], "captions": []}
-    for scene in islice(scenes(split, seed), size):
-        columns["image"].append(render(scene, rng))
-        columns["captions"].append([caption(scene, rng) for _ in range(captions_per_image)])
-    return Dataset.from_dict(columns)
+    rows = [
+        {"image": render(scene, rng), "captions": [caption(scene, rng) for _ in range(captions_per_image)]}
+        for scene in islice(scenes(split, seed), size)
+    ]
+    return Dataset.from_list(rows)

@@ -89,10 +89,9 @@ def show(folder: Path, metrics: dict[str, Any], scenes: int) -> None:
 
 def command_of(args: argparse.Namespace, parser: argparse.ArgumentParser, overrides: list[str]) -> str:
     """The command that gives these figures; where they are written does not matter."""
-    changed = [
-        name for name in ("teachers", "exam_scenes", "split") if getattr(args, name) != parser.get_default(name)
-    ]
-    words = [word for name in changed for word in (f"--{name}", str(getattr(args, name)))]
+    options = {name: getattr(args, name) for name in ("teachers", "exam_scenes", "split")}
+    changed = {name: str(value) for name, value in options.items() if value != parser.get_default(name)}
+    words = [word for name, value in changed.items() for word in (f"--{name}", value)]
     return shlex.join(["python", "-m", "microworld.demo", *words, *overrides]) if words or overrides else "make demo"
 
 
@@ -102,9 +101,7 @@ def main() -> None:
     parser.add_argument("--teachers", type=Path, default=TEACHERS, help="a folder with clip/ and bart/")
     parser.add_argument("--output_dir", type=Path, default=Path("demo_output"))
     parser.add_argument("--exam_scenes", type=int, default=500, help=f"scenes of each exam, {POOL} or more")
-    parser.add_argument(
-        "--split", choices=("validation", "test"), default="test", help="validation: to choose recipes"
-    )
+    parser.add_argument("--split", choices=("validation", "test"), default="test", help="validation to choose recipes")
     args, overrides = parser.parse_known_args()
     if args.exam_scenes < POOL:
         parser.error(f"--exam_scenes is {args.exam_scenes}; it must be {POOL} or more")
@@ -115,16 +112,9 @@ def main() -> None:
     save_untrained(folder / "model", folder / "before")
     figures = merge(evaluate(folder, args.teachers, split, args.exam_scenes))
     seconds = {"train": round(trained - start, 1), "evaluate": round(time.time() - trained, 1)}
-    metrics = write_metrics(
-        folder / "metrics.json",
-        figures,
-        command=command_of(args, parser, overrides),
-        dataset="microworld",
-        split=split,
-        recipe="microworld",
-        weights=weights_digest(folder / "model"),
-        seconds=seconds,
-    )
+    settings = {"command": command_of(args, parser, overrides), "dataset": "microworld", "split": split}
+    settings |= {"recipe": "microworld", "weights": weights_digest(folder / "model"), "seconds": seconds}
+    metrics = write_metrics(folder / "metrics.json", figures, **settings)
     show(folder, metrics, args.exam_scenes)
     print(terminal_table(figures))
     print(f"{split} split: {seconds['train']:.0f} s training, {seconds['evaluate']:.0f} s evaluation.")

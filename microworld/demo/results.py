@@ -12,7 +12,7 @@ from microworld.exam import Exam
 from microworld.world.caption_reader import caption_is_true
 from microworld.world.language import QUESTION_TYPES, is_right
 from trainer.evaluation.formats import EMPTY, read_results
-from trainer.evaluation.metrics_file import MetricTable
+from trainer.evaluation.metrics_file import NAMES
 from trainer.evaluation.runner import CLIP_TEXT
 
 SCALE = 3  # of the pictures, relative to the images that the model reads
@@ -41,11 +41,7 @@ def merge(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """
     found = {_place(run, figure): figure for run, figures in runs.items() for figure in figures}
     places = [(metric, row, condition) for metric, rows in ROWS.items() for row in rows for condition in CONDITIONS]
-    table = MetricTable()
-    for metric, row, condition in places:
-        if figure := found.get((metric, row, condition)):
-            table.extend(condition, [figure | {"metric": metric}])
-    return table.as_list()
+    return [found[place] | dict(zip(NAMES, place, strict=True)) for place in places if place in found]
 
 
 def _place(run: str, figure: dict[str, Any]) -> tuple[str, str, str]:

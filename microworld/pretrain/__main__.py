@@ -22,8 +22,7 @@ def report(seconds: dict[str, float]) -> str:
     """The text of `teachers/README.md`."""
     figures = measure_bart(TEACHERS / "bart") | measure_clip(TEACHERS / "clip", TEACHERS / "bart")
     lines = ["# The two teachers\n", "Printed by `python -m microworld.pretrain measure` on the validation split.\n"]
-    for name in ("clip", "bart"):
-        kind = {"clip": CLIPModel, "bart": BartForConditionalGeneration}[name]
+    for name, kind in (("clip", CLIPModel), ("bart", BartForConditionalGeneration)):
         parameters = sum(p.numel() for p in kind.from_pretrained(TEACHERS / name).parameters())
         size = (TEACHERS / name / "model.safetensors").stat().st_size
         cost = f", pretrained in {seconds[name] / 60:.0f} minutes on one CPU core" if name in seconds else ""

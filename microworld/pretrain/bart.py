@@ -21,6 +21,8 @@ from microworld.world.corpus import Segment, document, pair_document
 from trainer.data.infilling import TextInfilling
 from trainer.precision import is_bf16_fast
 
+Batch = dict[str, torch.Tensor]
+BATCH_SIZE = 64
 DROPOUT = 0.1  # BART's own
 ANSWER_WEIGHT = 6.0  # of an answer's token in the loss, against 1 for any other
 _SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # their ids are BART's own
@@ -95,7 +97,7 @@ def corrupt(segments: list[list[int]], roles: list[str], mask_id: int, rng: rand
 
 def batches(
     tokenizer: BartTokenizer, batch_size: int, seed: int, pair_batches: int, pool: int = 16
-) -> Iterator[dict[str, torch.Tensor]]:
+) -> Iterator[Batch]:
     """Endless training batches of documents of similar length, the first `pair_batches` of pair documents.
 
     A batch has input_ids, attention_mask, labels (-100 at padding) and weights (of each label). `pool` batches at a
@@ -119,9 +121,7 @@ def batches(
             }
 
 
-def _row(
-    segments: list[Segment], encode: Callable[[str], list[int]], tokenizer: BartTokenizer, rng: random.Random
-) -> tuple[list[int], list[int], list[float]]:
+def _row(segments: list[Segment], encode: Callable, tokenizer: BartTokenizer, rng: random.Random) -> tuple[list, ...]:
     """The ids of the corrupted document and of the document, and the weight of each of the latter."""
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     parts, roles = [encode(segment.text) for segment in segments], [segment.role for segment in segments]
@@ -149,32 +149,19 @@ def pretrain_bart(
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(documents)
     model = build_model(tokenizer)
-    train(model, tokenizer, folder, steps, learning_rate=1e-3, pair_batches=steps // 4, seed=seed)
-    set_dropout(model, DROPOUT)
-    train(model, tokenizer, folder, dropout_steps, learning_rate=5e-4, seed=seed + 1)
 
-
-def train(
-    model: BartForConditionalGeneration,
-    tokenizer: BartTokenizer,
-    folder: Path,
-    steps: int,
-    learning_rate: float,
-    seed: int,
-    pair_batches: int = 0,
-    batch_size: int = 64,
-) -> None:
-    """Train on documents of the corpus, the first `pair_batches` batches on pair documents."""
-
-    def loss_of(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss_of(batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         weights = batch.pop("weights").flatten()
         with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16_fast("cpu")):
             logits = model(**batch).logits.flatten(0, 1)
         losses = torch.nn.functional.cross_entropy(logits.float(), batch["labels"].flatten(), reduction="none")
         return (losses * weights).sum() / weights.sum(), {"answers": losses[weights == ANSWER_WEIGHT].mean()}
 
-    stream = batches(tokenizer, batch_size, seed, pair_batches)
-    fit(model, tokenizer, folder, stream, loss_of, steps, learning_rate, warmup=200, name="bart")
+    first = batches(tokenizer, BATCH_SIZE, seed, pair_batches=steps // 4)
+    fit(model, tokenizer, folder, first, loss_of, steps, learning_rate=1e-3, warmup=200, name="bart")
+    set_dropout(model, DROPOUT)
+    then = batches(tokenizer, BATCH_SIZE, seed + 1, pair_batches=0)
+    fit(model, tokenizer, folder, then, loss_of, dropout_steps, learning_rate=5e-4, warmup=200, name="bart")
 
 
 def set_dropout(model: BartForConditionalGeneration, probability: float) -> None:

@@ -60,10 +60,8 @@ def build_processor(captions: int = 10_000) -> CLIPProcessor:
     texts = [caption(next(stream), rng) for _ in range(captions)]
     tokenizer = CLIPTokenizer().train_new_from_iterator(texts, vocab_size=900, show_progress=False)
     tokenizer.model_max_length = 77
-    size = {"height": CANVAS, "width": CANVAS}
-    return CLIPProcessor(
-        image_processor=CLIPImageProcessor(size={"shortest_edge": CANVAS}, crop_size=size), tokenizer=tokenizer
-    )
+    size, crop_size = {"shortest_edge": CANVAS}, {"height": CANVAS, "width": CANVAS}
+    return CLIPProcessor(CLIPImageProcessor(size=size, crop_size=crop_size), tokenizer)
 
 
 def build_model(tokenizer: CLIPTokenizer, canvas: int) -> CLIPModel:
@@ -129,8 +127,7 @@ def _change(scene: Scene, name: str, rng: random.Random) -> Scene:
     elif name == "kind":
         groups[i] = replace(groups[i], kind=rng.choice(absent_kinds(scene, groups[i].kind, rng)))
     else:
-        values = {"count": COUNTS, "size": tuple(SIZES)}[name]
-        values = [value for value in values if value != getattr(groups[i], name)]
+        values = [value for value in {"count": COUNTS, "size": SIZES}[name] if value != getattr(groups[i], name)]
         groups[i] = replace(groups[i], **{name: rng.choice(values)})
     if not all(relation(a, b) for a, b in itertools.combinations(groups, 2)):  # a larger group left no clear one
         return _change(scene, "kind", rng)
@@ -162,8 +159,7 @@ def batches(processor: CLIPProcessor, stage: Stage, seed: int) -> Iterator[tuple
         for scene in drawn:
             detail = rng.choice(tuple(_TOLD)) if stage.negatives else "some"
             texts.append(caption(scene, rng, detail))
-            others = hard_negatives(scene, detail, rng, stage.negatives)
-            negatives += [caption(other, rng, detail) for other in others]
+            negatives += [caption(other, rng, detail) for other in hard_negatives(scene, detail, rng, stage.negatives)]
         images = [jitter(render(scene, rng, canvas=stage.canvas), rng) for scene in drawn]
         yield pixel_values(images, processor), texts + negatives
 

@@ -50,9 +50,8 @@ def draw_curves(x: list[float], panels: list[dict[str, list[Any]]], label: str, 
         else:
             axis.set_title(measure, fontsize=11, loc="left")
     axes[-1].set(xscale="log", xlabel=label)
-    axes[-1].set_xticks(
-        x, [f"{value:,}" if isinstance(value, int) else f"{value:.0e}".replace("e-0", "e-") for value in x]
-    )
+    ticks = [f"{value:,}" if isinstance(value, int) else f"{value:.0e}".replace("e-0", "e-") for value in x]
+    axes[-1].set_xticks(x, ticks)
     axes[-1].minorticks_off()
     figure.savefig(path, dpi=180, facecolor="white")
 

@@ -34,19 +34,7 @@ CURVES = {
     "learning_rate": ("learning-rate", "learning rate of BART", [["VQA"], ["text QA change"]]),
 }
 START, END = "<!-- findings -->", "<!-- /findings -->"
-METHOD = """\
-Each row is `vlkd train` with the recipe of `make demo` and a few keys changed, then `vlkd evaluate` on scenes of the
-validation split. A cell has the mean over seeds and, below it, the difference to the recipe, each with its 95%
-interval; a difference is bold if its interval excludes 0. Intervals are Student's t over the seeds, paired for
-differences: each seed trains a new model and draws new scenes, the same for all rows, so they cover both. Only the
-questions about text are the same for all seeds. Intervals are not corrected for the number of comparisons.
-
-- **VQA**: accepted answers, all types of questions. **Blind VQA**: the same model without the image.
-- **Knowledge, never two-step**: a fact about a kind in the image that no two-step question of the text corpus names.
-- **Captions**: every object is named and nothing false is said.
-- **Retrieval**: R@1 among 100, mean of text to image and image to text.
-- **Text QA change**: exact match on questions about a text, minus that of the BART that the model was made from.
-"""
+METHOD = Path(__file__).with_name("method.md").read_text(encoding="utf-8")
 Runs = dict[str, dict[int, dict[str, Any]]]  # name of the row -> seed -> metrics.json
 
 
@@ -108,10 +96,7 @@ def summary(runs: Runs, found: Estimates, command: str) -> dict[str, Any]:
         "machine": every[0]["machine"],
         "seconds": {part: round(np.mean([run["seconds"][part] for run in every]), 1) for part in every[0]["seconds"]},
         "rows": {row: {"changes": ROWS[row], "seeds": list(runs.get(row, ()))} for row in ROWS},
-        "figures": [
-            {"split": split, "measure": measure, "row": row, **value._asdict()}
-            for (split, measure, row), value in found.items()
-        ],
+        "figures": [{"split": s, "measure": m, "row": row, **own._asdict()} for (s, m, row), own in found.items()],
     }
 
 

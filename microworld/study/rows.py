@@ -15,40 +15,8 @@ RECIPE = Path("hub_configs/microworld/train.yaml")
 RANDOM_BART = "random"  # as a row's `bart`: a BART of the teacher's shape with random weights, drawn from the seed
 BASE = "recipe"  # the row that all others are compared with
 
-# Options that are measured once, each alone. When an option is deleted from the code, delete its row.
-OPTIONS = {
-    "mlp-projector": {"image_projector": "mlp"},
-    "expansion-4": {"image_token_expansion": 4, "projector_init": "random"},
-    "with-itdd": {"itdd_weight": 3.0},
-    "patch-attention-self": {"patch_attention": "self"},
-    "encoder-without-prompt": {"prompt_in_encoder": False},
-}
 # Question of the report -> name of each row -> the keys that it changes.
-QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
-    "What is each loss for?": {
-        "without-ttdm": {"ttdm_weight": 0.0},
-        "without-itcl": {"itcl_weight": 0.0},
-        "without-icti": {"icti_weight": 0.0},
-    },
-    "Is pretrained knowledge needed?": {"random-bart": {"bart": RANDOM_BART}},
-    "What must be trained?": {
-        "frozen-bart": {"freeze": "all"},
-        "frozen-decoder": {"freeze": "decoder"},
-        "random-projector": {"projector_init": "random"},
-    },
-    "What must the decoder see?": {"pooled-token": {"image_tokens": "pooled"}},
-    "How much data is needed?": {
-        "images-80": {"dataset_kwargs": {"size": 80, "captions_per_image": 5}},
-        "images-800": {"dataset_kwargs": {"size": 800, "captions_per_image": 5}},
-    },
-    "What does it cost the language model?": {
-        "lr-2e-6": {"learning_rate": 2e-6},
-        "lr-1e-5": {"learning_rate": 1e-5},
-        "lr-2e-4": {"learning_rate": 2e-4},
-        "lr-1e-3": {"learning_rate": 1e-3},
-    },
-    "Do the options help?": OPTIONS,
-}
+QUESTIONS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 ROWS = {BASE: {}} | {name: changes for rows in QUESTIONS.values() for name, changes in rows.items()}
 
 

@@ -86,6 +86,7 @@ def read_caption(text: str) -> Claims:
 
     for unit in _UNIT.finditer(" ".join(text.split()) + "."):
         phrase = unit.group()
+        require(unit.lastgroup != "unknown", f"the unknown word {phrase!r}")
         if unit.lastgroup in ("background", "relation", "predicate", "end"):
             require(not link and not traits, "a phrase that is cut short")
         match unit.lastgroup:
@@ -115,6 +116,4 @@ def read_caption(text: str) -> Claims:
                 subject, link, traits = noun, None, {}
             case "end":
                 subject = None
-            case "unknown":
-                require(False, f"the unknown word {phrase!r}")
     return claims

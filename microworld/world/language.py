@@ -149,23 +149,40 @@ def question(scene: Scene, type: str, rng: random.Random, group: Group | None = 
     Raises:
         ValueError: if `type` is neither one of `QUESTION_TYPES` nor "knowledge".
     """
-    if type not in _ASK:
-        raise ValueError(f"type={type!r} is unknown: choose one of {', '.join(_ASK)}.")
-    return _ASK[type](scene, group or rng.choice(scene.groups), rng)
-
-
-def _ask_kind(scene: Scene, group: Group, rng: random.Random) -> Question | None:
-    names = references(scene, group) + references(scene, group, category=False)
-    texts = [f"what {be(group)} {name}?" for name in names]
-    if len(scene.groups) == 1:
-        texts += [f"what is {WHERE[scene.background]}?", "what is in the picture?"]
-    return _name("kind", texts, group.kind, group, rng)
-
-
-def _ask_category(scene: Scene, group: Group, rng: random.Random) -> Question | None:
-    texts = [f"what kind of thing {be(group)} {name}?" for name in references(scene, group, category=False)]
-    texts += [f"what kind of thing is {words}?" for words in _sole_relations(scene, group)]
-    return _name("category", texts, CATEGORY[group.kind], group, rng)
+    group = group or rng.choice(scene.groups)
+    category = CATEGORY[group.kind]
+    match type:
+        case "kind":
+            names = references(scene, group) + references(scene, group, category=False)
+            texts = [f"what {be(group)} {name}?" for name in names]
+            if len(scene.groups) == 1:
+                texts += [f"what is {WHERE[scene.background]}?", "what is in the picture?"]
+            return _name("kind", texts, group.kind, group, rng)
+        case "category":
+            texts = [f"what kind of thing {be(group)} {name}?" for name in references(scene, group, category=False)]
+            texts += [f"what kind of thing is {words}?" for words in _sole_relations(scene, group)]
+            return _name("category", texts, category, group, rng)
+        case "count":
+            total = sum(other.count for other in scene.groups if CATEGORY[other.kind] == category)
+            of_category = total in COUNTS and rng.random() < 0.25
+            word, count = (category, total) if of_category else (group.kind, group.count)
+            return _simple("count", f"how many {PLURAL[word]} are there?", NUMBERS[count], group.kind)
+        case "size":
+            text = rng.choice(("what size {} the {}?", "{} the {} large or small?")).format(be(group), noun(group))
+            return _simple("size", text, group.size, group.kind)
+        case "relation":
+            return _ask_relation(scene, group, rng) if len(scene.groups) > 1 else None
+        case "yes/no":
+            return _ask_yes_no(scene, group, rng)
+        case "background":
+            text = rng.choice(("what is the background?", "where is this?"))
+            return _simple("background", text, GROUND[scene.background])
+        case "knowledge":  # two steps: see what is meant, then recall a fact about it
+            if names := references(scene, group):
+                fact = rng.choice(FACTS[group.kind])
+                return _ask_fact("knowledge", fact, rng.choice(names), group.kind, group.count > 1)
+            return None
+    raise ValueError(f"type={type!r} is unknown: choose one of {', '.join(QUESTION_TYPES)}, knowledge.")
 
 
 def _name(type: str, texts: list[str], word: str, group: Group, rng: random.Random) -> Question | None:
@@ -173,6 +190,10 @@ def _name(type: str, texts: list[str], word: str, group: Group, rng: random.Rand
     if not texts:
         return None
     return Question(type, rng.choice(texts), _indefinite(word, group), (word, PLURAL[word]), group.kind)
+
+
+def _simple(type: str, text: str, answer: str, subject: str | None = None) -> Question:
+    return Question(type, text, answer, (without_article(answer),), subject)
 
 
 def _sole_relations(scene: Scene, group: Group) -> list[str]:
@@ -186,31 +207,11 @@ def _sole_relations(scene: Scene, group: Group) -> list[str]:
     return found
 
 
-def _ask_count(scene: Scene, group: Group, rng: random.Random) -> Question:
-    category = CATEGORY[group.kind]
-    total = sum(other.count for other in scene.groups if CATEGORY[other.kind] == category)
-    of_category = total in COUNTS and rng.random() < 0.25
-    word, count = (category, total) if of_category else (group.kind, group.count)
-    return _simple("count", f"how many {PLURAL[word]} are there?", NUMBERS[count], group.kind)
-
-
-def _simple(type: str, text: str, answer: str, subject: str | None = None) -> Question:
-    return Question(type, text, answer, (without_article(answer),), subject)
-
-
-def _ask_size(scene: Scene, group: Group, rng: random.Random) -> Question:
-    text = rng.choice(("what size {} the {}?", "{} the {} large or small?")).format(be(group), noun(group))
-    return _simple("size", text, group.size, group.kind)
-
-
-def _ask_relation(scene: Scene, group: Group, rng: random.Random) -> Question | None:
-    others = [other for other in scene.groups if other is not group]
-    if not others:
-        return None
+def _ask_relation(scene: Scene, group: Group, rng: random.Random) -> Question:
     if (sole := _sole_relations(scene, group)) and rng.random() < 0.5:
         accepted = (group.kind, PLURAL[group.kind])
         return Question("relation", f"what is {rng.choice(sole)}?", f"the {noun(group)}", accepted, group.kind)
-    other = rng.choice(others)
+    other = rng.choice([other for other in scene.groups if other is not group])
     text = f"where {be(group)} the {noun(group)} relative to the {noun(other)}?"
     answers = [f"{relation(group, other)} the {name}" for name in (noun(other), other.kind, PLURAL[other.kind])]
     return Question("relation", text, answers[0], tuple(dict.fromkeys(answers)), group.kind)
@@ -256,20 +257,6 @@ def absent_kinds(scene: Scene, kind: str, rng: random.Random) -> list[str]:
     return [other for other in KINDS if other not in present and (not alike or CATEGORY[other] == CATEGORY[kind])]
 
 
-def _ask_background(scene: Scene, group: Group, rng: random.Random) -> Question:
-    text = rng.choice(("what is the background?", "where is this?"))
-    return _simple("background", text, GROUND[scene.background])
-
-
-# -------------------------------------------------------------------------------------------------------- knowledge
-def _ask_knowledge(scene: Scene, group: Group, rng: random.Random) -> Question | None:
-    """Two steps: see what is meant, then recall a fact about it. The answer tells both."""
-    if names := references(scene, group):
-        fact = rng.choice(FACTS[group.kind])
-        return _ask_fact("knowledge", fact, rng.choice(names), group.kind, group.count > 1)
-    return None
-
-
 def fact_question(kind: str, rng: random.Random) -> Question:
     """One step: the question names the kind. It is about a fact or the category."""
     plural = rng.random() < 0.5
@@ -281,19 +268,8 @@ def fact_question(kind: str, rng: random.Random) -> Question:
 
 
 def _ask_fact(type: str, fact: Fact, subject: str, kind: str, plural: bool) -> Question:
+    """The answer names the kind and tells the fact."""
     sentences = [fact.sentence(kind, plural), fact.sentence(kind, not plural)]
     short = [fact.phrase, f"{fact.verb} {fact.phrase}", f"{fact.verbs} {fact.phrase}"]
     accepted = tuple(without_article(form) for form in (*sentences, *short))
     return Question(type, fact.question(subject, plural), sentences[0], accepted, kind)
-
-
-_ASK = {
-    "kind": _ask_kind,
-    "category": _ask_category,
-    "count": _ask_count,
-    "size": _ask_size,
-    "relation": _ask_relation,
-    "yes/no": _ask_yes_no,
-    "background": _ask_background,
-    "knowledge": _ask_knowledge,
-}

@@ -55,79 +55,52 @@ def _background(name: str, rng: random.Random, side: int) -> Image.Image:
 @cache
 def _texture(name: str, variant: int, side: int) -> Image.Image:
     rng = np.random.default_rng((BACKGROUNDS.index(name), variant))
-    return Image.fromarray(_TEXTURES[name](rng, side).clip(0, 255).astype(np.uint8))
+    return Image.fromarray(_paint(name, rng, side).clip(0, 255).astype(np.uint8))
 
 
-def _noise(rng: np.random.Generator, side: int, cells: int | tuple[int, int]) -> np.ndarray:
-    """(side, side, 1), about -1 to 1: smooth noise with so many cells a side, or so many rows and columns."""
-    shape = (cells, cells) if isinstance(cells, int) else cells
-    coarse = Image.fromarray(rng.uniform(-1, 1, shape).astype(np.float32))
-    return np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))[..., None]
+def _paint(name: str, rng: np.random.Generator, side: int) -> np.ndarray:
+    """(side, side, 3), about 0 to 255."""
 
+    def noise(*cells: int) -> np.ndarray:
+        """(side, side, 1), about -1 to 1: smooth noise with so many rows and columns of cells."""
+        coarse = Image.fromarray(rng.uniform(-1, 1, cells).astype(np.float32))
+        return np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))[..., None]
 
-def _axes(side: int) -> tuple[np.ndarray, np.ndarray]:
-    """x and y of every pixel, (side, side, 1), from 0 to 1."""
-    y, x = np.mgrid[0:side, 0:side] / side
-    return x[..., None], y[..., None]
-
-
-def _meadow(rng, side):
-    return np.array([112, 170, 82]) + 14 * _noise(rng, side, 6) + 20 * _noise(rng, side, (12, 72))
-
-
-def _beach(rng, side):
-    _, y = _axes(side)
-    wave = 0.2 + 0.03 * _noise(rng, side, 5)
-    sand = np.array([232, 208, 158]) + 6 * _noise(rng, side, 8) + 9 * _noise(rng, side, 72)
-    water = np.array([92, 180, 205]) + 8 * _noise(rng, side, 12)
-    return np.where(y < wave, water, np.where(y < wave + 0.03, 245.0, sand))
-
-
-def _sea(rng, side):
-    x, y = _axes(side)
-    phase = rng.uniform(0, 6.28)
-    waves = np.sin(40 * y + 2.5 * np.sin(9 * x + phase) + 2 * _noise(rng, side, 6))
-    return np.array([58, 124, 188]) + 16 * waves + 8 * _noise(rng, side, 8)
-
-
-def _night_sky(rng, side):
-    _, y = _axes(side)
-    sky = np.array([26, 28, 66]) + np.array([22, 18, 40]) * y + 6 * _noise(rng, side, 5)
-    stars = np.zeros((side, side, 1))
-    for x, y, light in rng.uniform(0, 1, (70, 3)):
-        width = max(1, round(side * (0.007 + 0.007 * light)))
-        stars[int(y * side) : int(y * side) + width, int(x * side) : int(x * side) + width] = 90 + 120 * light
-    return np.maximum(sky, stars)
-
-
-def _brick_wall(rng, side):
-    x, y = _axes(side)
-    rows, columns = 9, 4.5
-    row = np.floor(y * rows)
-    along = x * columns + 0.5 * (row % 2)
-    tones = rng.uniform(-16, 16, (rows + 1, int(columns) + 3))[row.astype(int), np.floor(along).astype(int)]
-    is_mortar = (y * rows % 1 < 0.12) | (along % 1 < 0.05)
-    return np.where(is_mortar, 196.0, np.array([168, 88, 68]) + tones) + 7 * _noise(rng, side, 48)
-
-
-def _snow(rng, side):
-    return np.array([226, 234, 244]) + np.array([12, 9, 5]) * _noise(rng, side, 5) + 4 * _noise(rng, side, 60)
-
-
-def _paper(rng, side):
-    _, y = _axes(side)
-    lines = (y * 11 + rng.uniform()) % 1 < 0.09
-    return np.where(lines, np.array([164, 186, 222]), np.array([248, 244, 232])) + 2 * _noise(rng, side, 40)
-
-
-def _wooden_floor(rng, side):
-    x, y = _axes(side)
-    row = np.floor(y * 6).astype(int)
-    grain = np.sin(60 * y + 6 * _noise(rng, side, 4) + 5 * row)
-    gap = (y * 6 % 1 < 0.07) | ((x + rng.uniform(0, 1, 7)[row]) * 2 % 1 < 0.012)
-    planks = np.array([187, 139, 89]) + 7 * grain + rng.uniform(-12, 12, 7)[row]
-    return np.where(gap, np.array([92, 64, 46]), planks)
-
-
-_DRAW = (_meadow, _beach, _sea, _night_sky, _brick_wall, _snow, _paper, _wooden_floor)
-_TEXTURES = dict(zip(BACKGROUNDS, _DRAW, strict=True))
+    y, x = np.mgrid[0:side, 0:side, 0:1][:2] / side  # of every pixel, (side, side, 1), from 0 to 1
+    match name:
+        case "meadow":
+            return np.array([112, 170, 82]) + 14 * noise(6, 6) + 20 * noise(12, 72)
+        case "beach":
+            wave = 0.2 + 0.03 * noise(5, 5)
+            sand = np.array([232, 208, 158]) + 6 * noise(8, 8) + 9 * noise(72, 72)
+            water = np.array([92, 180, 205]) + 8 * noise(12, 12)
+            return np.where(y < wave, water, np.where(y < wave + 0.03, 245.0, sand))
+        case "sea":
+            phase = rng.uniform(0, 6.28)
+            waves = np.sin(40 * y + 2.5 * np.sin(9 * x + phase) + 2 * noise(6, 6))
+            return np.array([58, 124, 188]) + 16 * waves + 8 * noise(8, 8)
+        case "night sky":
+            sky = np.array([26, 28, 66]) + np.array([22, 18, 40]) * y + 6 * noise(5, 5)
+            stars = np.zeros((side, side, 1))
+            for left, top, light in rng.uniform(0, 1, (70, 3)):
+                column, row, width = int(left * side), int(top * side), max(1, round(side * (0.007 + 0.007 * light)))
+                stars[row : row + width, column : column + width] = 90 + 120 * light
+            return np.maximum(sky, stars)
+        case "brick wall":
+            rows, columns = 9, 4.5
+            row = np.floor(y * rows)
+            along = x * columns + 0.5 * (row % 2)
+            tones = rng.uniform(-16, 16, (rows + 1, int(columns) + 3))[row.astype(int), np.floor(along).astype(int)]
+            is_mortar = (y * rows % 1 < 0.12) | (along % 1 < 0.05)
+            return np.where(is_mortar, 196.0, np.array([168, 88, 68]) + tones) + 7 * noise(48, 48)
+        case "snow":
+            return np.array([226, 234, 244]) + np.array([12, 9, 5]) * noise(5, 5) + 4 * noise(60, 60)
+        case "paper":
+            lines = (y * 11 + rng.uniform()) % 1 < 0.09
+            return np.where(lines, np.array([164, 186, 222]), np.array([248, 244, 232])) + 2 * noise(40, 40)
+        case "wooden floor":
+            row = np.floor(y * 6).astype(int)
+            grain = np.sin(60 * y + 6 * noise(4, 4) + 5 * row)
+            gap = (y * 6 % 1 < 0.07) | ((x + rng.uniform(0, 1, 7)[row]) * 2 % 1 < 0.012)
+            planks = np.array([187, 139, 89]) + 7 * grain + rng.uniform(-12, 12, 7)[row]
+            return np.where(gap, np.array([92, 64, 46]), planks)
