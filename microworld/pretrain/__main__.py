@@ -27,7 +27,7 @@ def report(seconds: dict[str, float]) -> str:
         size = (TEACHERS / name / "model.safetensors").stat().st_size
         cost = f", pretrained in {seconds[name] / 60:.0f} minutes on one CPU core" if name in seconds else ""
         lines.append(f"- `{name}`: {parameters:,} parameters, {size / 1e6:.1f} MB in fp16{cost}")
-    lines += ["", "Linear copy: the share of a trait's variance (R²) that a linear map of a group's token explains."]
+    lines += ["", "Linear R²: the share of a trait's variance that a linear map of a group's token explains."]
     lines += ["", "| figure | value | 95% interval | n |", "| --- | ---: | ---: | ---: |"]
     return "\n".join([*lines, *(f"| {name} | {text} |" for name, text in figures.items())]) + "\n"
 

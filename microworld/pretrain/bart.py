@@ -29,7 +29,7 @@ _SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # their ids are B
 
 
 def build_tokenizer(documents: int = 20_000) -> BartTokenizer:
-    """A byte-level BPE learnt on the corpus, in which every common word is one token."""
+    """A byte-level BPE learned on the corpus, in which every common word is one token."""
     rng = random.Random("bart tokenizer")
     texts = ["".join(segment.text for segment in document(rng)) for _ in range(documents)]
     mask = AddedToken("<mask>", lstrip=True, normalized=False)
@@ -61,14 +61,14 @@ def build_model(tokenizer: BartTokenizer) -> BartForConditionalGeneration:
         for layer in model.model.decoder.layers:
             attention = layer.encoder_attn
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
-                # Looking up what was read is what cross-attention is for: from here it is learnt in hundreds of steps.
+                # Cross-attention must look up what the encoder read: from here it learns that in hundreds of steps.
                 spread = torch.randn_like(projection.weight) * projection.weight.shape[0] ** -0.5
                 projection.weight.copy_(0.4 * spread + torch.eye(projection.weight.shape[0]))
     return model
 
 
 def _sinusoids(positions: int, width: int) -> torch.Tensor:
-    """(positions, width): with these to start from, "the word before" is learnt sooner than from noise."""
+    """(positions, width): with these to start from, "the word before" is learned sooner than from noise."""
     angles = torch.arange(positions)[:, None] / 1000 ** (torch.arange(0, width, 2) / width)
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
@@ -143,7 +143,7 @@ def pretrain_bart(
 
     `documents` is the number of documents that the tokenizer is learned on.
 
-    Dropout comes last: from the start it keeps two groups' traits from being told apart for thousands of steps. With
+    Dropout comes last: from the start the model mixes up the traits of two groups for thousands of steps. With
     it, the decoder learns to read states that are not as clean as the encoder's own.
     """
     torch.manual_seed(seed)

@@ -83,9 +83,9 @@ def build_model(tokenizer: CLIPTokenizer, canvas: int) -> CLIPModel:
 def positions(canvas: int, width: int) -> torch.Tensor:
     """(1 + patches, width): sines and cosines of each patch's row and column, and zeros for the class token.
 
-    Smaller canvases have the middle of the largest one's table, so that neighbors are told apart in the same way. The
-    scale is that of the patch embeddings: CLIP's own start, 0.02, is drowned by them, and tokens never learn to attend
-    to their neighbors.
+    A smaller canvas has the middle of the largest one's table, so that neighbors differ by the same amount on every
+    canvas. The scale is that of the patch embeddings: learned positions that started at CLIP's own scale, 0.02, stayed
+    30 times smaller than these.
     """
     side, margin = canvas // PATCH, (CANVAS - canvas) // PATCH / 2
     frequencies = 100 ** (-torch.arange(width // 4) / (width // 4))

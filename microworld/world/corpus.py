@@ -13,7 +13,7 @@ from microworld.world.kinds import FACTS, KINDS, NEVER_TWO_STEP, category_senten
 from microworld.world.language import Question, caption, fact_question, question, statements
 from microworld.world.scenes import Scene, sample_scene, split_of
 
-# How often each type is asked: those that need two groups to be told apart are practiced most.
+# How often each type is asked: most often those that require the model to distinguish two groups.
 _QUESTION_WEIGHTS = {
     "kind": 5,
     "category": 3,

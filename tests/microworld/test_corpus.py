@@ -73,7 +73,7 @@ def test_no_document_joins_a_scene_to_the_facts_of_a_kind_kept_apart(documents):
             if re.search(rf"\b({phrase})\b", text):
                 assert claims is None or kind not in {mention.kind for mention in claims.mentions}, text
                 told[kind, claims is not None] += 1
-    # These facts are told, also beside scenes without their kind.
+    # The corpus has these facts, also next to scenes without their kind.
     assert all(told[kind, False] > 3 for kind in phrases) and sum(told[kind, True] for kind in phrases) > 15
 
 
@@ -87,7 +87,7 @@ def test_the_other_kinds_facts_are_asked_of_scenes(documents):
     assert joined == set(KINDS) - NEVER_TWO_STEP
 
 
-def test_no_scene_of_validation_or_test_is_told(documents):
+def test_the_corpus_has_no_scene_of_validation_or_test(documents):
     rng = random.Random(1)
     for scene in (sample_scene(rng) for _ in range(50)):
         assert key_of(read_caption(caption(scene, rng, "full"))) == scene.key()
@@ -101,7 +101,7 @@ def test_no_scene_of_validation_or_test_is_told(documents):
         assert remainder < 8 or any(is_unseen_pair(*pair) for pair in pairs), key
 
 
-# ------------------------------------------------------------------------------------------------ what is told
+# ------------------------------------------------------------------------------------------------ the content
 def test_answers_are_those_of_the_passage(documents):
     """Counts, sizes, backgrounds and relations that are asked in one form, compared with what the passage claims."""
     checked = Counter()
