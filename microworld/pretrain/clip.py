@@ -1,10 +1,13 @@
-"""Pretrains the small CLIP contrastively on pictures and their captions, with hard negative captions.
+"""Pretrains the small CLIP contrastively on pictures and their captions.
 
-Pictures grow in two stages, as a CLIP of photographs is trained at a low resolution and finished at a higher one.
+A picture has a caption of the whole, and a phrase for each of its groups ("two small owls"), as the captions of a
+photograph tell all of it or a part. Each has a hard negative or two. Pictures grow from stage to stage, as a CLIP of
+photographs is trained at a low resolution and finished at a higher one.
 """
 
 import itertools
 import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,21 +16,22 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from microworld.pretrain.common import fit
-from microworld.world.language import absent_kinds, caption
+from microworld.world.language import absent_kinds, caption, phrase
 from microworld.world.rendering import render
-from microworld.world.scenes import BACKGROUNDS, CANVAS, COUNTS, SIZES, Scene, relation, scenes
+from microworld.world.scenes import BACKGROUNDS, CANVAS, COUNTS, SIZES, Group, Scene, relation, scenes
 from trainer.precision import is_bf16_fast
 
-PATCH = 24  # pixels a side: an object covers parts of four to nine patches
+PATCH = 16  # pixels a side: an object covers parts of four to sixteen patches
 # What a caption of each detail tells, so that a change of it makes the caption wrong.
 _TOLD = {
     "brief": ("kind", "count"),
     "some": ("kind", "count", "size", "background"),
-    "full": ("kind", "count", "size", "background", "swap", "swap"),
+    "full": ("kind", "count", "size", "background", "swap", "swap", "swap"),
 }
 
 
@@ -38,36 +42,70 @@ class Stage:
     Args:
         canvas: side of the pictures, in pixels.
         options: of `sample_scene`, for what fits into them.
-        negatives: hard negative captions of each picture.
+        negatives: hard negatives of each caption.
     """
 
     canvas: int
     batch_size: int
     steps: int
-    negatives: int = 3
+    negatives: int = 2
     options: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """B pictures and their texts.
+
+    Args:
+        pixels: (B, 3, H, W).
+        captions: B captions of whole pictures, followed by their hard negatives.
+        phrases: N phrases of one group each, followed by a hard negative of each.
+        owners: (N,), the picture of each phrase.
+        is_true: (B, 2 N), of which pictures each phrase is true.
+    """
+
+    pixels: torch.Tensor
+    captions: list[str]
+    phrases: list[str]
+    owners: torch.Tensor
+    is_true: torch.Tensor
+
+
 STAGES = (
-    Stage(72, 256, 1000, negatives=0, options={"numbers": (1,), "counts": (1,)}),
-    Stage(CANVAS, 64, 4000),
+    Stage(48, 256, 500, negatives=0, options={"numbers": (1,), "counts": (1,)}),
+    Stage(96, 128, 1500, options={"numbers": (1, 2, 2, 3), "counts": (1, 1, 2, 3)}),
+    Stage(CANVAS, 96, 2400, options={"numbers": (1, 2, 2, 3, 3)}),
 )
 
 
 def build_processor(captions: int = 10_000) -> CLIPProcessor:
-    """CLIP's own image processor at this world's size, and a tokenizer trained on captions."""
+    """CLIP's own image processor at this world's size, and a tokenizer made from captions."""
     rng, stream = random.Random("clip tokenizer"), scenes("train", seed=-1)
-    texts = [caption(next(stream), rng) for _ in range(captions)]
-    tokenizer = CLIPTokenizer().train_new_from_iterator(texts, vocab_size=900, show_progress=False)
-    tokenizer.model_max_length = 77
+    tokenizer = build_tokenizer([caption(next(stream), rng) for _ in range(captions)])
     size, crop_size = {"shortest_edge": CANVAS}, {"height": CANVAS, "width": CANVAS}
     return CLIPProcessor(CLIPImageProcessor(size=size, crop_size=crop_size), tokenizer)
 
 
+def build_tokenizer(texts: Sequence[str]) -> CLIPTokenizer:
+    """A byte-level BPE in which every word of the texts is one token: its parts are merged from the left.
+
+    It is not trained by the tokenizers library: with CLIP's word endings, that gives another vocabulary on each run.
+    """
+    letters = sorted(ByteLevel.alphabet())
+    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    vocab, merges = {token: i for i, token in enumerate(tokens)}, []
+    for word in sorted({word for text in texts for word in re.findall("[a-z]+", text)}):
+        parts = CLIPTokenizer(vocab=vocab, merges=merges).tokenize(word)
+        for end in range(1, len(parts)):
+            merges.append(("".join(parts[:end]), parts[end]))
+            vocab.setdefault("".join(parts[: end + 1]), len(vocab))
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
+
+
 def build_model(tokenizer: CLIPTokenizer, canvas: int) -> CLIPModel:
-    """A random CLIP of 6.1M parameters: six vision layers, three text layers."""
+    """A random CLIP of 4.2M parameters: four vision layers, three text layers."""
     text = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4}
-    vision = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 8}
+    vision = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 8}
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     config = CLIPConfig(
         text_config=text | ids | {"vocab_size": len(tokenizer), "max_position_embeddings": 77},
@@ -107,12 +145,12 @@ def enlarge(model: CLIPModel, canvas: int) -> CLIPModel:
 
 
 def hard_negatives(scene: Scene, detail: str, rng: random.Random, number: int) -> list[Scene]:
-    """`number` scenes that differ in one thing that a caption of this detail tells; the first in a kind.
+    """`number` scenes that differ in one thing that a caption of this detail tells.
 
     Among random captions these seldom decide which is right: only against such must the picture tell them.
     """
     told = [name for name in _TOLD[detail] if name != "swap" or len(scene.groups) > 1]
-    return [_change(scene, name, rng) for name in ("kind", *rng.choices(told, k=number - 1))[:number]]
+    return [_change(scene, name, rng) for name in rng.choices(told, k=number)]
 
 
 def _change(scene: Scene, name: str, rng: random.Random) -> Scene:
@@ -124,14 +162,18 @@ def _change(scene: Scene, name: str, rng: random.Random) -> Scene:
     if name == "swap":
         j = rng.choice([other for other in range(len(groups)) if other != i])
         groups[i], groups[j] = replace(groups[i], kind=groups[j].kind), replace(groups[j], kind=groups[i].kind)
-    elif name == "kind":
-        groups[i] = replace(groups[i], kind=rng.choice(absent_kinds(scene, groups[i].kind, rng)))
     else:
-        values = [value for value in {"count": COUNTS, "size": SIZES}[name] if value != getattr(groups[i], name)]
-        groups[i] = replace(groups[i], **{name: rng.choice(values)})
+        groups[i] = _change_group(scene, groups[i], name, rng)
     if not all(relation(a, b) for a, b in itertools.combinations(groups, 2)):  # a larger group left no clear one
         return _change(scene, "kind", rng)
     return replace(scene, groups=tuple(groups))
+
+
+def _change_group(scene: Scene, group: Group, name: str, rng: random.Random) -> Group:
+    if name == "kind":
+        return replace(group, kind=rng.choice(absent_kinds(scene, group.kind, rng)))
+    values = [value for value in {"count": COUNTS, "size": SIZES}[name] if value != getattr(group, name)]
+    return replace(group, **{name: rng.choice(values)})
 
 
 def jitter(image: Image.Image, rng: random.Random) -> Image.Image:
@@ -149,19 +191,34 @@ def pixel_values(images: list, processor: CLIPProcessor) -> torch.Tensor:
     return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
 
-def batches(processor: CLIPProcessor, stage: Stage, seed: int) -> Iterator[tuple[torch.Tensor, list[str]]]:
-    """Endless batches: pixels of B pictures, and their B captions followed by the pictures' hard negatives."""
+def batches(processor: CLIPProcessor, stage: Stage, seed: int) -> Iterator[Batch]:
+    """Endless batches."""
     rng = random.Random(f"clip {stage.canvas} {seed}")
     stream = scenes("train", f"clip {stage.canvas} {seed}", canvas=stage.canvas, **stage.options)
     while True:
         drawn = [next(stream) for _ in range(stage.batch_size)]
-        texts, negatives = [], []
+        captions, negatives = [], []
         for scene in drawn:
             detail = rng.choice(tuple(_TOLD)) if stage.negatives else "some"
-            texts.append(caption(scene, rng, detail))
+            captions.append(caption(scene, rng, detail))
             negatives += [caption(other, rng, detail) for other in hard_negatives(scene, detail, rng, stage.negatives)]
         images = [jitter(render(scene, rng, canvas=stage.canvas), rng) for scene in drawn]
-        yield pixel_values(images, processor), texts + negatives
+        yield Batch(pixel_values(images, processor), captions + negatives, *_phrases(drawn, rng))
+
+
+def _phrases(drawn: Sequence[Scene], rng: random.Random) -> tuple[list[str], torch.Tensor, torch.Tensor]:
+    """A phrase for each group, half of them with its size; then a hard negative of each."""
+    owners, groups, others = [], [], []
+    for owner, scene in enumerate(drawn):
+        for group in scene.groups:
+            size = rng.random() < 0.5
+            owners.append(owner)
+            groups.append((group, size))
+            others.append((_change_group(scene, group, rng.choice(("kind", "count", "size")[: 2 + size]), rng), size))
+    told = [(group.kind, group.count, size and group.size) for group, size in groups + others]
+    true = [{(g.kind, g.count, size) for g in scene.groups for size in (g.size, False)} for scene in drawn]
+    texts = [phrase(group, size, numeral=rng.random() < 1 / 3) for group, size in groups + others]
+    return texts, torch.tensor(owners), torch.tensor([[text in of_scene for text in told] for of_scene in true])
 
 
 def embed_texts(model: CLIPModel, processor: CLIPProcessor, texts: Sequence[str], chunk: int = 64) -> torch.Tensor:
@@ -178,7 +235,7 @@ def embed_texts(model: CLIPModel, processor: CLIPProcessor, texts: Sequence[str]
 def pretrain_clip(folder: Path, stages: Sequence[Stage] = STAGES, seed: int = 0, captions: int = 10_000) -> None:
     """Pretrain and write the checkpoint (fp16 safetensors) and its processor to `folder`.
 
-    `captions` is the number of captions that the tokenizer is trained on.
+    `captions` is the number of captions that the tokenizer takes its words from.
     """
     torch.manual_seed(seed)
     processor = build_processor(captions)
@@ -192,17 +249,36 @@ def train(
     model: CLIPModel, processor: CLIPProcessor, stage: Stage, folder: Path, seed: int, learning_rate: float = 1e-3
 ) -> None:
     """Train on the pictures of a stage."""
-    target = torch.arange(stage.batch_size)
 
-    def loss_of(batch: tuple[torch.Tensor, list[str]]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        pixels, captions = batch
+    def loss_of(batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16_fast("cpu")):
-            images = nn.functional.normalize(model.get_image_features(pixels).pooler_output, dim=-1)
-            texts = embed_texts(model, processor, captions)
-        scores = model.logit_scale.exp() * images.float() @ texts.float().T  # (B, captions)
-        loss_image = nn.functional.cross_entropy(scores, target)
-        loss_text = nn.functional.cross_entropy(scores[:, : len(target)].T, target)
-        return (loss_image + loss_text) / 2, {"top-1": (scores.argmax(1) == target).float().mean()}
+            images = nn.functional.normalize(model.get_image_features(batch.pixels).pooler_output, dim=-1).float()
+            captions, phrases = (embed_texts(model, processor, texts) for texts in (batch.captions, batch.phrases))
+        scale, rows = model.logit_scale.exp(), torch.arange(len(images))
+        of_wholes, of_parts = (scale * images @ texts.float().T for texts in (captions, phrases))
+        wholes = contrastive_loss(of_wholes, rows, torch.eye(*of_wholes.shape, dtype=torch.bool))
+        parts = contrastive_loss(of_parts, batch.owners, batch.is_true)
+        return wholes + parts, {"captions": wholes, "phrases": parts}
 
     stream, warmup = batches(processor, stage, seed), min(200, stage.steps // 4)
     fit(model, processor, folder, stream, loss_of, stage.steps, learning_rate, warmup, name=f"clip {stage.canvas}")
+
+
+def contrastive_loss(scores: torch.Tensor, owners: torch.Tensor, is_true: torch.Tensor) -> torch.Tensor:
+    """CLIP's loss of N texts and B images, where a text may be true of images other than its own.
+
+    Those are left out of its denominators, as are the other true texts of its image.
+
+    Args:
+        scores: (B, N + negatives), of each image and text, scaled.
+        owners: (N,), the image of each text.
+        is_true: (B, N + negatives).
+    """
+    texts = torch.arange(len(owners))
+    others = is_true.clone()[owners]  # (N, N + negatives)
+    others[texts, texts] = False
+    of_image = nn.functional.cross_entropy(scores[owners].masked_fill(others, -torch.inf), texts)
+    others = is_true[:, : len(owners)].T.clone()  # (N, B)
+    others[texts, owners] = False
+    of_text = nn.functional.cross_entropy(scores[:, : len(owners)].T.masked_fill(others, -torch.inf), owners)
+    return (of_image + of_text) / 2

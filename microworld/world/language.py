@@ -58,7 +58,7 @@ def _indefinite(word: str, group: Group) -> str:
     return article(word) if group.count == 1 else PLURAL[word]
 
 
-def _phrase(group: Group, size: bool, numeral: bool) -> str:
+def phrase(group: Group, size: bool, numeral: bool) -> str:
     """'a large owl' (with `numeral` 'one large owl'), 'two owls'."""
     words = f"{group.size} {noun(group)}" if size else noun(group)
     return article(words) if group.count == 1 and not numeral else f"{NUMBERS[group.count]} {words}"
@@ -81,7 +81,7 @@ def caption(scene: Scene, rng: random.Random, detail: str | None = None) -> str:
     detail = detail or rng.choices(("full", "some", "brief"), (0.35, 0.2, 0.45))[0]
     groups, numeral = rng.sample(scene.groups, len(scene.groups)), rng.random() < 1 / 3
     where, sentences = WHERE[scene.background], []
-    plain, sized = (_list([_phrase(group, size, numeral) for group in groups]) for size in (False, True))
+    plain, sized = (_list([phrase(group, size, numeral) for group in groups]) for size in (False, True))
     if detail == "brief":
         if len(groups) == 2 and rng.random() < 0.3:
             plain = plain.replace(" and ", f" {relation(*groups)} ")

@@ -3,6 +3,7 @@
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -15,7 +16,7 @@ from microworld.pretrain import bart, clip
 from microworld.pretrain.common import build_optimizer
 from microworld.pretrain.measure import group_tokens
 from microworld.world.caption_reader import caption_is_true
-from microworld.world.kinds import FACTS
+from microworld.world.kinds import FACTS, KINDS, PLURAL
 from microworld.world.language import caption
 from microworld.world.rendering import render
 from microworld.world.scenes import CANVAS, Group, Scene, relation, scenes
@@ -65,7 +66,6 @@ def test_captions_of_hard_negatives_are_false_of_the_picture(detail):
     for scene in islice(scenes("train", "hard negatives"), 150):
         others = clip.hard_negatives(scene, detail, rng, 4)
         assert len(others) == 4
-        assert {g.kind for g in others[0].groups} != {g.kind for g in scene.groups}  # the first differs in a kind
         for other in others:
             assert not caption_is_true(caption(other, rng, detail), scene)
 
@@ -79,13 +79,73 @@ def test_hard_negatives_are_scenes_that_a_caption_can_describe():
             assert "None" not in caption(other, rng, "full")
 
 
-def test_a_batch_has_pictures_their_captions_and_then_hard_negatives(processor):
-    stage = clip.Stage(96, 8, 1, negatives=3, options={"numbers": (1, 2)})
-    pixels, texts = next(clip.batches(processor, stage, seed=0))
-    assert pixels.shape == (8, 3, 96, 96) and len(texts) == 8 + 3 * 8
-    assert all(texts[i] not in texts[8 + 3 * i : 11 + 3 * i] for i in range(8))
-    pixels, texts = next(clip.batches(processor, SMALL, seed=0))
-    assert pixels.shape == (4, 3, 48, 48) and len(texts) == 4
+def test_a_batch_has_captions_and_phrases_with_their_hard_negatives(processor):
+    stage = clip.Stage(96, 8, 1, negatives=3, options={"numbers": (2,)})
+    batch = next(clip.batches(processor, stage, seed=0))
+    assert batch.pixels.shape == (8, 3, 96, 96) and len(batch.captions) == 8 + 3 * 8
+    assert all(batch.captions[i] not in batch.captions[8 + 3 * i : 11 + 3 * i] for i in range(8))
+    number = len(batch.owners)
+    assert number == 16 and len(batch.phrases) == 2 * number and batch.is_true.shape == (8, 2 * number)
+    assert batch.is_true[batch.owners, torch.arange(number)].all()
+    assert not batch.is_true[batch.owners, torch.arange(number, 2 * number)].any()
+    assert len(next(clip.batches(processor, SMALL, seed=0)).captions) == 4
+
+
+def test_a_phrase_is_true_of_every_picture_that_holds_what_it_tells():
+    """Sizes are told in some phrases only: "a large owl" is false of a small one, "an owl" is true of both."""
+    small = Group("frog", "noto", "small", 2, False, 30, 30)
+    drawn = [Scene((small,), "sea"), Scene((replace(small, size="large"),), "snow")] * 20
+    texts, owners, is_true = clip._phrases(drawn, random.Random(0))
+    assert owners.tolist() == list(range(40)) and set(texts[:40]) == {
+        "two frogs",
+        "two small frogs",
+        "two large frogs",
+    }
+    for text, truth in zip(texts, is_true.T.tolist(), strict=True):
+        small_and_large = {
+            "two frogs": [True, True],
+            "two small frogs": [True, False],
+            "two large frogs": [False, True],
+        }
+        assert truth == small_and_large.get(text, [False, False]) * 20, text
+
+
+def test_contrastive_loss_leaves_out_what_is_true_as_well():
+    """Two images, three texts and a negative; the first two texts are of the first image, the third is of both."""
+    scores = torch.tensor([[3.0, 2.0, 1.0, 0.5], [0.1, 0.2, 4.0, 0.3]])
+    is_true = torch.tensor([[True, True, True, False], [False, False, True, False]])
+    log_share = lambda own, *others: -math.log(math.exp(own) / sum(map(math.exp, (own, *others))))  # noqa: E731
+    of_image = (log_share(3, 0.5) + log_share(2, 0.5) + log_share(4, 0.1, 0.2, 0.3)) / 3
+    of_text = (log_share(3, 0.1) + log_share(2, 0.2) + log_share(4)) / 3
+    loss = clip.contrastive_loss(scores, torch.tensor([0, 0, 1]), is_true)
+    assert loss.item() == pytest.approx((of_image + of_text) / 2)
+
+
+def test_contrastive_loss_of_one_caption_for_each_image_is_that_of_clip():
+    scores = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    rows = torch.arange(4)
+    expected = (
+        torch.nn.functional.cross_entropy(scores, rows) + torch.nn.functional.cross_entropy(scores.T, rows)
+    ) / 2
+    torch.testing.assert_close(clip.contrastive_loss(scores, rows, torch.eye(4, dtype=torch.bool)), expected)
+
+
+def test_tokenizer_merges_each_word_from_the_left():
+    """Of "bab" and "ab": a b</w>; then b ab</w>. Other words stay in parts."""
+    tokenizer = clip.build_tokenizer(["bab", "ab bab"])
+    assert len(tokenizer) == 516
+    assert tokenizer.convert_ids_to_tokens([0, 1]) == ["<|startoftext|>", "<|endoftext|>"]
+    assert tokenizer.convert_ids_to_tokens([514, 515]) == ["ab</w>", "bab</w>"]
+    assert tokenizer.tokenize("bab, AB abc") == ["bab</w>", ",</w>", "ab</w>", "a", "b", "c</w>"]
+
+
+def test_every_word_of_the_world_is_one_token_of_the_clip_tokenizer(processor):
+    """A word with an unknown part would end there: the text encoder reads up to the first end token."""
+    for kind in KINDS:
+        words = f"a small {kind} left of two large {PLURAL[kind]}"
+        assert len(processor.tokenizer.tokenize(words)) == len(words.split())
+    ids = processor.tokenizer("a fox, or 2 zebras?").input_ids
+    assert ids.count(processor.tokenizer.eos_token_id) == 1 and processor.tokenizer.unk_token_id not in ids[:-1]
 
 
 def test_texts_are_embedded_in_their_order(processor):
@@ -104,14 +164,14 @@ def test_pixel_values_are_those_of_the_image_processor(processor):
 
 
 def test_enlarge_changes_only_the_positions(processor):
-    """From 2 × 2 to 6 × 6 patches: the middle four keep their positions, which are sines and cosines."""
+    """From 3 × 3 to 9 × 9 patches: the middle nine keep their positions, which are sines and cosines."""
     model = clip.enlarge(clip.build_model(processor.tokenizer, 48), 48)
     larger = clip.enlarge(model, 144)
     assert larger.config.vision_config.image_size == 144 and model.config.vision_config.image_size == 48
     small, large = model.state_dict(), larger.state_dict()
-    assert large[POSITIONS].shape == (1 + 36, 256) and not large[POSITIONS][0].any()
-    grid = large[POSITIONS][1:].view(6, 6, 256)
-    torch.testing.assert_close(grid[2:4, 2:4].reshape(4, 256), small[POSITIONS][1:])
+    assert large[POSITIONS].shape == (1 + 81, 256) and not large[POSITIONS][0].any()
+    grid = large[POSITIONS][1:].view(9, 9, 256)
+    torch.testing.assert_close(grid[3:6, 3:6].reshape(9, 256), small[POSITIONS][1:])
     # The first half is the row's, the second the column's, each sines before cosines; the first frequency is 1.
     row, column = 4, 1
     angles = [math.sin(row), math.cos(row), math.sin(column), math.cos(column)]
@@ -129,7 +189,7 @@ def test_muon_trains_the_matrices_of_layers_and_projections(processor):
     assert not names and [[group["lr"] for group in part.param_groups] for part in (adamw, muon)] == [[1e-3], [2e-3]]
     by_muon = set(groups[1][0])
     assert {"visual_projection.weight", "text_model.encoder.layers.2.mlp.fc1.weight"} <= by_muon
-    assert len(by_muon) == 6 * (3 + 6) + 2  # the four of attention and two of the MLP, in each layer
+    assert len(by_muon) == 6 * (3 + 4) + 2  # the four of attention and two of the MLP, in each layer
     assert {"logit_scale", POSITIONS} <= set(groups[0][0])
 
 
