@@ -275,7 +275,7 @@ def contrastive_loss(scores: torch.Tensor, owners: torch.Tensor, is_true: torch.
         is_true: (B, N + negatives).
     """
     texts = torch.arange(len(owners))
-    others = is_true.clone()[owners]  # (N, N + negatives)
+    others = is_true[owners]  # (N, N + negatives), a copy
     others[texts, texts] = False
     of_image = nn.functional.cross_entropy(scores[owners].masked_fill(others, -torch.inf), texts)
     others = is_true[:, : len(owners)].T.clone()  # (N, B)

@@ -92,31 +92,30 @@ def test_a_batch_has_captions_and_phrases_with_their_hard_negatives(processor):
 
 
 def test_a_phrase_is_true_of_every_picture_that_holds_what_it_tells():
-    """Sizes are told in some phrases only: "a large owl" is false of a small one, "an owl" is true of both."""
+    """Half of the phrases tell the size. "two frogs" is true of small and of large frogs."""
     small = Group("frog", "noto", "small", 2, False, 30, 30)
     drawn = [Scene((small,), "sea"), Scene((replace(small, size="large"),), "snow")] * 20
     texts, owners, is_true = clip._phrases(drawn, random.Random(0))
-    assert owners.tolist() == list(range(40)) and set(texts[:40]) == {
-        "two frogs",
-        "two small frogs",
-        "two large frogs",
+    of_small_and_large = {
+        "two frogs": [True, True],
+        "two small frogs": [True, False],
+        "two large frogs": [False, True],
     }
+    assert owners.tolist() == list(range(40)) and set(texts[:40]) == set(of_small_and_large)
     for text, truth in zip(texts, is_true.T.tolist(), strict=True):
-        small_and_large = {
-            "two frogs": [True, True],
-            "two small frogs": [True, False],
-            "two large frogs": [False, True],
-        }
-        assert truth == small_and_large.get(text, [False, False]) * 20, text
+        assert truth == of_small_and_large.get(text, [False, False]) * 20, text
 
 
 def test_contrastive_loss_leaves_out_what_is_true_as_well():
     """Two images, three texts and a negative; the first two texts are of the first image, the third is of both."""
     scores = torch.tensor([[3.0, 2.0, 1.0, 0.5], [0.1, 0.2, 4.0, 0.3]])
     is_true = torch.tensor([[True, True, True, False], [False, False, True, False]])
-    log_share = lambda own, *others: -math.log(math.exp(own) / sum(map(math.exp, (own, *others))))  # noqa: E731
-    of_image = (log_share(3, 0.5) + log_share(2, 0.5) + log_share(4, 0.1, 0.2, 0.3)) / 3
-    of_text = (log_share(3, 0.1) + log_share(2, 0.2) + log_share(4)) / 3
+
+    def cross_entropy(right: float, *wrong: float) -> float:
+        return math.log(sum(map(math.exp, (right, *wrong)))) - right
+
+    of_image = (cross_entropy(3, 0.5) + cross_entropy(2, 0.5) + cross_entropy(4, 0.1, 0.2, 0.3)) / 3
+    of_text = (cross_entropy(3, 0.1) + cross_entropy(2, 0.2) + cross_entropy(4)) / 3
     loss = clip.contrastive_loss(scores, torch.tensor([0, 0, 1]), is_true)
     assert loss.item() == pytest.approx((of_image + of_text) / 2)
 
@@ -124,9 +123,7 @@ def test_contrastive_loss_leaves_out_what_is_true_as_well():
 def test_contrastive_loss_of_one_caption_for_each_image_is_that_of_clip():
     scores = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
     rows = torch.arange(4)
-    expected = (
-        torch.nn.functional.cross_entropy(scores, rows) + torch.nn.functional.cross_entropy(scores.T, rows)
-    ) / 2
+    expected = sum(torch.nn.functional.cross_entropy(each, rows) for each in (scores, scores.T)) / 2
     torch.testing.assert_close(clip.contrastive_loss(scores, rows, torch.eye(4, dtype=torch.bool)), expected)
 
 
