@@ -74,7 +74,7 @@ class Batch:
 STAGES = (
     Stage(48, 256, 500, negatives=0, options={"numbers": (1,), "counts": (1,)}),
     Stage(96, 128, 1500, options={"numbers": (1, 2, 2, 3), "counts": (1, 1, 2, 3)}),
-    Stage(CANVAS, 96, 2400, options={"numbers": (1, 2, 2, 3, 3)}),
+    Stage(CANVAS, 96, 2000, options={"numbers": (1, 2, 2, 3, 3)}),
 )
 
 
