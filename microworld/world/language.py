@@ -161,7 +161,9 @@ def question(scene: Scene, type: str, rng: random.Random, group: Group | None = 
         case "category":
             texts = [f"what kind of thing {be(group)} {name}?" for name in references(scene, group, category=False)]
             texts += [f"what kind of thing is {words}?" for words in _sole_relations(scene, group)]
-            return _name("category", texts, category, group, rng)
+            asked = _name("category", texts, category, group, rng)
+            sentences = (category_sentence(group.kind, plural) for plural in (False, True))  # "owls are animals"
+            return asked and replace(asked, accepted=(*asked.accepted, *map(without_article, sentences)))
         case "count":
             total = sum(other.count for other in scene.groups if CATEGORY[other.kind] == category)
             of_category = total in COUNTS and rng.random() < 0.25

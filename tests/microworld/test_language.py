@@ -284,7 +284,12 @@ def test_questions_do_not_tell_their_answers():
     ("type", "group", "text", "expected"),
     [
         ("kind", SNAILS, "what are the large animals?", {"snail", "snails"}),
-        ("category", KEY, "what kind of thing is below the frog?", {"tool", "tools"}),
+        (
+            "category",
+            KEY,
+            "what kind of thing is below the frog?",
+            {"tool", "tools", "key is a tool", "keys are tools"},
+        ),
         ("count", SNAILS, "how many snails are there?", {"two"}),
         ("size", SNAILS, "what size are the snails?", {"large"}),
         ("relation", FROG, "what is left of the snails?", {"frog", "frogs"}),
