@@ -192,15 +192,15 @@ def test_muon_trains_the_matrices_of_layers_and_projections(processor):
 
 # ----------------------------------------------------------------------------------------------------------- BART
 def test_bart(tmp_path, capsys):
-    bart.pretrain_bart(tmp_path, steps=2, dropout_steps=2, documents=1000)
-    assert capsys.readouterr().out.count("bart step 2 ") == 2  # the end of each part
+    bart.pretrain_bart(tmp_path, [bart.Phase(2, 1e-3, 0.0), bart.Phase(2, 5e-4, 0.1)], documents=1000)
+    assert capsys.readouterr().out.count(" of 2 step 2 ") == 2  # the end of each phase
     assert_half(tmp_path)
     model = BartForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32)
     assert model.config.dropout == 0
     ids = BartTokenizer.from_pretrained(tmp_path)("two small frogs", return_tensors="pt").input_ids
-    bart.set_dropout(model, bart.DROPOUT)
+    bart.set_dropout(model, 0.1)
     layers = (model.get_encoder(), *model.get_encoder().layers, model.get_decoder(), *model.get_decoder().layers)
-    assert {part.dropout for part in layers} == {bart.DROPOUT}
+    assert {part.dropout for part in layers} == {0.1}
     with torch.no_grad():
         assert not torch.equal(model.train()(ids).logits, model(ids).logits)
         assert torch.equal(model.eval()(ids).logits, model(ids).logits)
