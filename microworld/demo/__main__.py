@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
+from microworld.demo.gallery import draw_gallery
 from microworld.demo.page import write_page
-from microworld.demo.pictures import draw_gallery, plot_training
 from microworld.demo.results import draw_cards, merge
 from microworld.exam import POOL, draw_exam, write_task
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
@@ -73,7 +73,7 @@ def evaluate(folder: Path, teachers: Path, split: str, scenes: int) -> dict[str,
 
 
 def show(folder: Path, metrics: dict[str, Any], scenes: int) -> None:
-    """Draw the pictures and write the page."""
+    """Draw the contact sheet and write the page."""
     split, out = metrics["split"], folder / "evaluation"
     answers, captions = "microworld-vqa.direct.json", "microworld-captions.direct.json"
     unseen, knowledge = "unseen_artist", draw_exam(split, scenes, seed=1, knowledge=True)
@@ -83,7 +83,6 @@ def show(folder: Path, metrics: dict[str, Any], scenes: int) -> None:
         unseen: draw_cards(draw_exam(unseen, scenes), 8, out / unseen / answers, out / unseen / captions),
     }
     draw_gallery(cards["scenes"], folder / "gallery.png")
-    plot_training(folder / "model" / "trainer_state.json", folder / "training.png")
     write_page(metrics, cards, folder)
 
 

@@ -28,7 +28,7 @@ _ATTRIBUTION = re.compile(  # a line of ATTRIBUTION.md
 
 
 def write_page(metrics: dict[str, Any], sections: dict[str, list[Card]], folder: Path) -> None:
-    """Write index.html and pictures/ into `folder`; the page also shows training.png.
+    """Write index.html and pictures/ into `folder`.
 
     Args:
         metrics: the content of metrics.json.

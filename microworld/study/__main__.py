@@ -22,16 +22,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The options, with the digests of the teachers as `weights`. A ValueError for a number that is too small."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter, allow_abbrev=False)
-    parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", default=ROWS, help="see --list")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", default=ROWS, help=", ".join(ROWS))
     parser.add_argument("--seeds", type=int, default=3, help="runs of each row, 2 or more")
     parser.add_argument("--steps", type=int, help="training steps of every row; default: the recipe's")
     parser.add_argument("--scenes", type=int, default=300, help=f"scenes of each exam, {POOL} or more")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, each with one thread")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after this time")
     parser.add_argument("--teachers", type=Path, default=Path("microworld/teachers"), help="has clip/ and bart/")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/study"), help="folder of the runs")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the report")
-    parser.add_argument("--list", action="store_true", help="print the rows and exit")
     parser.add_argument("--report", action="store_true", help="train nothing, write the report of the finished runs")
     args = parser.parse_args(argv)
     for name, least in (("seeds", 2), ("steps", 1), ("scenes", POOL), ("workers", 1)):
@@ -48,17 +46,12 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 1 if a run failed, 2 after an error that the user can fix, 130 after Ctrl-C or SIGTERM.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the runs' processes too
-    failed, left = [], []
+    failed = []
     try:
         args = parse(argv)
-        if args.list:
-            print(*(f"{name:24}{changes or ''}" for name, changes in ROWS.items()), sep="\n")
-            return 0
         if not args.report:  # seed by seed, so that an incomplete study has results of every row
             jobs = [(row, seed) for seed in range(1, args.seeds + 1) for row in ROWS if row in args.rows]
-            failed, left = run_jobs(jobs, args)
-        if left:
-            print(f"study: runs left: {len(left)}; the same command continues.", file=sys.stderr)
+            failed = run_jobs(jobs, args)
         if runs := load_runs(args):
             steps = ["--steps", str(args.steps)] if args.steps else []
             words = ["python", "-m", "microworld.study", "--seeds", args.seeds, "--scenes", args.scenes, *steps]

@@ -26,38 +26,33 @@ TEXT_QUESTIONS = 4  # per scene
 RANDOM_STATE = Lock()  # torch has one for all threads
 
 
-def run_jobs(jobs: list[Job], args: argparse.Namespace) -> tuple[list[Job], list[Job]]:
-    """Run the jobs that have no result; returns those that failed, and those that `args.minutes` left out.
+def run_jobs(jobs: list[Job], args: argparse.Namespace) -> list[Job]:
+    """Run the jobs that have no result; returns those that failed.
 
     No process outlives this function, also after Ctrl-C.
     """
     todo = [(row, seed) for row, seed in jobs if finished(row, seed, args) is None]
-    failed, left, stop, end = [], [], Event(), time.monotonic() + 60 * args.minutes
+    failed, stop = [], Event()
     progress = tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc="study", unit="run", smoothing=0)
     with progress, ThreadPoolExecutor(args.workers) as pool:
-        futures = {pool.submit(run, *job, args, stop, end): job for job in todo}
+        futures = {pool.submit(run, *job, args, stop): job for job in todo}
         try:
             for future in as_completed(futures):
                 if error := future.exception():
                     failed.append(futures[future])
                     progress.write("study: {}, seed {}: {}".format(*futures[future], error), file=sys.stderr)
-                elif not future.result():
-                    left.append(futures[future])
-                    continue
                 progress.update()
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
-    return failed, left
+    return failed
 
 
-def run(row: str, seed: int, args: argparse.Namespace, stop: Event, end: float) -> bool:
-    """Train and evaluate a row, write its metrics.json, delete the weights. False if the time `end` is over.
+def run(row: str, seed: int, args: argparse.Namespace, stop: Event) -> None:
+    """Train and evaluate a row, write its metrics.json, delete the weights.
 
     All runs share the feature cache, which locks a column while it is written. Only the recipe sees the test split.
     """
-    if time.monotonic() > end:
-        return False
     folder, clip, bart = args.output_dir / row / str(seed), args.teachers / "clip", args.teachers / "bart"
     model, log, figures = folder / "model", folder / "log.txt", []
     shutil.rmtree(folder, ignore_errors=True)
@@ -86,7 +81,6 @@ def run(row: str, seed: int, args: argparse.Namespace, stop: Event, end: float) 
     write_atomically(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     for weights in (model, folder / "bart"):
         shutil.rmtree(weights, ignore_errors=True)
-    return True
 
 
 def as_text(value: Any) -> str:

@@ -14,8 +14,8 @@ from PIL import Image
 from transformers import BartConfig, BartForConditionalGeneration, CLIPConfig, CLIPModel
 
 from microworld.demo import __main__ as demo
+from microworld.demo.gallery import GREEN, INK, RED, draw_gallery
 from microworld.demo.page import SECTIONS, write_page
-from microworld.demo.pictures import GREEN, INK, RED, draw_gallery, plot_training
 from microworld.demo.results import Card, Said, draw_cards, merge
 from microworld.exam import Exam, draw_exam
 from microworld.pretrain import bart, clip
@@ -197,7 +197,7 @@ def test_page_has_the_figures(page):
 
 def test_page_needs_no_network(page, tmp_path):
     sources = re.findall(r'src="(.+?)"', page)
-    pictures = sorted(source for source in sources if source != "training.png")
+    pictures = sorted(sources)
     assert len(pictures) == 6 + 12 + 2 + 3
     assert sorted(f"pictures/{file.name}" for file in (tmp_path / "pictures").iterdir()) == pictures
     assert "<script" not in page and "url(" not in page and "<link" not in page
@@ -239,19 +239,6 @@ def test_long_text_of_the_gallery_stays_in_its_card(cards, tmp_path, drawn):
     upper, lower = (drawn[0].texts[number].get_window_extent() for number in (2, -1))
     assert upper.y0 > drawn[0].images[2].get_window_extent().y1 and lower.y0 > 0
     assert max(text.get_window_extent().width for text in drawn[0].texts) < 460
-
-
-def test_training_is_drawn_by_term(tmp_path, drawn):
-    history = [{"step": step, "ttdm": 1 / step, "icti": 2 / step, "loss": 3.0} for step in (1, 2, 4)]
-    state = tmp_path / "trainer_state.json"
-    state.write_text(json.dumps({"log_history": [*history, {"step": 4, "train_loss": 3.0}]}))
-    plot_training(state, tmp_path / "training.png")
-    lines = [axis.lines[0].get_xydata().tolist() for axis in drawn[0].axes]
-    assert lines == [[[1, 1], [2, 0.5], [4, 0.25]], [[1, 2], [2, 1], [4, 0.5]]]
-    assert [axis.get_title().split(":")[0] for axis in drawn[0].axes] == ["TTDM", "ICTI"]
-    state.write_text(json.dumps({"log_history": [{"step": 1, "loss": 3.0}]}))
-    with pytest.raises(ValueError, match="holds no losses: set logging_steps"):
-        plot_training(state, tmp_path / "none.png")
 
 
 # ------------------------------------------------------------------------------------------------------------ whole

@@ -161,12 +161,6 @@ def test_a_result_depends_on_its_settings(args, monkeypatch, tmp_path):
     assert not finished("recipe", 1, args)
 
 
-def test_no_run_starts_after_the_given_minutes(args, monkeypatch, capsys):
-    monkeypatch.setattr(run_module, "call", call_nothing := FakeVLKD())
-    assert main(words(args, "--minutes=0", "--seeds=2", "--rows", "recipe")) == 0
-    assert call_nothing.commands == [] and "runs left: 2" in capsys.readouterr().err
-
-
 def test_stop_ends_the_process(tmp_path):
     stop = threading.Event()
     stop.set()
@@ -192,7 +186,6 @@ def test_exit_codes(args, monkeypatch, capsys):
     assert main(words(args, "--report")) == 2 and "no two finished runs of recipe" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main(["--rows", "nothing"])
-    assert main(["--list"]) == 0 and "icti_weight" in capsys.readouterr().out
     monkeypatch.setattr(run_module, "call", FakeVLKD(failing=["recipe 1"]))
     assert main(words(args, "--rows", "recipe")) == 1
 
