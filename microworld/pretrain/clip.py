@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,21 +52,13 @@ class Stage:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """B pictures and their texts.
+class Texts(NamedTuple):
+    """N texts of B pictures, followed by their hard negatives.
 
-    Args:
-        pixels: (B, 3, H, W).
-        captions: B captions of whole pictures, followed by their hard negatives.
-        phrases: N phrases of one group each, followed by a hard negative of each.
-        owners: (N,), the picture of each phrase.
-        is_true: (B, 2 N), of which pictures each phrase is true.
+    `owners` (N,) is the picture of each text, `is_true` (B, N + negatives) tells of which pictures each text is true.
     """
 
-    pixels: torch.Tensor
-    captions: list[str]
-    phrases: list[str]
+    texts: list[str]
     owners: torch.Tensor
     is_true: torch.Tensor
 
@@ -191,8 +183,8 @@ def pixel_values(images: list, processor: CLIPProcessor) -> torch.Tensor:
     return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
 
-def batches(processor: CLIPProcessor, stage: Stage, seed: int) -> Iterator[Batch]:
-    """Endless batches."""
+def batches(processor: CLIPProcessor, stage: Stage, seed: int) -> Iterator[tuple[torch.Tensor, Texts, Texts]]:
+    """Endless batches: pixel values (B, 3, H, W), captions of the whole pictures, and phrases of single groups."""
     rng = random.Random(f"clip {stage.canvas} {seed}")
     stream = scenes("train", f"clip {stage.canvas} {seed}", canvas=stage.canvas, **stage.options)
     while True:
@@ -203,10 +195,12 @@ def batches(processor: CLIPProcessor, stage: Stage, seed: int) -> Iterator[Batch
             captions.append(caption(scene, rng, detail))
             negatives += [caption(other, rng, detail) for other in hard_negatives(scene, detail, rng, stage.negatives)]
         images = [jitter(render(scene, rng, canvas=stage.canvas), rng) for scene in drawn]
-        yield Batch(pixel_values(images, processor), captions + negatives, *_phrases(drawn, rng))
+        texts, number = captions + negatives, len(drawn)
+        wholes = Texts(texts, torch.arange(number), torch.eye(number, len(texts), dtype=torch.bool))
+        yield pixel_values(images, processor), wholes, _phrases(drawn, rng)
 
 
-def _phrases(drawn: Sequence[Scene], rng: random.Random) -> tuple[list[str], torch.Tensor, torch.Tensor]:
+def _phrases(drawn: Sequence[Scene], rng: random.Random) -> Texts:
     """A phrase for each group, half of them with its size; then a hard negative of each."""
     owners, groups, others = [], [], []
     for owner, scene in enumerate(drawn):
@@ -218,7 +212,7 @@ def _phrases(drawn: Sequence[Scene], rng: random.Random) -> tuple[list[str], tor
     told = [(group.kind, group.count, size and group.size) for group, size in groups + others]
     true = [{(g.kind, g.count, size) for g in scene.groups for size in (g.size, False)} for scene in drawn]
     texts = [phrase(group, size, numeral=rng.random() < 1 / 3) for group, size in groups + others]
-    return texts, torch.tensor(owners), torch.tensor([[text in of_scene for text in told] for of_scene in true])
+    return Texts(texts, torch.tensor(owners), torch.tensor([[text in of_scene for text in told] for of_scene in true]))
 
 
 def embed_texts(model: CLIPModel, processor: CLIPProcessor, texts: Sequence[str], chunk: int = 64) -> torch.Tensor:
@@ -250,14 +244,13 @@ def train(
 ) -> None:
     """Train on the pictures of a stage."""
 
-    def loss_of(batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss_of(batch: tuple[torch.Tensor, Texts, Texts]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        pixels, *both = batch
         with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16_fast("cpu")):
-            images = nn.functional.normalize(model.get_image_features(batch.pixels).pooler_output, dim=-1).float()
-            captions, phrases = (embed_texts(model, processor, texts) for texts in (batch.captions, batch.phrases))
-        scale, rows = model.logit_scale.exp(), torch.arange(len(images))
-        of_wholes, of_parts = (scale * images @ texts.float().T for texts in (captions, phrases))
-        wholes = contrastive_loss(of_wholes, rows, torch.eye(*of_wholes.shape, dtype=torch.bool))
-        parts = contrastive_loss(of_parts, batch.owners, batch.is_true)
+            images = nn.functional.normalize(model.get_image_features(pixels).pooler_output, dim=-1).float()
+            embeds = [embed_texts(model, processor, texts).float() for texts, _, _ in both]
+        scores = [model.logit_scale.exp() * images @ each.T for each in embeds]
+        wholes, parts = (contrastive_loss(each, *about) for each, (_, *about) in zip(scores, both, strict=True))
         return wholes + parts, {"captions": wholes, "phrases": parts}
 
     stream, warmup = batches(processor, stage, seed), min(200, stage.steps // 4)

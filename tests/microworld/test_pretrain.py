@@ -81,14 +81,15 @@ def test_hard_negatives_are_scenes_that_a_caption_can_describe():
 
 def test_a_batch_has_captions_and_phrases_with_their_hard_negatives(processor):
     stage = clip.Stage(96, 8, 1, negatives=3, options={"numbers": (2,)})
-    batch = next(clip.batches(processor, stage, seed=0))
-    assert batch.pixels.shape == (8, 3, 96, 96) and len(batch.captions) == 8 + 3 * 8
-    assert all(batch.captions[i] not in batch.captions[8 + 3 * i : 11 + 3 * i] for i in range(8))
-    number = len(batch.owners)
-    assert number == 16 and len(batch.phrases) == 2 * number and batch.is_true.shape == (8, 2 * number)
-    assert batch.is_true[batch.owners, torch.arange(number)].all()
-    assert not batch.is_true[batch.owners, torch.arange(number, 2 * number)].any()
-    assert len(next(clip.batches(processor, SMALL, seed=0)).captions) == 4
+    pixels, (captions, *_), (phrases, owners, is_true) = next(clip.batches(processor, stage, seed=0))
+    assert pixels.shape == (8, 3, 96, 96) and len(captions) == 8 + 3 * 8
+    assert all(captions[i] not in captions[8 + 3 * i : 11 + 3 * i] for i in range(8))
+    number = len(owners)
+    assert number == 16 and len(phrases) == 2 * number and is_true.shape == (8, 2 * number)
+    assert is_true[owners, torch.arange(number)].all()
+    assert not is_true[owners, torch.arange(number, 2 * number)].any()
+    _, (captions, owners, is_true), _ = next(clip.batches(processor, SMALL, seed=0))
+    assert len(captions) == 4 and owners.tolist() == [0, 1, 2, 3] and torch.equal(is_true, torch.eye(4).bool())
 
 
 def test_a_phrase_is_true_of_every_picture_that_holds_what_it_tells():

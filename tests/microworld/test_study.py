@@ -109,15 +109,15 @@ def test_only_unfinished_runs_start_and_a_failure_stops_no_other(args, monkeypat
     vlkd = FakeVLKD(failing=["pooled-token 1"])
     monkeypatch.setattr(run_module, "call", vlkd)
     jobs = [("recipe", 1), ("pooled-token", 1), ("recipe", 2)]
-    assert run_jobs(jobs[:1], args) == ([], [])
+    assert run_jobs(jobs[:1], args) == []
     assert [command[0] for command in vlkd.commands] == ["train", *["evaluate"] * 4]  # both splits, image and text
-    assert run_jobs(jobs, args) == ([("pooled-token", 1)], [])
+    assert run_jobs(jobs, args) == [("pooled-token", 1)]
     assert "pooled-token/1/log.txt" in capsys.readouterr().err
     assert len(vlkd.commands) == 5 + 1 + 5
     vlkd.failing = []
-    assert run_jobs(jobs, args) == ([], [])
+    assert run_jobs(jobs, args) == []
     assert len(vlkd.commands) == 11 + 3  # validation only
-    assert run_jobs(jobs, args) == ([], []) and len(vlkd.commands) == 14
+    assert run_jobs(jobs, args) == [] and len(vlkd.commands) == 14
     conditions = {figure["condition"] for figure in finished("pooled-token", 1, args)["figures"]}
     assert conditions == {"direct, validation", "blind, validation", "model, validation"}
     assert "direct, test" in {figure["condition"] for figure in finished("recipe", 1, args)["figures"]}
