@@ -9,7 +9,7 @@ import itertools
 import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,21 +35,17 @@ _TOLD = {
 }
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Steps on pictures of one size.
+class Stage(NamedTuple):
+    """Steps on pictures of `canvas` × `canvas` pixels; each caption has so many hard `negatives`.
 
-    Args:
-        canvas: side of the pictures, in pixels.
-        options: of `sample_scene`, for what fits into them.
-        negatives: hard negatives of each caption.
+    `options` of `sample_scene` choose what fits into the pictures.
     """
 
     canvas: int
     batch_size: int
     steps: int
+    options: dict[str, Any]
     negatives: int = 2
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 class Texts(NamedTuple):
@@ -64,9 +60,9 @@ class Texts(NamedTuple):
 
 
 STAGES = (
-    Stage(48, 256, 500, negatives=0, options={"numbers": (1,), "counts": (1,)}),
-    Stage(96, 128, 1500, options={"numbers": (1, 2, 2, 3), "counts": (1, 1, 2, 3)}),
-    Stage(CANVAS, 96, 2000, options={"numbers": (1, 2, 2, 3, 3)}),
+    Stage(48, 256, 500, {"numbers": (1,), "counts": (1,)}, negatives=0),
+    Stage(96, 128, 1500, {"numbers": (1, 2, 2, 3), "counts": (1, 1, 2, 3)}),
+    Stage(CANVAS, 96, 2000, {"numbers": (1, 2, 2, 3, 3)}),
 )
 
 

@@ -22,7 +22,7 @@ from microworld.world.rendering import render
 from microworld.world.scenes import CANVAS, Group, Scene, relation, scenes
 
 DETAILS = ("brief", "some", "full")
-SMALL = clip.Stage(48, 4, 2, negatives=0, options={"numbers": (1,), "counts": (1,)})
+SMALL = clip.Stage(48, 4, 2, {"numbers": (1,), "counts": (1,)}, negatives=0)
 POSITIONS = "vision_model.embeddings.position_embedding.weight"
 
 
@@ -42,7 +42,7 @@ def tokenizer() -> BartTokenizer:
 
 # ----------------------------------------------------------------------------------------------------------- CLIP
 def test_clip(tmp_path, capsys):
-    clip.pretrain_clip(tmp_path, stages=(SMALL, clip.Stage(96, 4, 2)), captions=1000)
+    clip.pretrain_clip(tmp_path, stages=(SMALL, clip.Stage(96, 4, 2, {})), captions=1000)
     printed = capsys.readouterr().out
     assert "clip 48 step 2" in printed and "clip 96 step 2" in printed
     assert_half(tmp_path)
@@ -80,7 +80,7 @@ def test_hard_negatives_are_scenes_that_a_caption_can_describe():
 
 
 def test_a_batch_has_captions_and_phrases_with_their_hard_negatives(processor):
-    stage = clip.Stage(96, 8, 1, negatives=3, options={"numbers": (2,)})
+    stage = clip.Stage(96, 8, 1, {"numbers": (2,)}, negatives=3)
     pixels, (captions, *_), (phrases, owners, is_true) = next(clip.batches(processor, stage, seed=0))
     assert pixels.shape == (8, 3, 96, 96) and len(captions) == 8 + 3 * 8
     assert all(captions[i] not in captions[8 + 3 * i : 11 + 3 * i] for i in range(8))
