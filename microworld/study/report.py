@@ -1,4 +1,4 @@
-"""The report of the study: study.md with plots, and study.json with all figures."""
+"""The report of the study: study.md with a plot, and study.json with all figures."""
 
 import argparse
 import json
@@ -11,8 +11,8 @@ import numpy as np
 import yaml
 from scipy import stats
 
-from microworld.study.plots import draw_curves, draw_differences
-from microworld.study.rows import BASE, QUESTIONS, ROWS, finished, options_of
+from microworld.study.plots import draw_differences
+from microworld.study.rows import BASE, QUESTIONS, ROWS, finished
 from trainer.evaluation.metrics_file import as_markdown, how_measured, write_atomically
 
 RETRIEVAL = "retrieval R@1 of 100"
@@ -28,11 +28,6 @@ MEASURES = {
     "text QA change": [("text QA", "exact match, change", "model")],
 }
 PLOTTED = ["VQA", "captions", "retrieval", "text QA change"]
-# Key of `vlkd train` -> name of the plot of the rows that change it, label of its x axis, measures of each panel.
-CURVES = {
-    "dataset_kwargs": ("data", "training images", [["VQA", "captions", "retrieval", "blind VQA"]]),
-    "learning_rate": ("learning-rate", "learning rate of BART", [["VQA"], ["text QA change"]]),
-}
 START, END = "<!-- findings -->", "<!-- /findings -->"
 METHOD = Path(__file__).with_name("method.md").read_text(encoding="utf-8")
 Runs = dict[str, dict[int, dict[str, Any]]]  # name of the row -> seed -> metrics.json
@@ -108,26 +103,26 @@ def as_text(found: Estimate, sign: str = "") -> str:
 
 # -------------------------------------------------------------------------------------------------------------- report
 def write_report(runs: Runs, args: argparse.Namespace, command: str) -> str:
-    """Write study.md, study.json and study/*.png into `args.docs`; returns a line for the user."""
-    page, plots, found = args.docs / "study.md", args.docs / "study", estimates(runs)
+    """Write study.md, study.json and study.png into `args.docs`; returns a line for the user."""
+    page, found = args.docs / "study.md", estimates(runs)
     metrics, kept = summary(runs, found, command), findings(page)
-    plots.mkdir(parents=True, exist_ok=True)
+    args.docs.mkdir(parents=True, exist_ok=True)
     parts = ["# The paper's questions on the drawn world", METHOD, "## What we learned", f"{START}\n{kept}\n{END}"]
     both = [(measure, *(found[split, measure, BASE] for split in ("validation", "test"))) for measure in MEASURES]
     lines = [[measure, as_text(own), as_text(tested), f"{own.n:,}"] for measure, own, tested in both]
     parts += ["## The recipe", as_markdown([["", "validation split", "test split", "n"], *lines])]
     present = {question: [row for row in rows if row in runs] for question, rows in QUESTIONS.items()}
     if present := {question: rows for question, rows in present.items() if rows}:
-        draw_differences(present, PLOTTED, found, plots / "differences.png")
-        parts += ["## Differences to the recipe", "![Differences to the recipe](study/differences.png)"]
+        draw_differences(present, PLOTTED, found, args.docs / "study.png")
+        parts += ["## Differences to the recipe", "![Differences to the recipe](study.png)"]
     for question, rows in present.items():
-        parts += [f"## {question}", *draw_amounts(found, rows, plots), table(found, [BASE, *rows], runs)]
+        parts += [f"## {question}", table(found, [BASE, *rows], runs)]
     parts += ["## Measurement", f"{how_measured(metrics)} Seconds are the mean of a run."]
     fewer = [f"{row} ({len(runs.get(row, ()))})" for row in ROWS if len(runs.get(row, ())) < args.seeds]
     parts += [f"Rows with fewer than {args.seeds} seeds: {', '.join(fewer)}."] if fewer else []
     write_atomically(page, "\n\n".join(part.strip() for part in parts) + "\n")
     write_atomically(args.docs / "study.json", json.dumps(metrics, indent=1) + "\n")
-    return f"Wrote {page}, study.json and study/*.png."
+    return f"Wrote {page}, study.json and study.png."
 
 
 def findings(page: Path) -> str:
@@ -151,17 +146,3 @@ def table(found: Estimates, rows: list[str], runs: Runs) -> str:
             cells = ["<br>".join(pair) for pair in zip(cells, changes, strict=True)]
         lines.append(cells)
     return as_markdown(lines)
-
-
-def draw_amounts(found: Estimates, rows: list[str], plots: Path) -> list[str]:
-    """Draw the recipe and rows that change an amount; returns the picture as Markdown, or nothing."""
-    key = next(iter(ROWS[rows[0]]))
-    if key not in CURVES:
-        return []
-    name, label, panels = CURVES[key]
-    amounts = {row: options_of(row)[key] for row in (BASE, *rows)}
-    amounts = {row: value["size"] if isinstance(value, dict) else value for row, value in amounts.items()}
-    ordered = sorted(amounts, key=amounts.get)
-    curves = [{m: [found["validation", m, row] for row in ordered] for m in measures} for measures in panels]
-    draw_curves([amounts[row] for row in ordered], curves, label, plots / f"{name}.png")
-    return [f"![{label}](study/{name}.png)"]
