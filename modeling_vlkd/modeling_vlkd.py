@@ -87,8 +87,8 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         labels: (batch, target_tokens), -100 where ignored; not shifted: `logits[:, i]` predicts `labels[:, i]`.
         caption_input_ids: (batch, caption_tokens), the clean captions, for `text_embeds`.
         caption_attention_mask: (batch, caption_tokens).
-        itdd_decoder_input_ids: (batch, itdd_tokens), decoder inputs for `itdd_hidden_states`: the decoder's states
-            with the image and the default prompt as its memory.
+        itdd_decoder_input_ids: (rows, itdd_tokens), decoder inputs for `itdd_hidden_states`: the decoder's states
+            with one of the first `rows` images and the default prompt as its memory.
         num_items_in_batch: Number by which the summed loss is divided. Defaults to the number of labels of this call.
     """
 
@@ -303,10 +303,11 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         )
 
     def _itdd_hidden_states(self, memory, input_ids, decoder_input_ids) -> tuple[torch.FloatTensor, ...]:
-        """Returns the hidden states of the decoder's layers on the image of `memory` and the default prompt."""
-        prompt = self._encode_text(self.default_prompt(memory.shape[0])).last_hidden_state
+        """Returns the hidden states of the decoder's layers on the first images of `memory` and the default prompt."""
+        rows = decoder_input_ids.shape[0]
+        prompt = self._encode_text(self.default_prompt(rows)).last_hidden_state
         text_tokens = prompt.shape[1] if input_ids is None else input_ids.shape[1]
-        image_states = memory[:, : memory.shape[1] - text_tokens]  # (batch, image_tokens, d_model)
+        image_states = memory[:rows, : memory.shape[1] - text_tokens]  # (rows, image_tokens, d_model)
         output = self.language_model.model(  # without the head: no logits are needed
             encoder_outputs=(torch.cat([image_states, prompt], dim=1),),
             decoder_input_ids=decoder_input_ids,

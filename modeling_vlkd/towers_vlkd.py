@@ -70,7 +70,7 @@ class VLKDSeq2SeqLMOutput(Seq2SeqLMOutput):
         encoder_last_hidden_state: (batch, image_tokens + text_tokens, d_model), the decoder's memory.
         image_embeds: (batch, d_j), unit norm: CLIP's image embeddings; None without images.
         text_embeds: (batch, d_j), unit norm: embeddings of the captions; None without `caption_input_ids`.
-        itdd_hidden_states: The decoder's hidden states on the image, one (batch, itdd_tokens, d_model) for each layer;
+        itdd_hidden_states: The decoder's hidden states on the image, one (rows, itdd_tokens, d_model) for each layer;
             None without `itdd_decoder_input_ids`.
     """
 

@@ -19,9 +19,11 @@ from transformers import PreTrainedModel
 
 
 def split(batch: dict[str, Any], size: int) -> list[dict[str, Any]]:
-    """Split the batch into chunks of `size` rows; the last one may be shorter."""
-    rows = len(batch["labels"])
-    return [{name: value[start : start + size] for name, value in batch.items()} for start in range(0, rows, size)]
+    """Split the batch into chunks of `size` rows; the last one may be shorter, and ITDD's inputs end before it."""
+    starts = range(0, len(batch["labels"]), size)
+    return [
+        {name: value[start : start + size] for name, value in batch.items() if start < len(value)} for start in starts
+    ]
 
 
 def draw_seeds(number: int) -> list[int]:

@@ -196,17 +196,20 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
             raise ValueError(
                 "itdd_weight needs ITDD targets in the batch; set with_itdd_targets=True in the collator."
             )
-        count = num_items_in_batch if model.training else None  # of labels; ITDD has as many as ICTI
+        counts = {}  # of the labels of each token loss in the step; the Trainer has counted those of ICTI
+        if model.training and num_items_in_batch is not None:
+            rows = {loss: len(inputs[name]) for loss, name in TOKEN_LOSSES.items() if name in inputs}
+            counts = {loss: num_items_in_batch * number / rows["icti"] for loss, number in rows.items()}
         size = self.args.contrastive_chunk_size
         if model.training and size and size < len(inputs["labels"]):
-            return self._chunked_loss(model, split(inputs, size), count, names)
+            return self._chunked_loss(model, split(inputs, size), counts, names)
 
         labels, text_states = _pop_labels(inputs), self._read_captions(inputs)
         teacher = self._teacher_embeds(inputs)
         outputs = model(**inputs, use_cache=False)  # the only call of a step: DDP and FSDP allow no second one
         embeds = (outputs.text_embeds.float(), outputs.image_embeds.float(), teacher)  # bf16_full_eval casts the model
         if model.training:
-            terms = self._contrastive_terms(*embeds) | _token_terms(outputs, labels, count, text_states)
+            terms = self._contrastive_terms(*embeds) | _token_terms(outputs, labels, counts, text_states)
             terms = self._share_of_step(terms)
             self._record(terms, embeds, names)
         else:
@@ -218,7 +221,7 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
         self,
         model: torch.nn.Module,
         chunks: list[dict[str, Tensor]],
-        count: Tensor | int | None,
+        counts: dict[str, Tensor | float],
         names: list[str] | None,
     ) -> Tensor:
         """The loss of the whole batch by GradCache; the caller runs the backward pass of the last chunk."""
@@ -237,7 +240,7 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
             with nullcontext() if is_last else self.accelerator.no_sync(model):
                 with seeded(seed, text.device):
                     outputs = model(**chunk, use_cache=False)
-                own = self._share_of_step(_token_terms(outputs, labels, count, text_states))
+                own = self._share_of_step(_token_terms(outputs, labels, counts, text_states))
                 loss = self._weighted_sum(own)
                 if has_gradient:
                     loss = loss + (outputs.text_embeds * gradients[number]).sum()
@@ -304,7 +307,7 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
         text, image, teacher = embeds
         labels = {name: torch.cat([part[:own], torch.full_like(part[own:], -100)]) for name, part in labels.items()}
         terms = {"ttdm": ttdm(text[:own], teacher[:own]), "itcl": itcl(text, image, self.logit_scale, rows)}
-        terms |= _token_terms(outputs, labels, None, text_states)
+        terms |= _token_terms(outputs, labels, {}, text_states)
         weights = {name: labels[name].ne(-100).sum() if name in TOKEN_LOSSES else own for name in terms}
         self.eval_terms.add({name: (term * weights[name]).nan_to_num() for name, term in terms.items()}, weights)
         return terms
@@ -392,11 +395,11 @@ def _pop_labels(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 def _token_terms(
     outputs: ModelOutput,
     labels: dict[str, Tensor],
-    count: Tensor | int | None,
+    counts: dict[str, Tensor | float],
     text_states: tuple[Tensor, ...] | None,
 ) -> dict[str, Tensor]:
     """ICTI and, if it is on, ITDD."""
-    terms = {"icti": icti(outputs.logits, labels["icti"], count)}
+    terms = {"icti": icti(outputs.logits, labels["icti"], counts.get("icti"))}
     if "itdd" in labels:
-        terms["itdd"] = itdd(outputs.itdd_hidden_states, text_states, labels["itdd"], count)
+        terms["itdd"] = itdd(outputs.itdd_hidden_states, text_states, labels["itdd"], counts.get("itdd"))
     return terms

@@ -214,6 +214,8 @@ def test_itdd_hidden_states_are_the_decoders_on_the_image(own_model, processor, 
     at_image = own_model(image_features=features, **options).decoder_hidden_states
     assert len(ours.itdd_hidden_states) == len(at_image) - 1 and ours.itdd_hidden_states[0].requires_grad
     alone = own_model(image_features=features, labels=written, itdd_decoder_input_ids=written)
+    first = own_model(**inputs, itdd_decoder_input_ids=written[:1]).itdd_hidden_states[-1]
+    torch.testing.assert_close(first, at_image[-1][:1], atol=1e-6, rtol=1e-5)
     for state, other, expected in zip(ours.itdd_hidden_states, alone.itdd_hidden_states, at_image[1:], strict=True):
         torch.testing.assert_close(state, expected, atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(other, expected, atol=1e-6, rtol=1e-5)

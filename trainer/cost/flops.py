@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextModelWithProjection, PreTrainedModel
 
 from trainer.arguments import LOSS_WEIGHTS
+from trainer.data.collator import ITDD_EVERY
 
 
 def step_flops(model: PreTrainedModel, teacher: CLIPTextModelWithProjection, args: Any) -> dict[str, int]:
@@ -26,17 +27,17 @@ def step_flops(model: PreTrainedModel, teacher: CLIPTextModelWithProjection, arg
         args: the options of `vlkd train` and `caption_tokens`.
     """
     tokens, size = min(args.caption_tokens, args.max_text_length), model.config.vision_config.image_size
-    ids = torch.zeros(1, tokens, dtype=torch.long, device=model.device)
+    ids = torch.zeros(ITDD_EVERY, tokens, dtype=torch.long, device=model.device)
     teacher_tokens = min(args.caption_tokens, teacher.config.max_position_embeddings)
-    teacher_ids = torch.zeros(1, teacher_tokens, dtype=torch.long, device=model.device)
-    pixels = torch.zeros(1, 3, size, size, device=model.device)
+    teacher_ids = torch.zeros(ITDD_EVERY, teacher_tokens, dtype=torch.long, device=model.device)
+    pixels = torch.zeros(ITDD_EVERY, 3, size, size, device=model.device)
     inputs = {"input_ids": ids, "decoder_input_ids": ids, "caption_input_ids": ids}
     parts = {}
     image = _count(parts, "vision tower", lambda: model.get_image_features(pixels, return_dict=True))
     _count(parts, "teacher", lambda: teacher(input_ids=teacher_ids))
     if args.itdd_weight:
-        inputs["itdd_decoder_input_ids"] = ids
-        _count(parts, "ITDD teacher", lambda: model.language_model.model(ids, decoder_input_ids=ids, use_cache=False))
+        inputs["itdd_decoder_input_ids"] = one = ids[:1]
+        _count(parts, "ITDD teacher", lambda: model.language_model.model(one, decoder_input_ids=one, use_cache=False))
     if args.contrastive_chunk_size and args.contrastive_chunk_size < args.per_device_train_batch_size:
         _count(parts, "contrastive chunks", lambda: model.get_text_features(ids))
     inputs["image_features"] = image.last_hidden_state
@@ -57,8 +58,8 @@ def _objective(output: Any, args: Any) -> torch.Tensor:
 
 
 def _count(parts: dict[str, int], name: str, function: Callable[[], Any]) -> Any:
-    """Run `function`, store its FLOP in `parts[name]` and return its result."""
+    """Run `function` on `ITDD_EVERY` images, store the FLOP of one in `parts[name]` and return the result."""
     with FlopCounterMode(display=False) as counter:
         result = function()
-    parts[name] = counter.get_total_flops()
+    parts[name] = counter.get_total_flops() // ITDD_EVERY
     return result

@@ -107,14 +107,14 @@ def test_contrastive_chunks_count_only_if_they_split_the_batch():
 
 
 def test_itdd():
-    """ITDD adds the teacher's pass, and a decoder pass over the image and the prompt `<s><mask></s>`, without head."""
+    """For one in four images: the teacher's pass, and a decoder pass over image and `<s><mask></s>`, no head."""
     plain, found = flops(), flops(itdd_weight=1)
     memory = PATCHES + 1 + 3
     cross = 2 * linear(TOKENS, BART, BART) + 2 * linear(memory, BART, BART) + attention(TOKENS, memory, BART)
-    assert found["student forward"] - plain["student forward"] == layer(3, BART) + layer(TOKENS, BART) + cross
+    assert 4 * (found["student forward"] - plain["student forward"]) == layer(3, BART) + layer(TOKENS, BART) + cross
     memory = TOKENS
     cross = 2 * linear(TOKENS, BART, BART) + 2 * linear(memory, BART, BART) + attention(TOKENS, memory, BART)
-    assert found["ITDD teacher"] == ENCODER + layer(TOKENS, BART) + cross
+    assert 4 * found["ITDD teacher"] == ENCODER + layer(TOKENS, BART) + cross
 
 
 def test_lora():
@@ -136,7 +136,7 @@ def test_equals_a_real_step_of_the_microworld(tmp_path, changes):
         *teachers, image_tokens=changes.get("image_tokens", "all")
     )
     model.set_attn_implementation("eager")
-    config, rows = model.config, 3
+    config, rows = model.config, 4
     args = options(**changes)
     expected = step_flops(*build_on_meta(config, teacher_config(teachers[0], config.projection_dim), args), args)
 
@@ -144,7 +144,9 @@ def test_equals_a_real_step_of_the_microworld(tmp_path, changes):
     names = ["input_ids", "decoder_input_ids", "labels", "caption_input_ids"]
     names += ["itdd_input_ids", "itdd_decoder_input_ids", "itdd_labels"] if args.itdd_weight else []
     masks = [name.replace("input_ids", "attention_mask") for name in names if name.endswith("input_ids")]
-    batch = dict.fromkeys(names, ids) | {name: torch.ones_like(ids) for name in masks if "decoder" not in name}
+    batch = {name: ids[:1] if name.startswith("itdd") else ids for name in names} | {
+        name: torch.ones_like(ids[:1] if name.startswith("itdd") else ids) for name in masks if "decoder" not in name
+    }
     size = config.vision_config.image_size
     batch |= {"pixel_values": torch.randn(rows, 3, size, size)}
     batch |= {"teacher_embeds": torch.randn(rows, config.projection_dim)}

@@ -90,21 +90,25 @@ def test_workers_see_the_epoch(rows, workers):
         assert sum(loader, []) == [epoch] * 8
 
 
-def test_readings_are_another_caption_and_the_caption_of_the_row_before(collator, rows):
+@pytest.mark.parametrize(("number", "read"), [(3, 1), (5, 2)])
+def test_readings_are_another_caption_and_the_caption_of_the_row_before(collator, rows, number, read):
     tokenizer = collator.processor.tokenizer
+    """For the first of three rows, and the first two of five."""
     captions = [["a red circle", "red", "a red circle on white"], ["two blue stars"], ["a moon", "a moon on black"]]
+    captions = (captions + captions[:2])[:number]
     batch = replace(collator, with_itdd_targets=True)(
         [{**rows[i], "caption": said} for i, said in enumerate(captions)]
     )
     drawn = tokenizer.batch_decode(batch["caption_input_ids"], skip_special_tokens=True)
     pairs = zip(captions, drawn, strict=True)
-    longest = [max((text for text in said if text != own), key=len, default=own) for said, own in pairs]
+    longest = [max((text for text in said if text != own), key=len, default=own) for said, own in pairs][:read]
     expected = tokenizer([f"<mask>. {text}" for text in longest], padding=True, return_tensors="pt")
     assert torch.equal(batch["itdd_input_ids"], expected["input_ids"])
     assert torch.equal(batch["itdd_attention_mask"], expected["attention_mask"])
-    assert torch.equal(batch["itdd_labels"], batch["labels"].roll(1, 0))
-    assert torch.equal(batch["itdd_decoder_input_ids"], batch["decoder_input_ids"].roll(1, 0))
-    assert longest[1] == "two blue stars"  # its only caption
+    for name, ids in (("itdd_labels", batch["labels"]), ("itdd_decoder_input_ids", batch["decoder_input_ids"])):
+        width = batch[name].shape[1]
+        assert torch.equal(batch[name], ids.roll(1, 0)[:read, :width]) and len(batch[name]) == read
+    assert longest[1:] in ([], ["two blue stars"])  # its only caption
 
 
 def test_long_texts_are_cut_and_still_end(collator, rows):
