@@ -81,8 +81,8 @@ class VLKDConfig(PreTrainedConfig):
         projection_dim (`int`): Dimension d_j of CLIP's joint space. Defaults to the vision config's `projection_dim`.
         image_tokens (`str`): CLIP tokens that the decoder attends to: `"all"` (class token and patches), `"patch"`
             (patches only) or `"pooled"` (class token only).
-        image_projector (`str`): Map from the joint space to BART's width: `"linear"` (as in the paper) or `"mlp"`
-            (two layers with a GELU in between).
+        image_projector (`str`): Map from the joint space to BART's width: `"mlp"` (two layers with a GELU in
+            between) or `"linear"` (as in the paper).
         image_projector_hidden_size (`int`): Width of the MLP's hidden layer. Defaults to `d_model` times 2 or
             `image_token_expansion`, whichever is larger.
         image_token_expansion (`int`): Number of vectors that represent an image token in BART (1 in the paper).
@@ -114,7 +114,7 @@ class VLKDConfig(PreTrainedConfig):
     text_config: dict | PreTrainedConfig | None = None
     projection_dim: int | None = None
     image_tokens: str = "all"
-    image_projector: str = "linear"
+    image_projector: str = "mlp"
     image_projector_hidden_size: int | None = None
     image_token_expansion: int = 1
     patch_attention: str = "global"

@@ -112,7 +112,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         bart: str,
         *,
         image_tokens: str = "all",
-        image_projector: str = "linear",
+        image_projector: str = "mlp",
         image_token_expansion: int = 1,
         patch_attention: str = "global",
         prompt_in_encoder: bool = True,

@@ -27,10 +27,17 @@ ALL = (*REAL, "microworld")
 
 BART_BASE, BART_LARGE = 139_420_416, 406_291_456
 CLIP_BASE, CLIP_LARGE = 85_799_424 + 768 * 512, 303_179_776 + 1024 * 768  # tower and visual_projection
+
+
+def maps(d_j: int, d: int) -> int:
+    """W_e, and W_d: an MLP with 2 d hidden units."""
+    return d_j * d + (d_j + 1) * 2 * d + (2 * d + 1) * d
+
+
 COUNTS = {  # language side: BART and two maps; all: CLIP and its temperature too
-    BASE_BASE: (BART_BASE + 2 * 768 * 512, CLIP_BASE),
-    BASE_LARGE: (BART_LARGE + 2 * 1024 * 512, CLIP_BASE),
-    LARGE_LARGE: (BART_LARGE + 2 * 1024 * 768, CLIP_LARGE),
+    BASE_BASE: (BART_BASE + maps(512, 768), CLIP_BASE),
+    BASE_LARGE: (BART_LARGE + maps(512, 1024), CLIP_BASE),
+    LARGE_LARGE: (BART_LARGE + maps(768, 1024), CLIP_LARGE),
 }
 
 
@@ -52,15 +59,18 @@ def test_every_folder_is_examined():
 @pytest.mark.parametrize("name", REAL)
 def test_parameters(name):
     model = build(name)
-    maps = (model.text_projection, model.image_projection)
-    language = sum(p.numel() for part in (model.language_model, *maps) for p in part.parameters())
+    parts = (model.language_model, model.text_projection, model.image_projection)
+    language = sum(p.numel() for part in parts for p in part.parameters())
     assert (language, model.num_parameters() - language - 1) == COUNTS[name]
     assert all(p.is_meta for p in model.parameters())
 
 
 @pytest.mark.parametrize(("name", "millions", "total"), [(BASE_LARGE, 407, 494), (LARGE_LARGE, 408, 712)])
-def test_language_side_has_the_papers_size(name, millions, total):
+def test_with_a_linear_projector_the_language_side_has_the_papers_size(name, millions, total):
+    config = AutoConfig.from_pretrained(HUB_CONFIGS / name)
+    d_j, d = config.projection_dim, config.text_config.d_model
     language, vision = COUNTS[name]
+    language += 2 * d_j * d - maps(d_j, d)
     assert round(language / 1e6) == millions and round((language + vision + 1) / 1e6) == total
 
 
@@ -148,7 +158,7 @@ def test_recipe_is_read(name, tmp_path):
     assert (training.clip, model.bart, data.dataset_name) == (given["clip"], given["bart"], [given["dataset_name"]])
     assert (training.learning_rate, training.mask_ratio) == (given["learning_rate"], given["mask_ratio"])
     assert (training.ttdm_weight, training.itcl_weight, training.icti_weight) == (1, 1, 1)
-    assert (model.image_projector, training.freeze) == ("linear", "none")
+    assert (model.image_projector, training.itdd_weight, training.freeze) == ("mlp", 3, "none")
     if name in REAL:
         assert (data.dataset_name, data.image_column, data.caption_column) == (["pixparse/cc3m-wds"], ["jpg"], ["txt"])
 
@@ -156,7 +166,14 @@ def test_recipe_is_read(name, tmp_path):
 @pytest.mark.parametrize("name", REAL)
 def test_recipe_has_the_recommended_defaults(name):
     """Of every training and model option that does not depend on the data, the model's size or the machine."""
-    depending = {"clip", "bart", "output_dir", "dataloader_num_workers", "learning_rate", "num_train_epochs"}
+    depending = {
+        "clip",
+        "bart",
+        "output_dir",
+        "dataloader_num_workers",
+        "learning_rate",
+        "num_train_epochs",
+    }
     depending |= {"per_device_train_batch_size", "eval_strategy", "eval_steps", "save_steps"}
     defaults = {
         field.name: field.default for kind in (ModelArguments, VLKDTrainingArguments) for field in fields(kind)

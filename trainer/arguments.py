@@ -50,8 +50,8 @@ class ModelArguments:
         default=None, metadata={"help": "VLKD checkpoint to train further; alternative to bart."}
     )
     image_projector: Literal["linear", "mlp"] = field(
-        default="linear",
-        metadata={"help": "W_d, the projection from the joint space to BART: linear, as in the paper, or an MLP."},
+        default="mlp",
+        metadata={"help": "W_d, the projection from the joint space to BART: an MLP, or linear as in the paper."},
     )
     image_tokens: Literal["all", "patch", "pooled"] = field(
         default="all", metadata={"help": "CLIP's image tokens that the decoder sees."}
@@ -258,8 +258,8 @@ class VLKDTrainingArguments(TrainingArguments):
     itcl_weight: float = field(default=1.0, metadata={"help": "λ₂, the weight of image-text contrastive learning."})
     icti_weight: float = field(default=1.0, metadata={"help": "λ₃, the weight of image-conditioned text infilling."})
     itdd_weight: float = field(
-        default=0.0,
-        metadata={"help": "λ₄, the weight of image-text decoder distillation, which is not in the paper."},
+        default=3.0,
+        metadata={"help": "λ₄, the weight of image-text decoder distillation; the paper does not have it (0)."},
     )
     freeze: Literal["none", "decoder", "all"] = field(
         default="none", metadata={"help": "Part of BART to freeze. The projections W_e and W_d are always trained."}

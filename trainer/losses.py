@@ -5,7 +5,7 @@
 | `ttdm` | BART's sentence embedding with CLIP's text embedding | text-text distance minimization |
 | `itcl` | BART's sentence embedding with CLIP's image embedding | image-text contrastive learning |
 | `icti` | BART's decoder with the image | image-conditioned text infilling |
-| `itdd` | BART's decoder on the image with BART's decoder on a caption | not in the paper; off by default |
+| `itdd` | BART's decoder on the image with BART's decoder on a caption | not in the paper |
 """
 
 from collections.abc import Sequence

@@ -34,7 +34,8 @@ def refused(capsys, *argv: str) -> str:
 
 
 def test_an_adapter_is_what_learns(capsys):
-    whole, adapted = estimate(capsys, BASE), estimate(capsys, BASE, "--use_peft")
+    whole = estimate(capsys, BASE, "--itdd_weight", "0")
+    adapted = estimate(capsys, BASE, "--itdd_weight", "0", "--use_peft")
     # 6 encoder attentions and 12 of the decoder, two projections of 768 x 768 in each: 768 x 16 and 16 x 768.
     adapter = 18 * 2 * 2 * 16 * 768
     bart = whole["parameters"]["BART"]["all"]
@@ -47,7 +48,8 @@ def test_an_adapter_is_what_learns(capsys):
 
 
 def test_large(capsys):
-    found = estimate(capsys, LARGE)
+    """W_d is an MLP of 768, 2048 and 1024 units."""
+    found, matrices, biases = estimate(capsys, LARGE), 2 * 1024 * 768 + 768 * 1024 + 2048 * 1024, 2048 + 1024
     assert found["parameters"] == {
         "vision tower": {"all": 303_179_776 + 1024 * 768, "learning": 0},
         # 49408 words and 77 places; 12 layers of 12 · 768² weights and 13 · 768 biases and norms; norm; projection
@@ -56,13 +58,14 @@ def test_large(capsys):
             "learning": 0,
         },
         "BART": {"all": 406_291_456, "learning": 406_291_456},
-        "W_e and W_d": {"all": 2 * 1024 * 768, "learning": 2 * 1024 * 768},
+        "W_e and W_d": {"all": matrices + biases, "learning": matrices + biases},
     }
-    whole = 406_291_456 + 2 * 1024 * 768
+    whole = 406_291_456 + matrices + biases
     assert found["memory_bytes"] == {
-        "weights": 4 * (whole + 303_179_776 + 1024 * 768 + 1),  # 1: CLIP's temperature
+        # 1: CLIP's temperature; ITDD has a second BART
+        "weights": 4 * (whole + 303_179_776 + 1024 * 768 + 1 + 406_291_456),
         "gradients": 4 * whole,
-        "optimizer": 8 * 406_291_456 + 4 * 2 * 1024 * 768,  # the maps by Muon
+        "optimizer": 8 * (406_291_456 + biases) + 4 * matrices,  # those of the maps by Muon
     }
     assert found["cache_bytes"]["images, pooled"] == {"row": 1536, "all": 1536 * CC3M}
     assert found["cache_bytes"]["images, all"]["row"] == 394_752
@@ -76,8 +79,8 @@ def test_large(capsys):
 def test_cost_adds_up(capsys):
     found = estimate(capsys, LARGE, "--epochs", "4", "--samples", "1000", "--mfu", "0.5")
     part, cost = found["flops_per_sample"], found["cost"]
-    student = part["student forward"] + part["student backward"]
-    assert part.keys() == {"vision tower", "teacher", "student forward", "student backward"}
+    student = part["ITDD teacher"] + part["student forward"] + part["student backward"]
+    assert part.keys() == {"vision tower", "teacher", "ITDD teacher", "student forward", "student backward"}
     assert cost["live"]["flops"] == 1000 * (part["teacher"] + 4 * (part["vision tower"] + student))
     assert cost["cached"]["flops"] == 1000 * (part["teacher"] + part["vision tower"] + 4 * student)
     assert cost["live"]["hours"] == pytest.approx(cost["live"]["flops"] / (0.5 * 989e12 * 3600))
@@ -90,9 +93,9 @@ def test_recipe_decides(capsys):
     found = estimate(capsys, BASE, "--max_steps", "100", "--samples", "51200", "--freeze", "all")
     assert found["settings"]["epochs"] == 0.5  # 100 batches of 256
     assert found["parameters"]["BART"]["learning"] == 0
-    itdd = estimate(capsys, BASE, "--itdd_weight", "1")  # a second BART, which is not trained
-    assert itdd["memory_bytes"]["weights"] == base["memory_bytes"]["weights"] + 4 * base["parameters"]["BART"]["all"]
-    assert itdd["memory_bytes"]["gradients"] == base["memory_bytes"]["gradients"]
+    plain = estimate(capsys, BASE, "--itdd_weight", "0")  # ITDD has a second BART, which is not trained
+    assert base["memory_bytes"]["weights"] == plain["memory_bytes"]["weights"] + 4 * base["parameters"]["BART"]["all"]
+    assert base["memory_bytes"]["gradients"] == plain["memory_bytes"]["gradients"]
 
 
 def test_options_of_the_recipe_win_over_the_config_beside_it(capsys, tmp_path):
@@ -103,8 +106,9 @@ def test_options_of_the_recipe_win_over_the_config_beside_it(capsys, tmp_path):
     recipe.write_text(recipe.read_text().replace("image_tokens: all", "image_tokens: pooled"))
     every, pooled = estimate(capsys, MICRO), estimate(capsys, recipe)
     assert (every["settings"]["image_tokens"], pooled["settings"]["image_tokens"]) == ("all", "pooled")
-    # 81 tokens fewer: for W_d, and as keys and values of the three decoder layers, to which 15 caption tokens attend.
-    fewer = 2 * 81 * 256 * 128 + 3 * (2 * 2 * 81 * 128**2 + 2 * 2 * 15 * 81 * 128)
+    # 81 tokens fewer: for both layers of W_d, and as keys and values of the three decoder layers, to which 15 caption
+    # tokens attend, for one image in four again by ITDD.
+    fewer = 2 * 81 * (256 + 128) * 256 + 3 * (2 * 2 * 81 * 128**2 + 2 * 2 * 15 * 81 * 128) * 5 // 4
     flops = [found["flops_per_sample"]["student forward"] for found in (every, pooled)]
     assert flops[0] - flops[1] == fewer
 
