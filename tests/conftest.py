@@ -116,8 +116,8 @@ def processor(clip_dir, bart_dir) -> VLKDProcessor:
 
 @pytest.fixture(scope="session")
 def model(clip_dir, bart_dir) -> VLKDForConditionalGeneration:
-    """The tiny VLKD. Shared by all tests: one that changes it takes a copy."""
-    return VLKDForConditionalGeneration.from_vision_text_pretrained(clip_dir, bart_dir)
+    """The tiny VLKD, with the paper's linear W_d. Shared by all tests: one that changes it takes a copy."""
+    return VLKDForConditionalGeneration.from_vision_text_pretrained(clip_dir, bart_dir, image_projector="linear")
 
 
 @pytest.fixture(scope="session")

@@ -117,7 +117,7 @@ def test_accumulated_step_is_the_step_of_the_whole_batch(tmp_path):
             **options,
         )
         trainer.train()
-        results.append((trainer.state.log_history[0]["loss"], model.image_projection.weight.detach()))
+        results.append((trainer.state.log_history[0]["loss"], model.image_projection[0].weight.detach()))
     (loss, weight), (accumulated_loss, accumulated_weight) = results
     assert accumulated_loss == pytest.approx(loss, rel=1e-5)
     torch.testing.assert_close(accumulated_weight, weight, rtol=1e-4, atol=1e-6)

@@ -44,12 +44,13 @@ def counted_stream(rank: int = 0, world_size: int = 1) -> StreamingDataset:
 def build(
     parts: SimpleNamespace, dataset=None, model: nn.Module | None = None, dropout: float = 0.0, **options
 ) -> VLKDTrainer:
-    """A trainer of few steps, without dropout unless asked for: only what a test changes makes a difference.
+    """A trainer of few steps, without dropout and ITDD unless asked for: only what a test changes makes a difference.
 
     The teacher runs live: the feature cache rounds to float16.
     """
     defaults = {
         "clip": parts.clip,
+        "itdd_weight": 0.0,
         "max_steps": 2,
         "per_device_train_batch_size": 4,
         "per_device_eval_batch_size": 8,

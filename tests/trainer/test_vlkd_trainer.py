@@ -225,7 +225,7 @@ def test_no_readings_to_distil(parts):
     ("options", "message"),
     [
         ({"ttdm_weight": -1.0}, "ttdm_weight is -1"),
-        ({"ttdm_weight": 0, "itcl_weight": 0, "icti_weight": 0}, "are all 0"),
+        ({"ttdm_weight": 0, "itcl_weight": 0, "icti_weight": 0, "itdd_weight": 0}, "are all 0"),
         ({"max_text_length": 2}, "max_text_length is 2"),
         ({"projector_learning_rate": -1.0}, "projector_learning_rate is -1"),
         ({"projector_optimizer": "sgd"}, "projector_optimizer is 'sgd'; choose one of adamw, muon"),

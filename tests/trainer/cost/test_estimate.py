@@ -118,7 +118,10 @@ def test_folders_and_trained_models(capsys, clip_dir, bart_dir, vlkd_dir):
         assert main(["estimate", "--clip", clip_dir, *flags, "--device_flops", "1e9", "--json"]) == 0
         return json.loads(capsys.readouterr().out)
 
-    joined, trained = figures("--bart", bart_dir), figures("--model_name_or_path", vlkd_dir)
+    joined, trained = (
+        figures("--bart", bart_dir, "--image_projector", "linear"),
+        figures("--model_name_or_path", vlkd_dir),
+    )
     assert joined["flops_per_sample"] == trained["flops_per_sample"]
     assert joined["cache_bytes"]["images, all"]["row"] == 17 * 24 * 2
 

@@ -47,6 +47,7 @@ def flops(**changes) -> dict[str, int]:
             decoder_attention_heads=1,
         ),
         projection_dim=JOINT,
+        image_projector="linear",
     )
     teacher = CLIPTextConfig(
         hidden_size=TEXT, intermediate_size=TEXT, num_hidden_layers=1, num_attention_heads=1, projection_dim=JOINT
