@@ -52,7 +52,7 @@ def test_every_row_differs_from_the_recipe_and_from_the_others():
 
 def test_amounts_of_data_are_1_and_10_percent_of_the_recipes():
     whole = options_of(BASE)["dataset_kwargs"]
-    for row, size in (("images-80", whole["size"] / 100), ("images-800", whole["size"] / 10)):
+    for row, size in (("images-50", whole["size"] / 100), ("images-500", whole["size"] / 10)):
         assert options_of(row)["dataset_kwargs"] == whole | {"size": size}
 
 
@@ -266,7 +266,7 @@ def test_report_of_all_rows(args):
 
 
 def test_report_of_an_unfinished_study(args):
-    for row, seed in (("recipe", 1), ("recipe", 2), ("pooled-token", 1), ("pooled-token", 2), ("images-80", 1)):
+    for row, seed in (("recipe", 1), ("recipe", 2), ("pooled-token", 1), ("pooled-token", 2), ("images-50", 1)):
         write_result(args, row, seed)
     assert main(words(args, "--report")) == 0
     text = (args.docs / "study.md").read_text()
@@ -279,7 +279,7 @@ def test_report_of_an_unfinished_study(args):
 @pytest.mark.slow
 def test_two_rows_from_training_to_report(tmp_path, monkeypatch):
     recipe = tmp_path / "train.yaml"
-    recipe.write_text(RECIPE.read_text().replace("size: 8000", "size: 64"))
+    recipe.write_text(RECIPE.read_text().replace("size: 5000", "size: 64"))
     for module in (rows_module, run_module):
         monkeypatch.setattr(module, "RECIPE", recipe)
     options = ["--rows", "recipe", "random-bart", "--seeds=2", "--steps=2", "--scenes=100", "--workers=2"]
