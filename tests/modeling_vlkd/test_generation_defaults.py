@@ -23,7 +23,7 @@ from trainer.evaluation.generation import complete, encode_images
 CLIP, BART = str(TEACHERS / "clip"), str(TEACHERS / "bart")
 BASE = {"num_beams": 4, "no_repeat_ngram_size": 3, "early_stopping": True, "forced_bos_token_id": 0}
 SUMMARIZER = BASE | {"min_length": 56, "max_length": 142, "length_penalty": 2.0, "forced_eos_token_id": 2}
-TEXTS = ["the large frog is left of the <mask>", "two penguins"]
+TEXTS = ["two frogs and two frogs and two frogs", "two penguins"]
 PROMPTS = ["<mask>", "Question: what is on the left? Answer: <mask>"]
 
 
