@@ -244,6 +244,8 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
                 loss = self._weighted_sum(own)
                 if has_gradient:
                     loss = loss + (outputs.text_embeds * gradients[number]).sum()
+                if not isinstance(loss, Tensor):  # ITDD alone is on, and has no rows in this chunk
+                    loss = 0.0 * outputs.logits.sum()
                 if not is_last:
                     self.accelerator.backward(loss)
             terms |= {name: terms.get(name, 0) + term.detach() for name, term in own.items()}

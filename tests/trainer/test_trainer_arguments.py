@@ -22,8 +22,13 @@ def parts(model, processor, clip_dir, tmp_path, monkeypatch) -> SimpleNamespace:
 
 
 def arguments(parts: SimpleNamespace, **options) -> VLKDTrainingArguments:
-    defaults = {"clip": parts.clip, "max_steps": 2, "save_strategy": "no", "per_device_train_batch_size": 4}
-    defaults |= {"itdd_weight": 0.0}
+    defaults = {
+        "clip": parts.clip,
+        "itdd_weight": 0.0,
+        "max_steps": 2,
+        "save_strategy": "no",
+        "per_device_train_batch_size": 4,
+    }
     return VLKDTrainingArguments(parts.folder, use_cpu=True, disable_tqdm=True, **{**defaults, **options})
 
 
