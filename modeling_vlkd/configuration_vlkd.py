@@ -16,6 +16,10 @@ CHOICES = {
     "patch_attention": ("global", "self"),
 }
 
+# Options that were removed, and the one value that they have now.
+REMOVED: dict[str, Any] = {}
+LAST_COMMIT = "558b0a0"  # the last with all of them
+
 _GENERATOR = "modeling_vlkd.VLKDForConditionalGeneration"
 _DUAL_ENCODER = "modeling_vlkd.VLKDModel"
 
@@ -98,7 +102,7 @@ class VLKDConfig(PreTrainedConfig):
         base_models (`list[str]`): Hub names of the two base checkpoints, for the model card.
 
     Raises:
-        ValueError: A sub-config belongs to another kind of model, or a value is unknown or out of range.
+        ValueError: A sub-config belongs to another kind of model, or a value is unknown, out of range or removed.
     """
 
     model_type = "vlkd"
@@ -128,6 +132,9 @@ class VLKDConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs):
+        for name, only in REMOVED.items():
+            if (value := kwargs.pop(name, only)) != only:
+                raise ValueError(f"`{name}`={value!r} was removed; use commit {LAST_COMMIT} for this checkpoint.")
         for name, config_class in self.sub_configs.items():
             value = getattr(self, name)
             if value is None or isinstance(value, dict):
