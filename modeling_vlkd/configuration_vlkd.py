@@ -13,11 +13,12 @@ from transformers import BartConfig, CLIPVisionConfig, PreTrainedConfig
 CHOICES = {
     "image_tokens": ("all", "patch", "pooled"),
     "image_projector": ("linear", "mlp"),
-    "patch_attention": ("global", "self"),
 }
 
 # Options that were removed, and the one value that they have now.
-REMOVED: dict[str, Any] = {}
+REMOVED: dict[str, Any] = {
+    "patch_attention": "global",
+}
 LAST_COMMIT = "558b0a0"  # the last with all of them
 
 _GENERATOR = "modeling_vlkd.VLKDForConditionalGeneration"
@@ -90,8 +91,6 @@ class VLKDConfig(PreTrainedConfig):
         image_projector_hidden_size (`int`): Width of the MLP's hidden layer. Defaults to `d_model` times 2 or
             `image_token_expansion`, whichever is larger.
         image_token_expansion (`int`): Number of vectors that represent an image token in BART (1 in the paper).
-        patch_attention (`str`): In CLIP's last layer a patch attends to all tokens (`"global"`, as in CLIP) or only to
-            itself (`"self"`), which keeps other patches' content out of it. The class token is the same either way.
         prompt_in_encoder (`bool`): Whether BART's encoder gets the whole prompt of an image. If False, it gets only
             the part from `<mask>` on. The decoder starts with the part before `<mask>` either way.
         logit_scale_init_value (`float`): Logarithm of CLIP's temperature factor.
@@ -121,7 +120,6 @@ class VLKDConfig(PreTrainedConfig):
     image_projector: str = "mlp"
     image_projector_hidden_size: int | None = None
     image_token_expansion: int = 1
-    patch_attention: str = "global"
     prompt_in_encoder: bool = True
     logit_scale_init_value: float = 2.6592
     mask_token_id: int | None = None

@@ -114,7 +114,6 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         image_tokens: str = "all",
         image_projector: str = "mlp",
         image_token_expansion: int = 1,
-        patch_attention: str = "global",
         prompt_in_encoder: bool = True,
         projector_init: str = "pinv",
         seed: int = 42,
@@ -126,8 +125,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         Args:
             clip: Hub name or folder of a `CLIPModel`.
             bart: Hub name or folder of a `BartForConditionalGeneration`, with its tokenizer.
-            image_tokens, image_projector, image_token_expansion, patch_attention, prompt_in_encoder: See
-                [`VLKDConfig`].
+            image_tokens, image_projector, image_token_expansion, prompt_in_encoder: See [`VLKDConfig`].
             projector_init: `"pinv"` initializes W_d as the pseudo-inverse of the orthogonal W_e, `"random"` at random.
             seed: Seed of W_e and of a random W_d. The default equals that of `TrainingArguments`. The global random
                 generator is not used.
@@ -140,7 +138,6 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
             "image_tokens": image_tokens,
             "image_projector": image_projector,
             "image_token_expansion": image_token_expansion,
-            "patch_attention": patch_attention,
             "prompt_in_encoder": prompt_in_encoder,
         }
         return join_checkpoints(cls, clip, bart, config, projector_init=projector_init, seed=seed, dtype=dtype)

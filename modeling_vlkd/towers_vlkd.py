@@ -197,36 +197,18 @@ class VLKDPreTrainedModel(PreTrainedModel):
             `pooler_output` (images, d_j), unit norm: v, CLIP's image embedding;
             `hidden_states` and `attentions` of CLIP's layers, if requested.
         """
-        keep_layers = kwargs.pop("output_hidden_states", None)
-        keep_layers = self.config.output_hidden_states if keep_layers is None else keep_layers
-        local = self.config.patch_attention == "self"
         # With gradient checkpointing, CLIP's embeddings require a gradient although all its parameters are frozen.
         needs_grad = pixel_values.requires_grad or any(p.requires_grad for p in self.vision_model.parameters())
         with torch.set_grad_enabled(needs_grad and torch.is_grad_enabled()):
-            output = self.vision_model(
-                pixel_values=pixel_values, return_dict=True, output_hidden_states=keep_layers or local, **kwargs
-            )
-            states = output.last_hidden_state
-            if local:
-                patches = self._attend_to_self(output.hidden_states[-2][:, 1:])
-                states = torch.cat([states[:, :1], patches], dim=1)
-            states = self.vision_model.post_layernorm(states)
+            output = self.vision_model(pixel_values=pixel_values, return_dict=True, **kwargs)
+            states = self.vision_model.post_layernorm(output.last_hidden_state)
         tokens = self.visual_projection(states)  # (images, image_tokens, d_j)
         return BaseModelOutputWithPooling(
             last_hidden_state=tokens,
             pooler_output=unit(tokens[:, 0]),
-            hidden_states=output.hidden_states if keep_layers else None,
+            hidden_states=output.hidden_states,
             attentions=output.attentions,
         )
-
-    def _attend_to_self(self, states: torch.FloatTensor) -> torch.FloatTensor:
-        """
-        Runs CLIP's last layer with each token attending only to itself, so that attention returns the token's value:
-        (images, tokens, hidden) -> the same. MaskCLIP (Zhou et al., ECCV 2022) extracts dense features this way.
-        """
-        layer = self.vision_model.encoder.layers[-1]
-        states = states + layer.self_attn.out_proj(layer.self_attn.v_proj(layer.layer_norm1(states)))
-        return states + layer.mlp(layer.layer_norm2(states))
 
     @can_return_tuple
     def get_text_features(

@@ -91,24 +91,6 @@ def test_an_image_token_may_become_several_vectors(clip_dir, bart_dir, batch):
         VLKDConfig(image_token_expansion=0)
 
 
-def test_patches_may_attend_to_themselves_alone(clip_dir, bart_dir, batch):
-    build_joined = VLKDForConditionalGeneration.from_vision_text_pretrained
-    ordinary, local = (build_joined(clip_dir, bart_dir, patch_attention=kind) for kind in ("global", "self"))
-    pixels = batch["pixel_values"]
-    expected, found = ordinary.get_image_features(pixels), local.get_image_features(pixels)
-    assert torch.equal(found.pooler_output, expected.pooler_output)  # the image embedding stays CLIP's
-    assert torch.equal(found.last_hidden_state[:, 0], expected.last_hidden_state[:, 0])
-    # The reference: CLIP's own layer under a mask that lets a token see only itself.
-    tower = ordinary.vision_model
-    before_last = tower(pixels, output_hidden_states=True).hidden_states[-2]
-    mask = torch.full((17, 17), torch.finfo(torch.float32).min).fill_diagonal_(0).expand(4, 1, 17, 17)
-    last = tower.encoder.layers[-1](before_last, attention_mask=mask)
-    reference = ordinary.visual_projection(tower.post_layernorm(last))
-    torch.testing.assert_close(found.last_hidden_state[:, 1:], reference[:, 1:], rtol=0, atol=1e-5)
-    assert (reference - expected.last_hidden_state)[:, 1:].abs().max() > 1e-3
-    assert found.hidden_states is None
-
-
 def test_the_encoder_may_read_a_prompt_from_its_mask_on(clip_dir, bart_dir, batch):
     """A question in the decoder's start alone is answered as if the encoder had been given the bare <mask>."""
     build_joined = VLKDForConditionalGeneration.from_vision_text_pretrained
@@ -158,7 +140,7 @@ def test_wrong_checkpoints_are_value_errors(clip_dir, bart_dir, tmp_path, pair, 
 
 
 def test_unknown_options_are_value_errors(clip_dir, bart_dir):
-    for option in ("image_tokens", "image_projector", "patch_attention", "projector_init"):
+    for option in ("image_tokens", "image_projector", "projector_init"):
         with pytest.raises(ValueError, match=f"`{option}`='other' is unknown; choose one of"):
             VLKDForConditionalGeneration.from_vision_text_pretrained(clip_dir, bart_dir, **{option: "other"})
     with pytest.raises(ValueError, match="`mask_token_id`=50264 is outside the vocabulary of 50264"):

@@ -111,7 +111,7 @@ class ImageFeatures:
         min_side, config = min_jpeg_side(self.processor), self.model.config
         pixels = _PixelValues(images, self.processor, self.image_column, min_side)
         frozen = ((name, weight) for name, weight in self.model.named_parameters() if not weight.requires_grad)
-        settings = (tower_settings(config.vision_config), config.patch_attention, self.tokens)
+        settings = (tower_settings(config.vision_config), self.tokens)
         settings += (self.processor.image_processor.to_json_string(), str(min_side), self.image_column)
         width = features_width(config, self.tokens)
         return CachedColumn(
