@@ -39,9 +39,8 @@ class PromptEncoder(nn.Module):
         self.model = model
 
     def forward(self, image_features: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return self.model.encode_multimodal(
-            input_ids, attention_mask, image_features=image_features, whole_text=True
-        ).last_hidden_state
+        output = self.model.encode_multimodal(input_ids, attention_mask, image_features=image_features)
+        return output.last_hidden_state
 
 
 class DecoderStep(nn.Module):

@@ -18,6 +18,7 @@ CHOICES = {
 # Options that were removed, and the one value that they have now.
 REMOVED: dict[str, Any] = {
     "patch_attention": "global",
+    "prompt_in_encoder": True,
 }
 LAST_COMMIT = "558b0a0"  # the last with all of them
 
@@ -91,8 +92,6 @@ class VLKDConfig(PreTrainedConfig):
         image_projector_hidden_size (`int`): Width of the MLP's hidden layer. Defaults to `d_model` times 2 or
             `image_token_expansion`, whichever is larger.
         image_token_expansion (`int`): Number of vectors that represent an image token in BART (1 in the paper).
-        prompt_in_encoder (`bool`): Whether BART's encoder gets the whole prompt of an image. If False, it gets only
-            the part from `<mask>` on. The decoder starts with the part before `<mask>` either way.
         logit_scale_init_value (`float`): Logarithm of CLIP's temperature factor.
         mask_token_id (`int`): Id of `<mask>`. Defaults to the last id of the vocabulary, as in BART.
         default_prompt_ids (`list[int]`): Prompt of an image without a text. Defaults to `<s><mask></s>`.
@@ -120,7 +119,6 @@ class VLKDConfig(PreTrainedConfig):
     image_projector: str = "mlp"
     image_projector_hidden_size: int | None = None
     image_token_expansion: int = 1
-    prompt_in_encoder: bool = True
     logit_scale_init_value: float = 2.6592
     mask_token_id: int | None = None
     default_prompt_ids: list[int] | None = None

@@ -55,7 +55,9 @@ class VLKDGenerationMixin(GenerationMixin):
         """
         text, mask_id = self.config.text_config, self.config.mask_token_id
         prompts = []
-        for number, tokens in enumerate(_without_padding(text, input_ids, attention_mask)):
+        kept = input_ids != text.pad_token_id if attention_mask is None else attention_mask.bool()
+        for number, (row, keep) in enumerate(zip(input_ids, kept, strict=True)):
+            tokens = row[keep].tolist()
             if tokens.count(mask_id) > 1:
                 raise ValueError(
                     f"Row {number} of `input_ids` has {tokens.count(mask_id)} <mask> tokens; a prompt has one, where "
@@ -67,23 +69,6 @@ class VLKDGenerationMixin(GenerationMixin):
                 tokens = tokens[:-1]
             prompts.append(torch.tensor([text.decoder_start_token_id, *tokens], device=input_ids.device))
         return prompts
-
-    def encoder_prompt_ids(
-        self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None
-    ) -> tuple[torch.LongTensor, torch.LongTensor]:
-        """(batch, tokens) -> ids and mask of `<s>` and the part of each row from `<mask>` on."""
-        text, mask_id = self.config.text_config, self.config.mask_token_id
-        rows = []
-        for tokens in _without_padding(text, input_ids, attention_mask):
-            has_mask = mask_id in tokens
-            rest = (
-                [text.bos_token_id, *tokens[tokens.index(mask_id) :]] if has_mask else self.config.default_prompt_ids
-            )
-            rows.append(torch.tensor(rest))
-        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
-        mask = (ids >= 0).long()
-        ids = ids.masked_fill(mask == 0, text.pad_token_id)
-        return ids.to(input_ids.device), mask.to(input_ids.device)
 
     def generate(
         self, inputs: torch.LongTensor | None = None, generation_config: GenerationConfig | None = None, **kwargs
@@ -190,9 +175,3 @@ def _take(value: torch.Tensor | ModelOutput, rows: list[int]) -> torch.Tensor | 
     if isinstance(value, ModelOutput):
         return type(value)(**{name: tensor[rows] for name, tensor in value.items() if torch.is_tensor(tensor)})
     return value[rows]
-
-
-def _without_padding(text_config: PreTrainedConfig, input_ids, attention_mask=None) -> list[list[int]]:
-    """(batch, tokens) -> each row's ids without padding."""
-    kept = input_ids != text_config.pad_token_id if attention_mask is None else attention_mask.bool()
-    return [row[keep].tolist() for row, keep in zip(input_ids, kept, strict=True)]

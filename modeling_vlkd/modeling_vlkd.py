@@ -114,7 +114,6 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         image_tokens: str = "all",
         image_projector: str = "mlp",
         image_token_expansion: int = 1,
-        prompt_in_encoder: bool = True,
         projector_init: str = "pinv",
         seed: int = 42,
         dtype: torch.dtype | str = torch.float32,
@@ -125,7 +124,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         Args:
             clip: Hub name or folder of a `CLIPModel`.
             bart: Hub name or folder of a `BartForConditionalGeneration`, with its tokenizer.
-            image_tokens, image_projector, image_token_expansion, prompt_in_encoder: See [`VLKDConfig`].
+            image_tokens, image_projector, image_token_expansion: See [`VLKDConfig`].
             projector_init: `"pinv"` initializes W_d as the pseudo-inverse of the orthogonal W_e, `"random"` at random.
             seed: Seed of W_e and of a random W_d. The default equals that of `TrainingArguments`. The global random
                 generator is not used.
@@ -138,7 +137,6 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
             "image_tokens": image_tokens,
             "image_projector": image_projector,
             "image_token_expansion": image_token_expansion,
-            "prompt_in_encoder": prompt_in_encoder,
         }
         return join_checkpoints(cls, clip, bart, config, projector_init=projector_init, seed=seed, dtype=dtype)
 
@@ -188,15 +186,10 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         pixel_values: torch.FloatTensor | None = None,
         image_features: torch.FloatTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
-        *,
-        whole_text: bool = False,
         **kwargs,
     ) -> VLKDEncoderOutput:
         """
         Computes the decoder's memory [W_d V ; E(x)]: (batch, image_tokens + text_tokens, d_model).
-
-        With an image and `config.prompt_in_encoder=False`, the encoder receives only the part of each prompt from
-        `<mask>` on. `whole_text=True` encodes all of it, which corrupted captions require.
 
         Raises:
             ValueError: Neither image nor text, two inputs for one image, or different numbers of images and texts.
@@ -214,9 +207,6 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
             input_ids = text = self.default_prompt(image_features.shape[0])
         if image_features is not None:
             check_same_number(image_features.shape[0], text.shape[0])
-        is_cut = not (self.config.prompt_in_encoder or whole_text or image_features is None or input_ids is None)
-        if is_cut:
-            input_ids, attention_mask = self.encoder_prompt_ids(input_ids, attention_mask)
         output = self._encode_text(input_ids, attention_mask, inputs_embeds, **kwargs)
         if image_features is None:
             return VLKDEncoderOutput(**output)
@@ -224,10 +214,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         image_states = self.image_projection(self._visible_tokens(image_features))
         image_states = image_states.reshape(image_states.shape[0], -1, self.config.text_config.d_model)
         memory = torch.cat([image_states, output.last_hidden_state], dim=1)
-        output = VLKDEncoderOutput(**{**output, "last_hidden_state": memory}, image_embeds=unit(image_features[:, 0]))
-        if is_cut:
-            output.memory_mask = _memory_mask(output, attention_mask)
-        return output
+        return VLKDEncoderOutput(**{**output, "last_hidden_state": memory}, image_embeds=unit(image_features[:, 0]))
 
     def _visible_tokens(self, image_features: torch.FloatTensor) -> torch.FloatTensor:
         """(batch, tokens, d_j), class token first -> the tokens that the decoder attends to."""
@@ -268,9 +255,8 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
             caption = self.get_text_features(caption_input_ids, caption_attention_mask, return_dict=True)
             text_embeds = caption.pooler_output
         if encoder_outputs is None:
-            whole = caption_input_ids is not None
             encoder_outputs = self.encode_multimodal(
-                input_ids, attention_mask, pixel_values, image_features, inputs_embeds, whole_text=whole, **kwargs
+                input_ids, attention_mask, pixel_values, image_features, inputs_embeds, **kwargs
             )
         memory = encoder_outputs[0]
         if decoder_input_ids is None and decoder_inputs_embeds is None:
@@ -279,7 +265,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(targets)
         self._check_length(labels=labels, decoder_input_ids=decoder_input_ids)
         output = self.language_model(
-            attention_mask=_memory_mask(encoder_outputs, attention_mask),
+            attention_mask=_memory_mask(memory, attention_mask),
             encoder_outputs=encoder_outputs,
             decoder_input_ids=decoder_input_ids,
             decoder_attention_mask=decoder_attention_mask,
@@ -315,14 +301,11 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         return output.decoder_hidden_states[1:]  # without the embeddings
 
 
-def _memory_mask(encoder_outputs: BaseModelOutput | tuple, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+def _memory_mask(memory: torch.FloatTensor, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
     """(batch, text_tokens) -> (batch, image_tokens + text_tokens), with ones for the image tokens."""
-    memory_mask = getattr(encoder_outputs, "memory_mask", None)
-    if memory_mask is not None:
-        return memory_mask
     if attention_mask is None or attention_mask.dim() != 2:
         return attention_mask
-    image_tokens = encoder_outputs[0].shape[1] - attention_mask.shape[1]
+    image_tokens = memory.shape[1] - attention_mask.shape[1]
     return torch.cat([attention_mask.new_ones(attention_mask.shape[0], image_tokens), attention_mask], dim=1)
 
 

@@ -51,12 +51,9 @@ class VLKDEncoderOutput(BaseModelOutput):
     Args:
         last_hidden_state: (batch, image_tokens + text_tokens, d_model), the decoder's memory [W_d V ; E(x)].
         image_embeds: (batch, d_j), unit norm; None without images.
-        memory_mask: (batch, image_tokens + text_tokens), set if the encoder received only a part of the prompts, so
-            that the mask of `input_ids` does not fit.
     """
 
     image_embeds: torch.FloatTensor | None = None
-    memory_mask: torch.LongTensor | None = None
 
 
 @dataclass

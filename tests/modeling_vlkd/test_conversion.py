@@ -91,25 +91,6 @@ def test_an_image_token_may_become_several_vectors(clip_dir, bart_dir, batch):
         VLKDConfig(image_token_expansion=0)
 
 
-def test_the_encoder_may_read_a_prompt_from_its_mask_on(clip_dir, bart_dir, batch):
-    """A question in the decoder's start alone is answered as if the encoder had been given the bare <mask>."""
-    build_joined = VLKDForConditionalGeneration.from_vision_text_pretrained
-    whole, rest = (build_joined(clip_dir, bart_dir, prompt_in_encoder=option) for option in (True, False))
-    mask = whole.config.mask_token_id
-    prompts = torch.tensor([[0, 5, 6, mask, 2], [0, 7, mask, 9, 2], [1, 0, 8, mask, 2]])
-    attention_mask = (prompts != 1).long()
-    images = {"pixel_values": batch["pixel_values"][:3], "max_new_tokens": 4, "min_new_tokens": 4}
-    found = rest.generate(input_ids=prompts, attention_mask=attention_mask, **images)
-    starts = whole.decoder_prompt_ids(prompts, attention_mask)
-    bare = torch.tensor([[0, mask, 2, 1], [0, mask, 9, 2], [0, mask, 2, 1]])
-    expected = whole.generate(input_ids=bare, attention_mask=(bare != 1).long(), decoder_input_ids=starts, **images)
-    assert torch.equal(found, expected)
-    memory = whole.encode_multimodal(prompts, attention_mask, batch["pixel_values"][:3]).last_hidden_state.shape[1]
-    assert memory == 17 + 5  # with the option on, all of it is read
-    text_only = {"input_ids": prompts, "attention_mask": attention_mask, "max_new_tokens": 4}
-    assert torch.equal(rest.generate(**text_only), whole.generate(**text_only))
-
-
 def test_names_of_the_mlp_are_found():
     model = build(projection_dim=8, image_projector="mlp")
     layers = {f"image_projection.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")}

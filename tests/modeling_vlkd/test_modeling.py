@@ -330,23 +330,3 @@ def test_no_graph_goes_through_the_frozen_clip(own_model, batch):
     model.vision_model.encoder.layers[-1].requires_grad_(True)
     model(**batch, labels=batch["input_ids"]).loss.backward()
     assert model.vision_model.encoder.layers[-1].mlp.fc1.weight.grad.abs().sum() > 0
-
-
-def test_forward_reads_the_prompt_that_generate_reads(own_model, batch):
-    """With `prompt_in_encoder=False` too; and a distillation's corrupted caption is read whole."""
-    model = own_model.eval()
-    prompts = {**batch, "input_ids": batch["input_ids"][2:3], "attention_mask": batch["attention_mask"][2:3]}
-    prompts["pixel_values"] = batch["pixel_values"][2:3]
-    whole = model(**prompts, decoder_input_ids=torch.tensor([[2, 0]])).logits
-    caption = {"caption_input_ids": prompts["input_ids"]}
-    model.config.prompt_in_encoder = False
-    options = {"return_dict_in_generate": True, "output_logits": True, "max_new_tokens": 4, "min_new_tokens": 4}
-    output = model.generate(**prompts, **options)
-    start = output.sequences.shape[1] - 4
-    logits = model(**prompts, decoder_input_ids=output.sequences[:, :-1]).logits
-    torch.testing.assert_close(logits[:, start - 1 :], torch.stack(output.logits, dim=1), rtol=0, atol=1e-5)
-    labels = model(**prompts, labels=output.sequences[:, 1:]).logits  # as the plain Trainer fine-tunes
-    torch.testing.assert_close(labels, logits, rtol=0, atol=1e-5)
-    cut = model(**prompts, decoder_input_ids=torch.tensor([[2, 0]])).logits
-    assert (cut - whole).abs().max() > 1e-3
-    assert torch.equal(model(**prompts, **caption, decoder_input_ids=torch.tensor([[2, 0]])).logits, whole)

@@ -1,7 +1,6 @@
 """`pipeline(...)` with the package and as remote code, for folders and model objects."""
 
 import base64
-import copy
 import logging
 import os
 import subprocess
@@ -248,19 +247,6 @@ def test_top_k_answers_come_with_their_probability(answerer, model, processor, i
     for top_k in (0, -1, 1.5, "all"):
         with pytest.raises(ValueError, match=f"`top_k`={top_k!r} must be a positive integer"):
             answerer(images[0], QUESTION, top_k=top_k)
-
-
-def test_scores_are_of_the_prompt_as_generate_reads_it(model, processor, images):
-    model = copy.deepcopy(model)
-    model.config.prompt_in_encoder = False
-    found = pipeline("vqa", model=model, processor=processor, device="cpu", max_new_tokens=6)(
-        images[0], QUESTION, top_k=1
-    )
-    batch = processor(images=[images[0]], text=[processor.build_vqa_prompt(QUESTION)])
-    output = model.generate(**batch, max_new_tokens=6, return_dict_in_generate=True, output_logits=True)
-    steps = torch.cat(output.logits).log_softmax(-1)  # (new tokens, vocabulary)
-    written = output.sequences[0, -len(steps) :]
-    assert found[0]["score"] == pytest.approx(steps[range(len(steps)), written].sum().exp().item(), rel=1e-4)
 
 
 def test_answers_that_are_the_same_are_one(answerer, images):
