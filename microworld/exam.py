@@ -209,21 +209,17 @@ def score_captions(rows: Sequence[dict[str, Any]], texts: Sequence[str]) -> list
 
 
 def score_retrieval(images: torch.Tensor, texts: torch.Tensor, image_of_text: Sequence[int]) -> list[Result]:
-    """R@1 among the pairs of each pool of 100; an incomplete last pool is left out.
+    """R@1 among the pairs of each pool of 100; an incomplete last pool is left out. Fewer pairs are one pool.
 
     Args:
         images, texts: (scenes, d_j), unit norm; row i of one belongs to row i of the other.
-
-    Raises:
-        ValueError: there is no complete pool.
     """
-    if len(images) < POOL:
-        raise ValueError(f"R@1 of {POOL} requires {POOL} images; got {len(images)}. Raise --limit.")
+    size = min(POOL, len(images))
     hits: dict[str, list[bool]] = {"text to image": [], "image to text": []}
-    for start in range(0, len(images) - POOL + 1, POOL):
-        pool = slice(start, start + POOL)
-        to_text, to_image = retrieval_ranks(images[pool], texts[pool], range(POOL))
+    for start in range(0, len(images) - size + 1, size):
+        pool = slice(start, start + size)
+        to_text, to_image = retrieval_ranks(images[pool], texts[pool], range(size))
         hits["text to image"] += (to_image == 0).tolist()
         hits["image to text"] += (to_text == 0).tolist()
-    metric = f"retrieval R@1 of {POOL}"
+    metric = f"retrieval R@1 of {size}"
     return [{"metric": metric, "row": way, **proportion(found).as_dict()} for way, found in hits.items()]

@@ -200,5 +200,9 @@ def test_retrieval_searches_within_complete_pools_of_100():
     embeds = torch.eye(100).repeat(2, 1)  # rows 0 and 100 are equal
     assert shares(score_retrieval(embeds, embeds, range(200)))["text to image"] == (1.0, 200)
     assert shares(score_retrieval(embeds[:150], embeds[:150], range(150)))["image to text"] == (1.0, 100)
-    with pytest.raises(ValueError, match="R@1 of 100 requires 100 images; got 99"):
-        score_retrieval(embeds[:99], embeds[:99], range(99))
+
+
+def test_retrieval_among_fewer_pairs_says_so():
+    found = score_retrieval(torch.eye(3), torch.eye(3)[[0, 2, 1]], range(3))
+    assert {figure["metric"] for figure in found} == {"retrieval R@1 of 3"}
+    assert shares(found) == {"text to image": (0.3333, 3), "image to text": (0.3333, 3)}
