@@ -255,8 +255,8 @@ def test_report_of_all_rows(args):
         assert picture.width == 1650 and "](study.png)" in text
     found = json.loads((args.docs / "study.json").read_text())
     figure = {"split": "difference", "measure": "VQA", "row": "without-icti", "value": -0.3, "margin": 0.0, "n": 30}
-    assert figure in found["figures"] and found["rows"]["lr-1e-5"] == {
-        "changes": {"learning_rate": 1e-5},
+    assert figure in found["figures"] and found["rows"]["lr-5e-5"] == {
+        "changes": {"learning_rate": 5e-5},
         "seeds": [1, 2, 3],
     }
 
