@@ -18,8 +18,8 @@ LOSS_WEIGHTS = ("ttdm_weight", "itcl_weight", "icti_weight", "itdd_weight")
 # Options of `TrainingArguments` that VLKD supports only with some values: those values, and the reason.
 SUPPORTED_VALUES: dict[str, tuple[tuple[Any, ...], str]] = {
     "label_smoothing_factor": ((0,), "the losses of VLKD have no label smoothing"),
-    "train_sampling_strategy": (("random", "sequential"), "a row has no length before one of its captions is drawn"),
-    "length_column_name": (("length",), "rows are not grouped by length"),
+    "train_sampling_strategy": (("random", "sequential", "group_by_length"), "ITCL needs batches of one size"),
+    "length_column_name": (("length",), "group_by_length measures the captions itself"),
     "neftune_noise_alpha": ((None,), "NEFTune's hook does not reach BART's encoder and decoder"),
     "use_liger_kernel": ((False,), "Liger has no kernels for VLKD"),
     "liger_kernel_config": ((None,), "Liger has no kernels for VLKD"),
@@ -219,6 +219,7 @@ class VLKDTrainingArguments(TrainingArguments):
     Defaults that differ from `TrainingArguments`:
         per_device_train_batch_size: 64, since the other rows of a batch are the negatives of ITCL.
         per_device_eval_batch_size: 64, so that `eval_itcl` has as many negatives as `itcl`.
+        train_sampling_strategy: "group_by_length", batches of captions of similar length, with little padding.
         lr_scheduler_type: "cosine".
         warmup_steps: 0.03, a fraction of all steps.
         weight_decay: 0.01.
@@ -281,6 +282,7 @@ class VLKDTrainingArguments(TrainingArguments):
     # Fields of `TrainingArguments` with a different default.
     per_device_train_batch_size: int = _changed("per_device_train_batch_size", 64)
     per_device_eval_batch_size: int = _changed("per_device_eval_batch_size", 64)
+    train_sampling_strategy: str = _changed("train_sampling_strategy", "group_by_length")
     lr_scheduler_type: SchedulerType | str = _changed("lr_scheduler_type", "cosine")
     warmup_steps: float = _changed("warmup_steps", 0.03)
     weight_decay: float = _changed("weight_decay", 0.01)

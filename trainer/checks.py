@@ -60,8 +60,8 @@ def check_trainer_arguments(
         if changed and others.get("optimizers", (None, None))[0] is not None:
             raise ValueError(f"{name} has no effect on the optimizer in `optimizers`; leave one of them out.")
     if isinstance(train_dataset, StreamingDataset):
-        for name, default in (("data_seed", None), ("train_sampling_strategy", "random")):
-            if getattr(args, name) != default:
+        for name, allowed in (("data_seed", (None,)), ("train_sampling_strategy", ("group_by_length", "random"))):
+            if getattr(args, name) not in allowed:
                 raise ValueError(
                     f"{name} has no effect on a stream, whose order is set by seed and shuffle_buffer_size; leave it "
                     "out."

@@ -21,6 +21,7 @@ from trainer.checkpoints import AtomicCheckpointMixin
 from trainer.checks import check_dataset, check_trainer_arguments, column_names
 from trainer.data.collator import VLKDDataCollator
 from trainer.data.epoch_dataset import EpochDataset
+from trainer.data.length_grouping import LengthGroupedSampler
 from trainer.data.rows import check_column
 from trainer.data.streaming import StreamingDataset, load_stream_state, save_stream_state, stream_loader
 from trainer.grad_cache import draw_seeds, embed, seeded, split
@@ -172,6 +173,14 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
         if self.resumed_from is not None:
             load_stream_state(self.stream, self.resumed_from, self.args)
         return self.stream
+
+    def _get_train_sampler(self, train_dataset: EpochDataset | None = None) -> torch.utils.data.Sampler | None:
+        """As `Trainer`'s; `group_by_length` uses the lengths of the captions that are drawn in each epoch."""
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        dataset, rows = train_dataset or self.train_dataset, self.get_total_train_batch_size(self.args)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return LengthGroupedSampler(dataset, rows, seed, self.args.seed)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
         named = eval_dataset is None or isinstance(eval_dataset, str)

@@ -15,7 +15,7 @@ from trainer.arguments import SUPPORTED_VALUES
 
 REFUSED = {
     "label_smoothing_factor": 0.1,
-    "train_sampling_strategy": "group_by_length",
+    "train_sampling_strategy": "batch_rebalance",
     "length_column_name": "caption_length",
     "neftune_noise_alpha": 5.0,
     "use_liger_kernel": True,

@@ -61,11 +61,15 @@ class EpochDataset(Dataset):
         rows = self.dataset.__getitems__(indices)
         return [self._complete(row, index) for row, index in zip(rows, indices, strict=True)]
 
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
+
     def start_epoch(self, epoch: int) -> None:
         self._epoch.fill_(epoch)
 
     def _complete(self, row: dict[str, Any], index: int) -> dict[str, Any]:
-        epoch, number = int(self._epoch), index
+        epoch, number = self.epoch, index
         if self.decode is not None:
             row = self.decode(row, index)
             if row is None:

@@ -6,7 +6,7 @@ import numpy as np
 
 SPAN_LENGTH = 3.0  # mean of BART's Poisson distribution
 # Random streams of `seeded_rng`, one for each purpose. The numbers decide what is drawn: don't change them.
-CAPTIONS, SHARDS, BUFFER, SOURCES, REPLACEMENTS = 0, 2, 3, 4, 5
+CAPTIONS, SHARDS, BUFFER, SOURCES, REPLACEMENTS, ORDER = 0, 2, 3, 4, 5, 6
 
 
 @dataclass(frozen=True)
