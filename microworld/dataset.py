@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from microworld.world.language import caption
 from microworld.world.rendering import render
-from microworld.world.scenes import scenes
+from microworld.world.scenes import check_size, scenes
 
 
 def load(split: str = "train", size: int = 8000, captions_per_image: int = 5, seed: int = 0) -> Dataset:
@@ -24,8 +24,9 @@ def load(split: str = "train", size: int = 8000, captions_per_image: int = 5, se
         A dataset with the columns `image` (144 × 144 pixels, RGB) and `captions` (list of str).
 
     Raises:
-        ValueError: if there is no such split.
+        ValueError: there is no such split, or `size` is not a positive number.
     """
+    check_size(size)
     rng = random.Random(f"{split}-{seed}-dataset")
     rows = [
         {"image": render(scene, rng), "captions": [caption(scene, rng) for _ in range(captions_per_image)]}

@@ -23,12 +23,14 @@ from microworld.world.corpus import questioned_passage, stated_passage
 from microworld.world.kinds import NEVER_TWO_STEP
 from microworld.world.language import QUESTION_TYPES, Question, caption, is_right, question
 from microworld.world.rendering import render
-from microworld.world.scenes import Scene, scenes
+from microworld.world.scenes import Scene, check_size, scenes
 from trainer.evaluation.intervals import proportion
 from trainer.evaluation.metrics.ranks import retrieval_ranks
 from trainer.evaluation.tasks.task import FOLDER
 
+PARTS = ("microworld-vqa", "microworld-knowledge", "microworld-captions", "microworld-retrieval")  # without controls
 POOL = 100  # images and captions among which retrieval searches
+TEXT_QUESTIONS = 4  # for each scene
 Result = dict[str, Any]
 
 
@@ -60,7 +62,12 @@ class Exam:
 
 @cache  # its questions, captions and retrieval are about the same scenes
 def draw_exam(split: str, size: int, seed: int = 0, knowledge: bool = False) -> Exam:
-    """One question of every type that each scene allows, or with `knowledge` one about every group."""
+    """One question of every type that each scene allows, or with `knowledge` one about every group.
+
+    Raises:
+        ValueError: there is no such split, or `size` is not a positive number.
+    """
+    check_size(size)
     name = f"exam {split} {seed}"
     rng = random.Random(name)
     drawn = list(islice(distinct(scenes(split, seed=1_000_000 + seed)), size))
@@ -115,7 +122,7 @@ def captions(split: str = "test", size: int = 500, seed: int = 0) -> Dataset:
 
 
 def held_out_text(split: str = "test", size: int = 500, seed: int = 0) -> Dataset:
-    """Documents like the corpus', in the column `text`, about scenes that the corpus leaves out."""
+    """Documents like those of the corpus, in the column `text`."""
     rng = random.Random(f"held-out text {split} {seed}")
     texts = []
     for number, scene in enumerate(islice(scenes(split, seed=2_000_000 + seed), size)):

@@ -15,13 +15,6 @@ CHOICES = {
     "image_projector": ("linear", "mlp"),
 }
 
-# Options that were removed, and the one value that they have now.
-REMOVED: dict[str, Any] = {
-    "patch_attention": "global",
-    "prompt_in_encoder": True,
-}
-LAST_COMMIT = "558b0a0"  # the last with all of them
-
 _GENERATOR = "modeling_vlkd.VLKDForConditionalGeneration"
 _DUAL_ENCODER = "modeling_vlkd.VLKDModel"
 
@@ -128,9 +121,6 @@ class VLKDConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs):
-        for name, only in REMOVED.items():
-            if (value := kwargs.pop(name, only)) != only:
-                raise ValueError(f"`{name}`={value!r} was removed; use commit {LAST_COMMIT} for this checkpoint.")
         for name, config_class in self.sub_configs.items():
             value = getattr(self, name)
             if value is None or isinstance(value, dict):

@@ -1,5 +1,6 @@
 """Every option of a training run."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -323,10 +324,14 @@ class VLKDTrainingArguments(TrainingArguments):
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
-        if self.projector_learning_rate < 0:
-            raise ValueError(f"projector_learning_rate is {self.projector_learning_rate}; it must be 0 or more.")
+        for name in ("learning_rate", "projector_learning_rate"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
+        for name in ("mask_ratio", "full_mask_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1.")
         for name in LOSS_WEIGHTS:
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; set it to 0 (off) or a positive number.")
         if not any(self.loss_weights().values()):
             raise ValueError(f"{', '.join(LOSS_WEIGHTS)} are all 0; set at least one to a positive number.")

@@ -182,6 +182,9 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return LengthGroupedSampler(dataset, rows, seed, self.args.seed)
 
+    def _get_eval_sampler(self, eval_dataset: EpochDataset) -> None:
+        """None, for rows in order also with `group_by_length`: `eval_itcl` depends on which rows share a batch."""
+
     def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
         named = eval_dataset is None or isinstance(eval_dataset, str)
         return super().get_eval_dataloader(eval_dataset if named else self.prepare_dataset(eval_dataset))

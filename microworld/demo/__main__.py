@@ -11,19 +11,16 @@ from typing import Any
 
 import yaml
 
+from microworld import RECIPE, TEACHERS
 from microworld.demo.gallery import draw_gallery
 from microworld.demo.page import write_page
 from microworld.demo.results import draw_cards, merge
-from microworld.exam import POOL, draw_exam, write_task
+from microworld.exam import PARTS, POOL, TEXT_QUESTIONS, draw_exam, write_task
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 from trainer.arguments import CONFIG_OPTIONS
 from trainer.cli import main as vlkd
 from trainer.evaluation.metrics_file import load_metrics, terminal_table, write_metrics
 from trainer.hub.repository import weights_digest
-
-RECIPE = "hub_configs/microworld/train.yaml"
-TEACHERS = Path("microworld/teachers")
-TEXT_QUESTIONS = 4  # for each scene of the exam
 
 
 def run(*words: object) -> None:
@@ -55,14 +52,13 @@ def evaluate(folder: Path, teachers: Path, split: str, scenes: int) -> dict[str,
     Returns:
         The figures of the run on `split`, under its name, and of "before", "unseen_artist", "unseen_pairs" and "text".
     """
-    parts = ["microworld-vqa", "microworld-knowledge", "microworld-captions", "microworld-retrieval"]
     clip, out = ["--clip", teachers / "clip"], folder / "evaluation"
     out.mkdir(exist_ok=True)
     runs = {
-        split: (split, "model", [*parts, "microworld-shuffled"], clip),
-        "before": (split, "before", parts, [*clip, "--strategy", "direct"]),
-        "unseen_artist": ("unseen_artist", "model", parts, clip),
-        "unseen_pairs": ("unseen_pairs", "model", parts[:1], []),
+        split: (split, "model", [*PARTS, "microworld-shuffled"], clip),
+        "before": (split, "before", PARTS, [*clip, "--strategy", "direct"]),
+        "unseen_artist": ("unseen_artist", "model", PARTS, clip),
+        "unseen_pairs": ("unseen_pairs", "model", PARTS[:1], []),
         "text": (split, "model", None, ["--reference_model", teachers / "bart", "--limit", TEXT_QUESTIONS * scenes]),
     }
     for name, (of, model, kept, options) in runs.items():

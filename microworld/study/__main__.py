@@ -1,4 +1,4 @@
-"""`make study`: the paper's questions on the drawn world, each row with several seeds.
+"""`make study`: ablations on the microworld, each row with several seeds.
 
 python -m microworld.study                              # all rows, then the report; resumes where it stopped
 python -m microworld.study --rows recipe without-icti   # these rows only
@@ -11,9 +11,12 @@ import signal
 import sys
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from microworld import TEACHERS
 from microworld.exam import POOL
 from microworld.study.report import load_runs, write_report
-from microworld.study.rows import BASE, ROWS
+from microworld.study.rows import BASE, ROWS, check_results
 from microworld.study.run import run_jobs
 from trainer.hub.repository import weights_digest
 
@@ -24,10 +27,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter, allow_abbrev=False)
     parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", default=ROWS, help=", ".join(ROWS))
     parser.add_argument("--seeds", type=int, default=3, help="runs of each row, 2 or more")
-    parser.add_argument("--steps", type=int, help="training steps of every row; default: the recipe's")
+    parser.add_argument("--steps", type=int, help="training steps instead of the recipe's; omits rows with their own")
     parser.add_argument("--scenes", type=int, default=300, help=f"scenes of each exam, {POOL} or more")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, each with one thread")
-    parser.add_argument("--teachers", type=Path, default=Path("microworld/teachers"), help="has clip/ and bart/")
+    parser.add_argument("--teachers", type=Path, default=TEACHERS, help="has clip/ and bart/")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/study"), help="folder of the runs")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the report")
     parser.add_argument("--report", action="store_true", help="train nothing, write the report of the finished runs")
@@ -36,7 +39,36 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         if (value := getattr(args, name)) is not None and value < least:
             raise ValueError(f"--{name} is {value}; it must be {least} or more.")
     args.weights = [weights_digest(args.teachers / name) for name in ("clip", "bart")]
+    if None in args.weights:
+        raise ValueError(
+            f"--teachers {args.teachers} must have the folders clip and bart, each with safetensors files."
+        )
     return args
+
+
+def train_and_evaluate(args: argparse.Namespace) -> list[tuple[str, int]]:
+    """Run what is not finished, seed by seed, so that an incomplete study has all rows; returns the failed runs.
+
+    Raises:
+        ValueError: another study uses the folder, or the folder has results with other settings.
+    """
+    rows = [row for row in ROWS if row in args.rows and not (args.steps and "max_steps" in ROWS[row])]
+    jobs = [(row, seed) for seed in range(1, args.seeds + 1) for row in rows]
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(args.output_dir / ".lock", timeout=0):
+            check_results(jobs, args)
+            return run_jobs(jobs, args)
+    except Timeout:
+        raise ValueError(f"Another study uses {args.output_dir}. Wait for it, or give another --output_dir.") from None
+
+
+def command_of(args: argparse.Namespace) -> str:
+    """The command that gives the results in `args.output_dir`, for the report."""
+    words = ["python", "-m", "microworld.study", "--seeds", args.seeds, "--scenes", args.scenes]
+    words += ["--steps", args.steps] if args.steps else []
+    words += ["--teachers", args.teachers] if args.teachers != TEACHERS else []
+    return shlex.join(map(str, words))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,15 +81,11 @@ def main(argv: list[str] | None = None) -> int:
     failed = []
     try:
         args = parse(argv)
-        if not args.report:  # seed by seed, so that an incomplete study has results of every row
-            jobs = [(row, seed) for seed in range(1, args.seeds + 1) for row in ROWS if row in args.rows]
-            failed = run_jobs(jobs, args)
-        if runs := load_runs(args):
-            steps = ["--steps", str(args.steps)] if args.steps else []
-            words = ["python", "-m", "microworld.study", "--seeds", args.seeds, "--scenes", args.scenes, *steps]
-            print(write_report(runs, args, shlex.join(map(str, words))))
-        elif args.report:
-            raise ValueError(f"{args.output_dir} has no two finished runs of {BASE} with these settings.")
+        if not args.report:
+            failed = train_and_evaluate(args)
+        if not (runs := load_runs(args)):
+            raise ValueError(f"No report: {args.output_dir} has no two finished runs of {BASE} with these settings.")
+        print(write_report(runs, args, command_of(args)))
     except (ValueError, OSError) as error:
         print(f"study: error: {error}", file=sys.stderr)
         return 2

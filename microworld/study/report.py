@@ -68,9 +68,14 @@ def estimates(runs: Runs) -> Estimates:
 
 
 def measured(run: dict[str, Any], measure: str, split: str = "validation") -> tuple[float, int]:
-    """The value of a measure in a run's metrics.json, and the number of its trials."""
+    """The value of a measure in a run's metrics.json, and the number of its trials. A ValueError if it is missing."""
     found = {(figure["metric"], figure["row"], figure["condition"]): figure for figure in run["figures"]}
-    figures = [found[metric, row, f"{condition}, {split}"] for metric, row, condition in MEASURES[measure]]
+    names = [(metric, row, f"{condition}, {split}") for metric, row, condition in MEASURES[measure]]
+    if missing := [name for name in names if name not in found]:
+        raise ValueError(
+            f"The run with the fingerprint {run['fingerprint']} lacks {missing[0]}; delete it, to run it again."
+        )
+    figures = [found[name] for name in names]
     return sum(figure["value"] for figure in figures) / len(figures), figures[0]["n"]
 
 
@@ -107,10 +112,10 @@ def write_report(runs: Runs, args: argparse.Namespace, command: str) -> str:
     page, found = args.docs / "study.md", estimates(runs)
     metrics, kept = summary(runs, found, command), findings(page)
     args.docs.mkdir(parents=True, exist_ok=True)
-    parts = ["# The paper's questions on the drawn world", METHOD, "## What we learned", f"{START}\n{kept}\n{END}"]
+    parts = ["# Ablations on the microworld", METHOD, "## What we learned", f"{START}\n{kept}\n{END}"]
     both = [(measure, *(found[split, measure, BASE] for split in ("validation", "test"))) for measure in MEASURES]
-    lines = [[measure, as_text(own), as_text(tested), f"{own.n:,}"] for measure, own, tested in both]
-    parts += ["## The recipe", as_markdown([["", "validation split", "test split", "n"], *lines])]
+    lines = [[measure, as_text(own), f"{own.n:,}", as_text(test), f"{test.n:,}"] for measure, own, test in both]
+    parts += ["## The recipe", as_markdown([["", "validation split", "n", "test split", "n"], *lines])]
     present = {question: [row for row in rows if row in runs] for question, rows in QUESTIONS.items()}
     if present := {question: rows for question, rows in present.items() if rows}:
         draw_differences(present, PLOTTED, found, args.docs / "study.png")
@@ -126,11 +131,13 @@ def write_report(runs: Runs, args: argparse.Namespace, command: str) -> str:
 
 
 def findings(page: Path) -> str:
-    """The hand-written text between the markers of the page. A ValueError if the second marker is missing."""
-    _, start, rest = page.read_text(encoding="utf-8").partition(START) if page.is_file() else ("", "", "")
+    """The handwritten text between the markers of the page. A ValueError if a marker is missing."""
+    if not page.is_file():
+        return ""
+    _, start, rest = page.read_text(encoding="utf-8").partition(START)
     kept, end, _ = rest.partition(END)
-    if start and not end:
-        raise ValueError(f"{page} has {START} without {END}; add it after the findings.")
+    if not (start and end):
+        raise ValueError(f"{page} must have {START} before the handwritten findings and {END} after them.")
     return kept.strip()
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
+from microworld import RECIPE
 from trainer.config_loader import ConfigLoader
 from trainer.evaluation.metrics_file import load_metrics
 
-RECIPE = Path("hub_configs/microworld/train.yaml")
 RANDOM_BART = "random"  # as a row's `bart`: a BART of the teacher's shape with random weights, drawn from the seed
 BASE = "recipe"  # the row that all others are compared with
 
@@ -31,10 +31,25 @@ def fingerprint(row: str, seed: int, args: argparse.Namespace) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def finished(row: str, seed: int, args: argparse.Namespace) -> dict[str, Any] | None:
-    """The metrics.json of a run with the present settings; None if there is none."""
+def result(row: str, seed: int, args: argparse.Namespace) -> dict[str, Any] | None:
+    """The metrics.json of a run, with any settings; None if there is none."""
     try:
-        metrics = load_metrics(args.output_dir / row / str(seed) / "metrics.json")
+        return load_metrics(args.output_dir / row / str(seed) / "metrics.json")
     except ValueError:
         return None
-    return metrics if metrics.get("fingerprint") == fingerprint(row, seed, args) else None
+
+
+def finished(row: str, seed: int, args: argparse.Namespace) -> dict[str, Any] | None:
+    """The metrics.json of a run with the present settings; None if there is none."""
+    metrics = result(row, seed, args)
+    return metrics if metrics and metrics.get("fingerprint") == fingerprint(row, seed, args) else None
+
+
+def check_results(jobs: list[tuple[str, int]], args: argparse.Namespace) -> None:
+    """Raise a ValueError if a run would replace a result that was made with other settings."""
+    for row, seed in jobs:
+        if result(row, seed, args) and not finished(row, seed, args):
+            raise ValueError(
+                f"{args.output_dir / row / str(seed)} has a result with other settings (the recipe, the base models, "
+                "--steps or --scenes). Give another --output_dir, or delete it."
+            )

@@ -16,13 +16,11 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, BartConfig, BartForConditionalGeneration, set_seed
 
-from microworld.exam import write_task
+from microworld.exam import PARTS, TEXT_QUESTIONS, write_task
 from microworld.study.rows import BASE, RANDOM_BART, RECIPE, ROWS, fingerprint, finished
 from trainer.evaluation.metrics_file import load_metrics, write_atomically
 
 Job = tuple[str, int]  # name of the row, seed
-EXAM = ("microworld-vqa", "microworld-knowledge", "microworld-captions", "microworld-retrieval")
-TEXT_QUESTIONS = 4  # per scene
 RANDOM_STATE = Lock()  # torch has one for all threads
 
 
@@ -66,7 +64,7 @@ def run(row: str, seed: int, args: argparse.Namespace, stop: Event) -> None:
     trained = time.time()
     for split in ("validation", "test") if row == BASE else ("validation",):
         for task, own in {
-            write_task(folder / "exam.yaml", EXAM, size=args.scenes, seed=seed): ["--clip", clip],
+            write_task(folder / "exam.yaml", PARTS, size=args.scenes, seed=seed): ["--clip", clip],
             "text-retention": ["--reference_model", bart, "--limit", TEXT_QUESTIONS * args.scenes],
         }.items():
             output = folder / f"{Path(task).stem}-{split}"

@@ -163,5 +163,11 @@ def scenes(split: str, seed: int = 0, **options) -> Iterator[Scene]:
             yield scene
 
 
+def check_size(size: int) -> None:
+    """Raise a ValueError if `size`, a number of scenes, is not a positive number."""
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"size={size!r} must be a whole number, 1 or more.")
+
+
 def _hash(text: str) -> int:
     return int(hashlib.sha256(text.encode()).hexdigest(), 16)

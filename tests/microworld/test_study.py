@@ -8,25 +8,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from PIL import Image
 from transformers import BartForConditionalGeneration
 
+from microworld import RECIPE, TEACHERS
+from microworld.exam import PARTS
 from microworld.study import rows as rows_module
 from microworld.study import run as run_module
 from microworld.study.__main__ import main, parse
 from microworld.study.report import MEASURES, estimate, estimates
-from microworld.study.rows import BASE, QUESTIONS, RECIPE, ROWS, fingerprint, finished, options_of
+from microworld.study.rows import BASE, QUESTIONS, ROWS, fingerprint, finished, options_of
 from microworld.study.run import as_text, call, run_jobs, save_random_bart
 from trainer.cli.parser import CommandParser
 from trainer.cli.train import ARGUMENTS, read_arguments
 from trainer.evaluation.tasks.task import load_task
 
-TEACHERS = Path("microworld/teachers")
-
 
 @pytest.fixture
 def args(tmp_path) -> argparse.Namespace:
-    """Options of a study in a new folder, whose teachers have no weights."""
+    """Options of a study in a new folder, whose teachers have empty weights."""
+    for name in ("clip", "bart"):
+        (tmp_path / "teachers" / name).mkdir(parents=True)
+        (tmp_path / "teachers" / name / "model.safetensors").touch()
     folders = {"output_dir": "out", "docs": "docs", "teachers": "teachers"}
     return parse([word for name, folder in folders.items() for word in (f"--{name}", str(tmp_path / folder))])
 
@@ -140,7 +144,7 @@ def test_a_run_gets_its_own_options_and_shares_the_feature_cache(args, monkeypat
     assert text[text.index("--reference_model") + 1] == str(folder / "bart")
     assert text[text.index("--limit") + 1] == "600"
     tasks = {task.name: task.dataset_kwargs for task in load_task(exam[exam.index("--task") + 1])}
-    assert tasks == dict.fromkeys(run_module.EXAM, {"size": 150, "seed": 2})
+    assert tasks == dict.fromkeys(PARTS, {"size": 150, "seed": 2})
 
 
 def test_a_result_depends_on_its_settings(args, monkeypatch, tmp_path):
@@ -160,6 +164,35 @@ def test_a_result_depends_on_its_settings(args, monkeypatch, tmp_path):
     assert not finished("recipe", 1, args)
     (args.output_dir / "recipe" / "1" / "metrics.json").write_text('{"schema": 1, "fig')
     assert not finished("recipe", 1, args)
+
+
+def test_results_of_other_settings_are_not_replaced(args, monkeypatch, capsys):
+    monkeypatch.setattr(run_module, "call", FakeVLKD())
+    assert main(words(args, "--seeds=2", "--rows", "recipe")) == 0
+    file = args.output_dir / "recipe" / "1" / "metrics.json"
+    before = file.read_text()
+    for option in ("--steps=2", "--scenes=150"):
+        assert main(words(args, "--seeds=2", option, "--rows", "recipe")) == 2
+        assert f"{file.parent} has a result with other settings" in capsys.readouterr().err
+        assert file.read_text() == before
+
+
+def test_two_studies_do_not_share_a_folder(args, monkeypatch, capsys):
+    monkeypatch.setattr(run_module, "call", FakeVLKD())
+    args.output_dir.mkdir()
+    with FileLock(args.output_dir / ".lock"):
+        assert main(words(args, "--seeds=2", "--rows", "recipe")) == 2
+    assert f"Another study uses {args.output_dir}" in capsys.readouterr().err
+    assert not list(args.output_dir.glob("recipe/*"))
+
+
+def test_steps_omit_rows_with_steps_of_their_own(args, monkeypatch):
+    monkeypatch.setattr(run_module, "call", FakeVLKD())
+    assert main(words(args, "--seeds=2", "--steps=5", "--rows", "recipe", "steps-2400", "paper")) == 0
+    assert sorted(folder.name for folder in args.output_dir.glob("*/")) == ["paper", "recipe"]
+    command = json.loads((args.docs / "study.json").read_text())["command"]
+    expected = f"python -m microworld.study --seeds 2 --scenes 300 --steps 5 --teachers {args.teachers}"
+    assert command == expected
 
 
 def test_stop_ends_the_process(tmp_path):
@@ -185,9 +218,13 @@ def test_exit_codes(args, monkeypatch, capsys):
     assert main(words(args, "--seeds=1")) == 2 and "--seeds is 1; it must be 2 or more" in capsys.readouterr().err
     assert main(words(args, "--scenes=99")) == 2 and "must be 100 or more" in capsys.readouterr().err
     assert main(words(args, "--report")) == 2 and "no two finished runs of recipe" in capsys.readouterr().err
+    (args.teachers / "bart" / "model.safetensors").unlink()
+    assert main(words(args)) == 2 and f"--teachers {args.teachers} must have" in capsys.readouterr().err
+    (args.teachers / "bart" / "model.safetensors").touch()
     with pytest.raises(SystemExit, match="2"):
         main(["--rows", "nothing"])
     monkeypatch.setattr(run_module, "call", FakeVLKD(failing=["recipe 1"]))
+    assert main(words(args, "--rows", "paper")) == 2 and "No report: " in capsys.readouterr().err
     assert main(words(args, "--rows", "recipe")) == 1
 
 
@@ -241,15 +278,14 @@ def test_report_of_all_rows(args):
     text = page.read_text()
     assert "## What we learned\n\n<!-- findings -->\nICTI carries the answers.\n<!-- /findings -->\n" in text
     assert "old table" not in text and all(f"## {question}" in text for question in QUESTIONS)
-    assert "| VQA | 0.740 ± 0.050 | 0.900 ± 0.000 | 30 |" in text
+    assert "| VQA | 0.740 ± 0.050 | 30 | 0.900 ± 0.000 | 30 |" in text
     (line,) = [line for line in text.splitlines() if line.startswith("| without-icti")]
     cells = line.split(" | ")
     assert cells[0] == "| without-icti<br>`{icti_weight: 0.0}`"
     assert cells[1] == "0.440 ± 0.050<br>**−0.300 ± 0.000**"
     assert cells[8] == "−0.010 ± 0.000<br>+0.000 ± 0.000" and cells[9] == "200<br> |"
-    assert (
-        "By `python -m microworld.study --seeds 3 --scenes 300` on commit `abc1234`; 200 s to train and 100 s" in text
-    )
+    command = f"python -m microworld.study --seeds 3 --scenes 300 --teachers {args.teachers}"
+    assert f"By `{command}` on commit `abc1234`; 200 s to train and 100 s" in text
     assert "fewer than" not in text
     with Image.open(args.docs / "study.png") as picture:
         assert picture.width == 1650 and "](study.png)" in text
@@ -261,8 +297,18 @@ def test_report_of_all_rows(args):
     }
 
     assert main(words(args, "--report")) == 0 and page.read_text() == text  # nothing is lost or doubled
-    page.write_text(text.replace("<!-- /findings -->", ""))
+    for marker in ("<!-- findings -->", "<!-- /findings -->"):
+        page.write_text(text.replace(marker, ""))
+        assert main(words(args, "--report")) == 2 and marker not in page.read_text()
+
+
+def test_report_names_a_missing_figure(args, capsys):
+    for seed in (1, 2):
+        write_result(args, "recipe", seed)
+    file = args.output_dir / "recipe" / "2" / "metrics.json"
+    file.write_text(file.read_text().replace("text QA", "text"))
     assert main(words(args, "--report")) == 2
+    assert "lacks ('text QA', 'exact match, change', 'model, validation')" in capsys.readouterr().err
 
 
 def test_report_of_an_unfinished_study(args):

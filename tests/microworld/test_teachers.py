@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import BartForConditionalGeneration, CLIPModel, CLIPProcessor
 
+from microworld import TEACHERS
 from microworld.exam import draw_exam, score_retrieval
-from microworld.pretrain.__main__ import TEACHERS
 from microworld.pretrain.measure import TRAITS, embed_texts, measure_bart
 from microworld.world.language import QUESTION_TYPES
 from microworld.world.scenes import CANVAS

@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, CLIPConfig, CLIPTextConfig, pipeline
 
 from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration, VLKDModel, VLKDProcessor
-from modeling_vlkd.configuration_vlkd import LAST_COMMIT, REMOVED
 from trainer.models import load_vlkd
 
 TEACHER = Path(__file__).parents[2] / "microworld" / "teachers" / "bart"
@@ -66,16 +65,6 @@ def test_a_broken_config(folder, change, error, message):
     change_config(folder, change)
     with pytest.raises(error, match=message):
         VLKDForConditionalGeneration.from_pretrained(folder)
-
-
-def test_options_that_were_removed(folder):
-    for name, only in REMOVED.items():
-        change_config(folder, lambda config, name=name: config.update({name: "other"}))
-        with pytest.raises(ValueError, match=f"`{name}`='other' was removed; use commit {LAST_COMMIT}"):
-            VLKDForConditionalGeneration.from_pretrained(folder)
-        change_config(folder, lambda config, name=name, only=only: config.update({name: only}))
-    config = VLKDConfig.from_pretrained(folder)
-    assert not REMOVED.keys() & config.to_dict().keys()
 
 
 def test_a_config_of_the_wrong_class():

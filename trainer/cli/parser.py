@@ -12,7 +12,6 @@ import yaml
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from modeling_vlkd.configuration_vlkd import LAST_COMMIT, REMOVED
 from trainer.config_loader import ConfigLoader
 
 NULL = "tag:yaml.org,2002:null"
@@ -99,10 +98,8 @@ class CommandParser(HfArgumentParser):
         if not keys:
             return f"unexpected {' '.join(unknown)}; options are written --key value."
         origin = f" in {self._config}" if unknown[0] in self._config_flags else ""
-        if (name := keys[0].replace("-", "_")) in REMOVED:
-            return f"key '{name}'{origin} was removed; drop it if it is {REMOVED[name]}, or use commit {LAST_COMMIT}."
         known = [action.dest for action in self._actions if action.option_strings]
-        near = difflib.get_close_matches(name, known)
+        near = difflib.get_close_matches(keys[0].replace("-", "_"), known)
         help_flag = "--help_all" if self.dataclass_types else "--help"
         remedy = f"Did you mean {' or '.join(near)}?" if near else f"`{self.prog} {help_flag}` lists the keys."
         return f"unknown key '{keys[0]}'{origin}. {remedy}"

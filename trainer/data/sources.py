@@ -1,5 +1,6 @@
 """Load the datasets of a run as rows of an image and captions."""
 
+import inspect
 import json
 import os
 import pkgutil
@@ -68,7 +69,7 @@ def _with_root(row: dict[str, Any], column: str, root: str) -> dict[str, Any]:
 
 
 def load_split(
-    spec: str, split: str, streaming: bool = False, texts: Sequence[str] = (), **kwargs: Any
+    spec: str, split: str, /, streaming: bool = False, texts: Sequence[str] = (), **kwargs: Any
 ) -> Dataset | IterableDataset:
     """One split of the dataset that `spec` names.
 
@@ -81,12 +82,14 @@ def load_split(
         **kwargs: arguments of `load_dataset` or of the function.
 
     Raises:
-        ValueError: there is no such dataset, function or split.
+        ValueError: there is no such dataset, function or split, or the function does not take `kwargs`.
     """
+    if "split" in kwargs:
+        raise ValueError(f"dataset_kwargs has split: {kwargs['split']!r}; name the split by its own option.")
     spec = os.path.expanduser(spec)
     is_folder = Path(spec).is_dir()
     if FUNCTION.fullmatch(spec) and not Path(spec).exists():
-        return import_function(spec, "dataset")(split=split, **kwargs)
+        return _call(spec, split=split, **kwargs)
     if is_folder and (Path(spec, "dataset_dict.json").exists() or Path(spec, "state.json").exists()):
         return _split_of_saved(spec, split)
     if "://" in spec:
@@ -104,6 +107,15 @@ def load_split(
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         where = "from disk" if Path(spec).exists() else "from the Hub, and there is no such local folder"
         raise ValueError(f"dataset '{spec}', split '{split}', cannot be loaded {where}: {reason}") from error
+
+
+def _call(spec: str, **kwargs: Any) -> Dataset:
+    function = import_function(spec, "dataset")
+    try:
+        inspect.signature(function).bind(**kwargs)
+    except TypeError as error:
+        raise ValueError(f"dataset '{spec}' does not take these dataset_kwargs: {error}.") from error
+    return function(**kwargs)
 
 
 def _split_of_saved(folder: str, split: str) -> Dataset:

@@ -117,8 +117,11 @@ class GenerationLog:
             complete_lines = content[: content.rfind(b"\n") + 1]
             if complete_lines != content:
                 path.write_bytes(complete_lines)
-            records = map(json.loads, complete_lines.split(b"\n")[:-1])
-            self.records = {record["id"]: record for record in records}
+            try:
+                records = [json.loads(line) for line in complete_lines.split(b"\n")[:-1]]
+                self.records = {record["id"]: record for record in records}
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(f"{path} has a line that `vlkd evaluate` did not write. Delete the file.") from error
 
     def has(self, row: Row, id_key: str) -> bool:
         return self.records.get(row[id_key], {}).get("question", ...) == row.get("question")
@@ -134,7 +137,8 @@ def run_key(model: PreTrainedModel, task: Task, examples: Examples, strategy: st
     digest = hashlib.blake2b(digest_size=6)
     steps = {name: asdict(task.steps[name]) for name in STRATEGIES[task.kind][strategy]}
     config = {key: value for key, value in model.config.to_dict().items() if key != "_name_or_path"}
-    settings = (strategy, steps, examples.dataset, examples.split, config, model.device.type, str(model.dtype))
+    data = (examples.dataset, examples.split, task.dataset_kwargs)
+    settings = (strategy, steps, data, config, model.device.type, str(model.dtype))
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())

@@ -12,7 +12,6 @@ import yaml
 from caption_data import load
 
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
-from modeling_vlkd.configuration_vlkd import LAST_COMMIT, REMOVED
 from trainer.arguments import ModelArguments
 from trainer.build import load_model
 from trainer.cli import main
@@ -183,9 +182,6 @@ def test_mistakes_on_the_command_line(config, capsys, tmp_path):
     )
     path = config()
     assert "unknown key 'freze'. Did you mean freeze" in complaint(capsys, "--config", path, "--freze", "all")
-    for name, only in REMOVED.items():
-        message = f"key '{name}' was removed; drop it if it is {only}, or use commit {LAST_COMMIT}."
-        assert message in complaint(capsys, "--config", path, f"--{name}", "other")
     assert "unexpected word" in complaint(capsys, "--config", path, "word")
     assert "missing.yaml" in complaint(capsys, "--config", str(tmp_path / "missing.yaml"))
     (tmp_path / "list.yaml").write_text("- a\n- b\n")

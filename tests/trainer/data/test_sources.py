@@ -244,6 +244,21 @@ def test_options_that_make_no_sense(options, message):
         data_args(**options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sizes": 5}, r"does not take these dataset_kwargs: got an unexpected keyword argument 'sizes'"),
+        ({"split": "test"}, "dataset_kwargs has split: 'test'"),
+        ({"size": 0}, "size=0 must be a whole number, 1 or more"),
+        ({"size": "4"}, "size='4' must be a whole number"),
+    ],
+)
+def test_arguments_that_a_function_does_not_take(options, message):
+    name = "microworld.dataset:load"
+    with pytest.raises(ValueError, match=message):
+        load_sources(data_args(dataset_name=name, dataset_kwargs=options, caption_column="captions"), "train", False)
+
+
 def test_missing_column_is_named(folder):
     for streaming in (False, True):
         with pytest.raises(

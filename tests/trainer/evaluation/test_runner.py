@@ -137,6 +137,13 @@ def test_a_text_may_hold_any_character(tmp_path):
     assert log.records == {1: record}
 
 
+def test_a_log_of_something_else_is_named(tmp_path):
+    for line in ("[1]", "{", "{}"):
+        (tmp_path / "log").write_text(f"{line}\n")
+        with pytest.raises(ValueError, match="log has a line that `vlkd evaluate` did not write"):
+            GenerationLog(tmp_path / "log")
+
+
 def test_a_limited_run_is_the_beginning_of_the_whole(model, processor, vqa_dir, tmp_path, counted):
     task = task_of("vqav2")
     some = generate_all(
@@ -179,6 +186,20 @@ def test_what_was_changed_is_answered_again(model, processor, images, vqa_dir, t
     examples = load_examples(task, DatasetOverrides(vqa_dir))
     texts = generate_all(model, processor, with_strategies(task, "direct"), examples, tmp_path / "used")
     assert texts == generate_all(model, processor, with_strategies(task, "direct"), examples, tmp_path / "fresh")
+
+
+def test_other_arguments_of_the_dataset_start_over(model, processor, tmp_path):
+    """Another seed draws other scenes, whose images have the same ids."""
+    tasks = {task.name: task for task in load_task("microworld")}
+    texts = []
+    for folder, seed in (("used", 0), ("used", 1), ("fresh", 1)):
+        task = tasks["microworld-captions"]
+        steps = {"caption": replace(task.steps["caption"], max_new_tokens=8)}
+        task = replace(task, steps=steps, dataset_kwargs={"size": 6, "seed": seed})
+        examples = load_examples(task, DatasetOverrides())
+        assert examples.rows[0]["image_id"] == 0
+        texts.append(generate_all(model, processor, task, examples, tmp_path / folder))
+    assert texts[0] != texts[1] == texts[2]
 
 
 def test_embeddings_are_the_dual_encoders(model, processor, images, tmp_path):

@@ -59,6 +59,8 @@ def test_prompts_are_the_processors(name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"parts": {}}, "own.yaml: parts must hold one task or more"),
+        ({"parts": ["a"]}, "own.yaml: parts must hold one task or more"),
         ({"kind": "vqa2"}, "own.yaml: kind: 'vqa2' is unknown; choose from vqa, captions"),
         ({"metrics": "vqa"}, "own.yaml: task 'own' has the unknown key `metrics`"),
         ({"metric": None}, "own.yaml: task 'own' lacks the key `metric`"),

@@ -123,6 +123,8 @@ def load_task(name: str) -> list[Task]:
     if not isinstance(content, dict):
         raise ValueError(f"--task {name} must hold `key: value` lines.")
     parts = content.get("parts", {file.stem: content})
+    if not (isinstance(parts, dict) and parts and all(isinstance(part, dict) for part in parts.values())):
+        raise ValueError(f"{file}: parts must hold one task or more, each as `name: {{key: value}}`.")
     return [_as_task(part, values, str(file)) for part, values in parts.items()]
 
 
