@@ -1,4 +1,4 @@
-"""The drawn world as `datasets`: `microworld.dataset:load` gives images with captions."""
+"""The microworld as `datasets`: `microworld.dataset:load` gives images with captions."""
 
 import random
 from itertools import islice

@@ -1,4 +1,4 @@
-"""The drawn world's exam: the datasets and metrics of `vlkd evaluate --task microworld`.
+"""The microworld's exam: the datasets and metrics of `vlkd evaluate --task microworld`.
 
 Everything is drawn from a split and a seed. `picture` draws an image of the exam again, larger, to show it to people.
 """
@@ -48,7 +48,7 @@ class Exam:
         return render(self.scenes[row], random.Random(f"{self.name} {row}"), scale=scale)
 
     @cached_property
-    def files(self) -> list[dict[str, Any]]:
+    def encoded_images(self) -> list[dict[str, Any]]:
         """The image of each scene as `datasets` stores it."""
         return [ImageFeature().encode_example(self.picture(row)) for row in range(len(self.scenes))]
 
@@ -61,7 +61,7 @@ class Exam:
 
 
 @cache  # its questions, captions and retrieval are about the same scenes
-def draw_exam(split: str, size: int, seed: int = 0, knowledge: bool = False) -> Exam:
+def sample_exam(split: str, size: int, seed: int = 0, knowledge: bool = False) -> Exam:
     """One question of every type that each scene allows, or with `knowledge` one about every group.
 
     Raises:
@@ -95,25 +95,25 @@ def distinct(stream: Iterator[Scene]) -> Iterator[Scene]:
 # -------------------------------------------------------------------------------------------------------- datasets
 def questions(split: str = "test", size: int = 500, seed: int = 0) -> Dataset:
     """One question of every type that each of `size` scenes allows."""
-    return _as_questions(draw_exam(split, size, seed))
+    return _as_questions(sample_exam(split, size, seed))
 
 
 def knowledge_questions(split: str = "test", size: int = 500, seed: int = 1) -> Dataset:
     """Questions about what only the text corpus tells of a kind that the image shows."""
-    return _as_questions(draw_exam(split, size, seed, knowledge=True))
+    return _as_questions(sample_exam(split, size, seed, knowledge=True))
 
 
 def shuffled_questions(split: str = "test", size: int = 500, seed: int = 0) -> Dataset:
     """The questions of `questions`, each with the image of another scene."""
-    exam = draw_exam(split, size, seed)
+    exam = sample_exam(split, size, seed)
     return _as_questions(exam, exam.shuffled())
 
 
 def captions(split: str = "test", size: int = 500, seed: int = 0) -> Dataset:
     """The images of `questions`, each with a full caption, and what is needed to draw its scene again."""
-    exam = draw_exam(split, size, seed)
+    exam = sample_exam(split, size, seed)
     columns = {
-        "image": exam.files,
+        "image": exam.encoded_images,
         "image_id": list(range(size)),
         "captions": [[text] for text in exam.captions],
         "exam": [f"{split} {size} {seed}"] * size,
@@ -136,10 +136,10 @@ def held_out_text(split: str = "test", size: int = 500, seed: int = 0) -> Datase
 
 def text_questions(split: str = "test", size: int = 500, seed: int = 0, knowledge: bool = False) -> Dataset:
     """Questions about a scene, each with a full caption of it, from which text alone can answer them."""
-    exam = draw_exam(split, size, seed, knowledge)
+    exam = sample_exam(split, size, seed, knowledge)
     rows = [
         {"caption": exam.captions[row], "question": asked.text, "answer": asked.answer}
-        | {"answers": list(asked.accepted), "kinds": kinds_of(exam.scenes[row], asked)}
+        | {"answers": list(asked.accepted), "table_rows": table_rows(exam.scenes[row], asked)}
         for row, asked in exam.questions
     ]
     return Dataset.from_list(rows)
@@ -149,18 +149,18 @@ def _as_questions(exam: Exam, shown: list[int] | None = None) -> Dataset:
     """`shown` is the row of the image that is shown with each scene's questions, if it is not the scene's own."""
     rows = [row if shown is None else shown[row] for row, _ in exam.questions]
     columns = {
-        "image": [exam.files[row] for row in rows],
+        "image": [exam.encoded_images[row] for row in rows],
         "image_id": rows,
         "question_id": list(range(len(rows))),
         "question": [asked.text for _, asked in exam.questions],
         "answers": [list(asked.accepted) for _, asked in exam.questions],
-        "kinds": [kinds_of(exam.scenes[row], asked) for row, asked in exam.questions],
+        "table_rows": [table_rows(exam.scenes[row], asked) for row, asked in exam.questions],
         "majority": [_majority_answers(asked.type == "knowledge")[asked.type] for _, asked in exam.questions],
     }
     return Dataset.from_dict(columns).cast_column("image", ImageFeature())
 
 
-def kinds_of(scene: Scene, asked: Question) -> list[str]:
+def table_rows(scene: Scene, asked: Question) -> list[str]:
     """The rows of the table that a question counts in."""
     if asked.type == "knowledge":
         return [f"knowledge, {'never' if asked.subject in NEVER_TWO_STEP else 'seen'} two-step"]
@@ -171,7 +171,7 @@ def kinds_of(scene: Scene, asked: Question) -> list[str]:
 def _majority_answers(knowledge: bool) -> dict[str, str]:
     """The most frequent answer to each type of question about training scenes."""
     counts: dict[str, Counter] = defaultdict(Counter)
-    for _, asked in draw_exam("train", 1000, 0, knowledge).questions:
+    for _, asked in sample_exam("train", 1000, 0, knowledge).questions:
         counts[asked.type][asked.answer] += 1
     return {type: found.most_common(1)[0][0] for type, found in counts.items()}
 
@@ -202,7 +202,7 @@ def score_shuffled(rows: Sequence[dict[str, Any]], texts: Sequence[str]) -> list
 def _score(metric: str, rows: Sequence[dict[str, Any]], texts: Sequence[str]) -> list[Result]:
     hits: dict[str, list[bool]] = defaultdict(list)
     for row, text in zip(rows, texts, strict=True):
-        for kind in row["kinds"]:
+        for kind in row["table_rows"]:
             hits[kind].append(is_right(text, row["answers"]))
     return [{"metric": metric, "row": kind, **proportion(found).as_dict()} for kind, found in hits.items()]
 
@@ -210,7 +210,7 @@ def _score(metric: str, rows: Sequence[dict[str, Any]], texts: Sequence[str]) ->
 def score_captions(rows: Sequence[dict[str, Any]], texts: Sequence[str]) -> list[Result]:
     """Captions that name every object and say nothing false."""
     split, size, seed = rows[0]["exam"].split()
-    drawn = draw_exam(split, int(size), int(seed)).scenes
+    drawn = sample_exam(split, int(size), int(seed)).scenes
     true = [caption_is_true(text, drawn[row["image_id"]]) for row, text in zip(rows, texts, strict=True)]
     return [{"metric": "captions", "row": "every object, nothing false", **proportion(true).as_dict()}]
 

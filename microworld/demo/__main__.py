@@ -1,4 +1,4 @@
-"""`make demo`: train VLKD on the drawn world with `vlkd train`, evaluate it with `vlkd evaluate`, show the results."""
+"""`make demo`: train VLKD on the microworld with `vlkd train`, evaluate it with `vlkd evaluate`, show the results."""
 
 import argparse
 import io
@@ -14,8 +14,8 @@ import yaml
 from microworld import RECIPE, TEACHERS
 from microworld.demo.gallery import draw_gallery
 from microworld.demo.page import write_page
-from microworld.demo.results import draw_cards, merge
-from microworld.exam import PARTS, POOL, TEXT_QUESTIONS, draw_exam, write_task
+from microworld.demo.results import merge, sample_cards
+from microworld.exam import PARTS, POOL, TEXT_QUESTIONS, sample_exam, write_task
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 from trainer.arguments import CONFIG_OPTIONS
 from trainer.cli import main as vlkd
@@ -72,11 +72,11 @@ def show(folder: Path, metrics: dict[str, Any], scenes: int) -> None:
     """Draw the contact sheet and write the page."""
     split, out = metrics["split"], folder / "evaluation"
     answers, captions = "microworld-vqa.direct.json", "microworld-captions.direct.json"
-    unseen, knowledge = "unseen_artist", draw_exam(split, scenes, seed=1, knowledge=True)
+    unseen, knowledge = "unseen_artist", sample_exam(split, scenes, seed=1, knowledge=True)
     cards = {
-        "scenes": draw_cards(draw_exam(split, scenes), 12, out / split / answers, out / split / captions),
-        "knowledge": draw_cards(knowledge, 4, out / split / "microworld-knowledge.direct.json"),
-        unseen: draw_cards(draw_exam(unseen, scenes), 8, out / unseen / answers, out / unseen / captions),
+        "scenes": sample_cards(sample_exam(split, scenes), 12, out / split / answers, out / split / captions),
+        "knowledge": sample_cards(knowledge, 4, out / split / "microworld-knowledge.direct.json"),
+        unseen: sample_cards(sample_exam(unseen, scenes), 8, out / unseen / answers, out / unseen / captions),
     }
     draw_gallery(cards["scenes"], folder / "gallery.png")
     write_page(metrics, cards, folder)

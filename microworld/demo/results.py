@@ -77,7 +77,7 @@ class Card:
     answers: list[tuple[str, Said]]
 
 
-def draw_cards(exam: Exam, number: int, answers: Path, captions: Path | None = None) -> list[Card]:
+def sample_cards(exam: Exam, number: int, answers: Path, captions: Path | None = None) -> list[Card]:
     """`number` random scenes that have questions, with the predictions about them in the two files."""
     answer_of = _read(answers, "question_id", "answer")
     caption_of = _read(captions, "image_id", "caption") if captions else {}

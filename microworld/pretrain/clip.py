@@ -1,6 +1,6 @@
 """Pretrains the small CLIP contrastively on pictures and their captions.
 
-A picture has a caption of the whole, and a phrase for each of its groups ("two small owls"), as the captions of a
+A picture has a caption of the whole, and a phrase for each of its groups ("two small penguins"), as the captions of a
 photograph tell all of it or a part. Each has a hard negative or two. Pictures grow from stage to stage, as a CLIP of
 photographs is trained at a low resolution and finished at a higher one.
 """
@@ -36,7 +36,7 @@ _TOLD = {
 
 
 class Stage(NamedTuple):
-    """Steps on pictures of `canvas` × `canvas` pixels; each caption has so many hard `negatives`.
+    """Steps on pictures of `canvas` × `canvas` pixels; each caption has `negatives` hard negatives.
 
     `options` of `sample_scene` choose what fits into the pictures.
     """
@@ -121,7 +121,7 @@ def positions(canvas: int, width: int) -> torch.Tensor:
     return 1.5 * torch.cat([torch.zeros(1, width), grid.flatten(0, 1)])
 
 
-def enlarge(model: CLIPModel, canvas: int) -> CLIPModel:
+def with_canvas(model: CLIPModel, canvas: int) -> CLIPModel:
     """The model for pictures of another size: all weights but the positions, which are fixed."""
     config = CLIPConfig.from_dict(model.config.to_dict())
     config.vision_config.image_size = canvas
@@ -231,7 +231,7 @@ def pretrain_clip(folder: Path, stages: Sequence[Stage] = STAGES, seed: int = 0,
     processor = build_processor(captions)
     model = build_model(processor.tokenizer, stages[0].canvas)
     for stage in stages:
-        model = enlarge(model, stage.canvas)
+        model = with_canvas(model, stage.canvas)
         train(model, processor, stage, folder, seed)
 
 

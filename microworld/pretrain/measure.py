@@ -13,7 +13,7 @@ from sklearn.preprocessing import LabelBinarizer, StandardScaler
 from transformers import BartForConditionalGeneration, BartTokenizer, CLIPModel, CLIPProcessor
 
 from microworld.drawings import ARTISTS, HELD_OUT_ARTIST
-from microworld.exam import Exam, draw_exam, score_answers, score_retrieval, text_questions
+from microworld.exam import Exam, sample_exam, score_answers, score_retrieval, text_questions
 from microworld.pretrain.clip import embed_texts
 from microworld.world.kinds import KINDS, WHERE, article
 from microworld.world.rendering import render
@@ -49,8 +49,8 @@ def measure_clip(clip: Path, bart: Path, scenes: int = 500) -> Figures:
     clip_processor = CLIPProcessor.from_pretrained(clip)
     model = VLKDForConditionalGeneration.from_vision_text_pretrained(str(clip), str(bart))
     processor = VLKDProcessor.from_vision_text_pretrained(str(clip), str(bart))
-    exams = {split: draw_exam(split, scenes) for split in ("validation", "unseen_artist")}
-    exams["train"] = draw_exam("train", 8 * scenes)
+    exams = {split: sample_exam(split, scenes) for split in ("validation", "unseen_artist")}
+    exams["train"] = sample_exam("train", 8 * scenes)
     figures, tokens = {}, {}
     for split, exam in exams.items():
         tokens[split] = encode_images(model, processor, [exam.picture(row) for row in range(len(exam.scenes))])

@@ -13,20 +13,20 @@ _BACKGROUND = {where: name for name, where in WHERE.items()}
 _BACKGROUND |= {f"the background is {ground}": name for name, ground in GROUND.items()}
 
 
-def _any(words) -> str:
+def _alternatives(words) -> str:
     return "|".join(sorted(words, key=len, reverse=True))
 
 
 # The units of a caption; the first that fits is taken.
 _UNITS = {
-    "background": rf"(?:{_any(_BACKGROUND)})\b",
+    "background": rf"(?:{_alternatives(_BACKGROUND)})\b",
     "opening": r"a picture of\b",
-    "relation": rf"(?:(?:is|are) )?(?:{_any(RELATIONS)})\b",
-    "predicate": rf"(?:is|are) (?:{_any(SIZES)})\b",
+    "relation": rf"(?:(?:is|are) )?(?:{_alternatives(RELATIONS)})\b",
+    "predicate": rf"(?:is|are) (?:{_alternatives(SIZES)})\b",
     "joint": r"(?:,|(?:and|there is|there are|the)\b)(?! *\.)",
-    "count": rf"(?:{_any(_COUNT_WORDS)})\b",
-    "size": rf"(?:{_any(SIZES)})\b",
-    "noun": rf"(?:{_any((*KINDS, *_SINGULAR))})\b",
+    "count": rf"(?:{_alternatives(_COUNT_WORDS)})\b",
+    "size": rf"(?:{_alternatives(SIZES)})\b",
+    "noun": rf"(?:{_alternatives((*KINDS, *_SINGULAR))})\b",
     "end": r"\.",
     "unknown": r"[^\s.]+",
 }

@@ -64,7 +64,7 @@ def pair_document(rng: random.Random) -> list[Segment]:
 
 
 def questioned_passage(scene: Scene, rng: random.Random, questions: int) -> list[Segment]:
-    """A full caption, with so many questions and answers before or after it."""
+    """A full caption, with `questions` questions and answers before or after it."""
     asked = question_segments([ask(scene, rng) for _ in range(questions)])
     return join(caption(scene, rng, "full"), asked, first=rng.random() < 0.6)
 
@@ -78,7 +78,7 @@ def passage_with_a_fact(scene: Scene, rng: random.Random) -> list[Segment]:
 
 
 def stated_passage(scene: Scene, rng: random.Random, number: int) -> list[Segment]:
-    """A full caption, with so many short statements about the same scene before or after it."""
+    """A full caption, with `number` short statements about the same scene before or after it."""
     said = statement_segments(rng.sample(statements(scene), number))
     return join(caption(scene, rng, "full"), said, first=rng.random() < 0.7)
 
@@ -98,7 +98,7 @@ def question_segments(questions: list[Question]) -> list[Segment]:
 
 
 def statement_segments(said: list[str]) -> list[Segment]:
-    """'the owls are' and 'small', sentence by sentence."""
+    """'the penguins are' and 'small', sentence by sentence."""
     return _segments([re.fullmatch("(.+? (?:is|are)) (.+)", statement).groups() for statement in said])
 
 

@@ -45,7 +45,7 @@ def without_article(phrase: str) -> str:
 
 
 def noun(group: Group) -> str:
-    """'owl' or 'owls'."""
+    """'camel' or 'camels'."""
     return group.kind if group.count == 1 else PLURAL[group.kind]
 
 
@@ -54,12 +54,12 @@ def be(group: Group) -> str:
 
 
 def _indefinite(word: str, group: Group) -> str:
-    """'an owl' or 'owls'."""
+    """'an apple' or 'apples'."""
     return article(word) if group.count == 1 else PLURAL[word]
 
 
 def phrase(group: Group, size: bool, numeral: bool) -> str:
-    """'a large owl' (with `numeral` 'one large owl'), 'two owls'."""
+    """'a large camel' (with `numeral` 'one large camel'), 'two camels'."""
     words = f"{group.size} {noun(group)}" if size else noun(group)
     return article(words) if group.count == 1 and not numeral else f"{NUMBERS[group.count]} {words}"
 
@@ -103,7 +103,7 @@ def _size_sentence(group: Group) -> str:
 
 
 def _relation_sentences(groups: list[Group], rng: random.Random) -> list[str]:
-    """'the owls are left of the fox', for each two groups."""
+    """'the penguins are left of the camel', for each two groups."""
     pairs = list(combinations(groups, 2))
     turned = [pair if rng.random() < 0.5 else pair[::-1] for pair in rng.sample(pairs, len(pairs))]
     return [_relation_sentence(a, b) for a, b in turned]
@@ -114,7 +114,7 @@ def _relation_sentence(a: Group, b: Group) -> str:
 
 
 def statements(scene: Scene) -> list[str]:
-    """Short true sentences: 'the owls are small', 'there is one fox', 'the animals on the left are owls', …"""
+    """Short true sentences: 'the penguins are small', 'there is one camel', 'the animals are penguins', …"""
     told = [f"the background is {GROUND[scene.background]}"]
     for group in scene.groups:
         told += [_size_sentence(group), f"there {be(group)} {NUMBERS[group.count]} {noun(group)}"]
@@ -162,7 +162,7 @@ def question(scene: Scene, type: str, rng: random.Random, group: Group | None = 
             texts = [f"what kind of thing {be(group)} {name}?" for name in references(scene, group, category=False)]
             texts += [f"what kind of thing is {words}?" for words in _sole_relations(scene, group)]
             asked = _name("category", texts, category, group, rng)
-            sentences = (category_sentence(group.kind, plural) for plural in (False, True))  # "owls are animals"
+            sentences = (category_sentence(group.kind, plural) for plural in (False, True))  # "penguins are animals"
             return asked and replace(asked, accepted=(*asked.accepted, *map(without_article, sentences)))
         case "count":
             total = sum(other.count for other in scene.groups if CATEGORY[other.kind] == category)
@@ -199,7 +199,7 @@ def _simple(type: str, text: str, answer: str, subject: str | None = None) -> Qu
 
 
 def _sole_relations(scene: Scene, group: Group) -> list[str]:
-    """'left of the owl', for each relation to another group that this group alone has."""
+    """'left of the camel', for each relation to another group that this group alone has."""
     found = []
     for other in scene.groups:
         if other is not group:
@@ -228,7 +228,7 @@ def _ask_yes_no(scene: Scene, group: Group, rng: random.Random) -> Question:
 
 
 def _claim(form: str, scene: Scene, group: Group, true: bool, rng: random.Random) -> str:
-    """'is there any owl', true of the scene or false."""
+    """'is there any camel', true of the scene or false."""
 
     def choose(truth, values):
         return truth if true else rng.choice([value for value in values if value != truth])

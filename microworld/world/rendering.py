@@ -62,7 +62,7 @@ def _paint(name: str, rng: np.random.Generator, side: int) -> np.ndarray:
     """(side, side, 3), about 0 to 255."""
 
     def noise(*cells: int) -> np.ndarray:
-        """(side, side, 1), about -1 to 1: smooth noise with so many rows and columns of cells."""
+        """(side, side, 1), about -1 to 1: smooth noise of `cells` rows and columns."""
         coarse = Image.fromarray(rng.uniform(-1, 1, cells).astype(np.float32))
         return np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))[..., None]
 

@@ -185,12 +185,12 @@ def test_segments_of_questions():
 
 
 def test_segments_of_statements():
-    segments = statement_segments(["the owls are small", "there is one fox", "the background is the sea"])
+    segments = statement_segments(["the penguins are small", "there is one camel", "the background is the sea"])
     assert [(segment.text, segment.role) for segment in segments] == [
-        ("the owls are", "question"),
+        ("the penguins are", "question"),
         (" small", "answer"),
         (". there is", "question"),
-        (" one fox", "answer"),
+        (" one camel", "answer"),
         (". the background is", "question"),
         (" the sea", "answer"),
     ]

@@ -16,8 +16,8 @@ from transformers import BartConfig, BartForConditionalGeneration, CLIPConfig, C
 from microworld.demo import __main__ as demo
 from microworld.demo.gallery import GREEN, INK, RED, draw_gallery
 from microworld.demo.page import SECTIONS, write_page
-from microworld.demo.results import Card, Said, draw_cards, merge
-from microworld.exam import Exam, draw_exam
+from microworld.demo.results import Card, Said, merge, sample_cards
+from microworld.exam import Exam, sample_exam
 from microworld.pretrain import bart, clip
 from modeling_vlkd import VLKDForConditionalGeneration
 from trainer.evaluation.metrics_file import load_metrics, write_metrics
@@ -123,7 +123,7 @@ def test_table():
 # ------------------------------------------------------------------------------------------------------------- cards
 @pytest.fixture(scope="module")
 def exam() -> Exam:
-    return draw_exam("test", 12)
+    return sample_exam("test", 12)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def cards(exam, tmp_path_factory) -> list[Card]:
     captions = [{"image_id": row, "caption": text if row % 3 else "."} for row, text in enumerate(exam.captions)]
     (folder / "answers.json").write_text(json.dumps(answers))
     (folder / "captions.json").write_text(json.dumps(captions))
-    return draw_cards(exam, 12, folder / "answers.json", folder / "captions.json")
+    return sample_cards(exam, 12, folder / "answers.json", folder / "captions.json")
 
 
 def test_cards_are_scenes_with_all_their_answers(exam, cards):
@@ -220,11 +220,13 @@ def drawn(monkeypatch) -> list[Figure]:
 def test_gallery(cards, tmp_path, drawn):
     draw_gallery(cards[:10], tmp_path / "gallery.png", columns=4)
     with Image.open(tmp_path / "gallery.png") as sheet:
-        assert sheet.size == (4 * 460 + 28, 2 * (432 + 9 * 30 + 28) + 28)
-        second = sheet.convert("RGB").crop((28 + 460, 28, 28 + 460 + 432, 28 + 432))
+        size, second = sheet.size, sheet.convert("RGB").crop((28 + 460, 28, 28 + 460 + 432, 28 + 432))
         assert second.tobytes() == cards[1].picture.tobytes()
     texts = [(text.get_text(), text.get_color()) for text in drawn[0].texts]
     assert len(texts) == 8 * 3
+    heights = [30 * (text.count("\n") + 1) + 5 for text, _ in texts]
+    tallest = [max(sum(heights[card : card + 3]) for card in range(row, row + 12, 3)) for row in (0, 12)]
+    assert size == (4 * 460 + 28, sum(432 + 10 + text + 28 for text in tallest) + 28)
     for card, caption, question, answer in zip(cards[:8], texts[::3], texts[1::3], texts[2::3], strict=True):
         assert caption[1] == (GREEN if card.caption.right else RED) and question[1] == INK
         said = dict(card.answers)[question[0].replace("\n", " ")]
@@ -244,7 +246,7 @@ def test_long_text_of_the_gallery_stays_in_its_card(cards, tmp_path, drawn):
 # ------------------------------------------------------------------------------------------------------------ whole
 @pytest.fixture
 def teachers(tmp_path) -> Path:
-    """A random CLIP and BART of one layer each, with tokenizers of the drawn world."""
+    """A random CLIP and BART of one layer each, with tokenizers of the microworld."""
     torch.manual_seed(0)
     tokenizer, processor = bart.build_tokenizer(documents=1000), clip.build_processor(captions=1000)
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
@@ -281,7 +283,7 @@ def test_whole_demo(teachers, tmp_path, monkeypatch, capsys):
         "recipe": "microworld",
     }
     numbers = {(f["metric"], f["condition"]): f["n"] for f in metrics["figures"] if f["row"] == "all"}
-    asked = len(draw_exam("validation", 100).questions)
+    asked = len(sample_exam("validation", 100).questions)
     for condition in ("VLKD", "before VLKD", "blind", "shuffled images", "majority answer"):
         assert numbers.pop(("VQA", condition)) == asked
     assert set(numbers) == {("VQA, unseen artist", c) for c in ("VLKD", "blind")} | {

@@ -10,16 +10,16 @@ from PIL import Image
 
 from microworld.exam import (
     captions,
-    draw_exam,
     held_out_text,
-    kinds_of,
     knowledge_questions,
     questions,
+    sample_exam,
     score_answers,
     score_captions,
     score_retrieval,
     score_shuffled,
     shuffled_questions,
+    table_rows,
     text_questions,
 )
 from microworld.world.caption_reader import caption_is_true
@@ -38,7 +38,7 @@ def shares(results: list[dict]) -> dict[str, tuple[float, int]]:
 # -------------------------------------------------------------------------------------------------------- drawing
 @pytest.mark.parametrize("split", SPLITS)
 def test_an_exam_asks_every_type_that_a_scene_allows(split):
-    exam = draw_exam(split, SIZE)
+    exam = sample_exam(split, SIZE)
     assert {split_of(scene) for scene in exam.scenes} == {split.replace("unseen_artist", "test")}
     for row, scene in enumerate(exam.scenes):
         types = [asked.type for at, asked in exam.questions if at == row]
@@ -49,8 +49,8 @@ def test_an_exam_asks_every_type_that_a_scene_allows(split):
 
 
 def test_a_knowledge_exam_asks_about_every_group_that_can_be_told_apart():
-    exam = draw_exam("test", SIZE, knowledge=True)
-    assert exam.scenes == draw_exam("test", SIZE).scenes and len(exam.questions) > SIZE
+    exam = sample_exam("test", SIZE, knowledge=True)
+    assert exam.scenes == sample_exam("test", SIZE).scenes and len(exam.questions) > SIZE
     for row, asked in exam.questions:
         assert asked.type == "knowledge" and asked.subject in {group.kind for group in exam.scenes[row].groups}
     assert len({(row, asked.subject) for row, asked in exam.questions}) == len(exam.questions)
@@ -59,34 +59,34 @@ def test_a_knowledge_exam_asks_about_every_group_that_can_be_told_apart():
 def test_the_exam_is_not_what_others_see():
     """The scenes of a split that the trainer reads are drawn from another seed."""
     first = list(islice(scenes("validation"), SIZE))
-    assert draw_exam("validation", SIZE).scenes != first != draw_exam("validation", SIZE, seed=1).scenes
+    assert sample_exam("validation", SIZE).scenes != first != sample_exam("validation", SIZE, seed=1).scenes
 
 
 def test_in_every_hundred_each_caption_fits_one_scene_alone():
-    keys = [scene.key() for scene in draw_exam("validation", 300).scenes]
+    keys = [scene.key() for scene in sample_exam("validation", 300).scenes]
     assert [len(set(keys[start : start + 100])) for start in (0, 100, 200)] == [100, 100, 100]
 
 
 def test_pictures_are_the_same_composition_at_any_scale():
-    exam = draw_exam("test", SIZE)
+    exam = sample_exam("test", SIZE)
     small, large = exam.picture(3), exam.picture(3, scale=3)
     assert small.size == (144, 144) and large.size == (432, 432)
     shrunk = np.asarray(large.resize((144, 144), Image.Resampling.BOX)).astype(int)
     differences = [np.abs(shrunk - np.asarray(exam.picture(row))).mean() for row in range(6)]
     assert differences[3] == min(differences) < 8
-    assert small.tobytes() == draw_exam("test", SIZE + 1).picture(3).tobytes()
+    assert small.tobytes() == sample_exam("test", SIZE + 1).picture(3).tobytes()
 
 
 # ------------------------------------------------------------------------------------------------------- datasets
 def test_rows_of_the_questions():
-    exam, data = draw_exam("test", SIZE), questions(size=SIZE)
-    assert data.column_names == ["image", "image_id", "question_id", "question", "answers", "kinds", "majority"]
+    exam, data = sample_exam("test", SIZE), questions(size=SIZE)
+    assert data.column_names == ["image", "image_id", "question_id", "question", "answers", "table_rows", "majority"]
     assert data["question_id"][:] == list(range(len(exam.questions)))
     assert data["image_id"][:] == [row for row, _ in exam.questions]
     for i in (0, 50, len(data) - 1):
         row, asked = exam.questions[i]
         assert data[i]["question"] == asked.text and data[i]["answers"] == list(asked.accepted)
-        assert data[i]["kinds"] == kinds_of(exam.scenes[row], asked)
+        assert data[i]["table_rows"] == table_rows(exam.scenes[row], asked)
         assert data[i]["image"].tobytes() == exam.picture(row).tobytes()
 
 
@@ -101,28 +101,28 @@ def test_shuffled_questions_show_another_image():
     assert own["question"][:] == shuffled["question"][:] and own["answers"][:] == shuffled["answers"][:]
     assert not any(a == b for a, b in zip(own["image_id"], shuffled["image_id"], strict=True))
     assert set(shuffled["image_id"]) == set(range(SIZE))
-    exam = draw_exam("test", SIZE)
+    exam = sample_exam("test", SIZE)
     assert shuffled[7]["image"].tobytes() == exam.picture(shuffled[7]["image_id"]).tobytes()
 
 
 def test_rows_of_the_captions():
-    exam, data = draw_exam("unseen_pairs", SIZE, 2), captions("unseen_pairs", SIZE, 2)
+    exam, data = sample_exam("unseen_pairs", SIZE, 2), captions("unseen_pairs", SIZE, 2)
     assert data["image_id"][:] == list(range(SIZE)) and set(data["exam"]) == {f"unseen_pairs {SIZE} 2"}
     assert data["captions"][:] == [[text] for text in exam.captions]
     assert data[4]["image"].tobytes() == exam.picture(4).tobytes()
 
 
 def test_knowledge_questions_tell_which_kinds_were_never_asked_in_two_steps():
-    exam, data = draw_exam("test", SIZE, 1, knowledge=True), knowledge_questions(size=SIZE)
+    exam, data = sample_exam("test", SIZE, 1, knowledge=True), knowledge_questions(size=SIZE)
     assert data["question"][:] == [asked.text for _, asked in exam.questions]
     never = [asked.subject in NEVER_TWO_STEP for _, asked in exam.questions]
     names = {True: ["knowledge, never two-step"], False: ["knowledge, seen two-step"]}
-    assert data["kinds"][:] == [names[each] for each in never] and 0 < sum(never) < len(never)
+    assert data["table_rows"][:] == [names[each] for each in never] and 0 < sum(never) < len(never)
 
 
 def test_text_of_the_held_out_scenes():
     asked = text_questions("validation", SIZE)
-    exam = draw_exam("validation", SIZE)
+    exam = sample_exam("validation", SIZE)
     assert asked["caption"][:] == [exam.captions[row] for row, _ in exam.questions]
     assert all(is_right(row["answer"], row["answers"]) for row in asked)
     texts = held_out_text("test", 9)["text"][:]
@@ -134,18 +134,18 @@ def test_text_of_the_held_out_scenes():
 # -------------------------------------------------------------------------------------------------------- metrics
 def test_kinds_of_questions():
     one, two = Scene((FROG,), "snow"), Scene((FROG, SNAIL), "snow")
-    assert kinds_of(one, Question("size", "", "", ())) == ["all", "size", "one group"]
-    assert kinds_of(two, Question("yes/no", "", "", ())) == ["all", "yes/no", "two or three groups"]
+    assert table_rows(one, Question("size", "", "", ())) == ["all", "size", "one group"]
+    assert table_rows(two, Question("yes/no", "", "", ())) == ["all", "yes/no", "two or three groups"]
     never, seen = sorted(NEVER_TWO_STEP)[0], "frog"
-    assert kinds_of(one, Question("knowledge", "", "", (), seen)) == ["knowledge, seen two-step"]
-    assert kinds_of(two, Question("knowledge", "", "", (), never)) == ["knowledge, never two-step"]
+    assert table_rows(one, Question("knowledge", "", "", (), seen)) == ["knowledge, seen two-step"]
+    assert table_rows(two, Question("knowledge", "", "", (), never)) == ["knowledge, never two-step"]
 
 
 ROWS = [
-    {"answers": ["frog", "frogs"], "kinds": ["all", "kind"], "majority": "a bee"},
-    {"answers": ["two"], "kinds": ["all", "count"], "majority": "two"},
-    {"answers": ["snow"], "kinds": ["all", "background"], "majority": "the snow"},
-    {"answers": ["three"], "kinds": ["all", "count"], "majority": "two"},
+    {"answers": ["frog", "frogs"], "table_rows": ["all", "kind"], "majority": "a bee"},
+    {"answers": ["two"], "table_rows": ["all", "count"], "majority": "two"},
+    {"answers": ["snow"], "table_rows": ["all", "background"], "majority": "the snow"},
+    {"answers": ["three"], "table_rows": ["all", "count"], "majority": "two"},
 ]
 
 
@@ -166,16 +166,16 @@ def test_score_shuffled_also_scores_the_majority():
 
 
 def test_the_majority_is_that_of_training_scenes():
-    asked = draw_exam("train", 1000).questions
+    asked = sample_exam("train", 1000).questions
     expected = {type: mode(each.answer for _, each in asked if each.type == type) for type in QUESTION_TYPES}
     data = questions(size=SIZE)
-    types = [each.type for _, each in draw_exam("test", SIZE).questions]
+    types = [each.type for _, each in sample_exam("test", SIZE).questions]
     assert data["majority"][:] == [expected[type] for type in types]
     assert expected["count"] == "one" and expected["yes/no"] in ("yes", "no")
 
 
 def test_score_captions():
-    exam, data = draw_exam("test", SIZE), captions(size=SIZE)
+    exam, data = sample_exam("test", SIZE), captions(size=SIZE)
     rows = [{"image_id": i, "exam": data["exam"][i]} for i in range(SIZE)]
     assert shares(score_captions(rows, exam.captions)) == {"every object, nothing false": (1.0, SIZE)}
     texts = exam.captions[:12] + [f"{text} and" for text in exam.captions[12:24]] + [""] * 6

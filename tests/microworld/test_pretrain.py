@@ -163,8 +163,8 @@ def test_pixel_values_are_those_of_the_image_processor(processor):
 
 def test_enlarge_changes_only_the_positions(processor):
     """From 3 × 3 to 9 × 9 patches: the middle nine keep their positions, which are sines and cosines."""
-    model = clip.enlarge(clip.build_model(processor.tokenizer, 48), 48)
-    larger = clip.enlarge(model, 144)
+    model = clip.with_canvas(clip.build_model(processor.tokenizer, 48), 48)
+    larger = clip.with_canvas(model, 144)
     assert larger.config.vision_config.image_size == 144 and model.config.vision_config.image_size == 48
     small, large = model.state_dict(), larger.state_dict()
     assert large[POSITIONS].shape == (1 + 81, 256) and not large[POSITIONS][0].any()

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import BartForConditionalGeneration, CLIPModel, CLIPProcessor
 
 from microworld import TEACHERS
-from microworld.exam import draw_exam, score_retrieval
+from microworld.exam import sample_exam, score_retrieval
 from microworld.pretrain.measure import TRAITS, embed_texts, measure_bart
 from microworld.world.language import QUESTION_TYPES
 from microworld.world.scenes import CANVAS
@@ -74,7 +74,7 @@ def test_the_figures_of_bart_can_be_measured_again(figures):
 def test_the_figures_of_clip_can_be_measured_again(figures, clip):
     """On the first 100 of the 500 scenes."""
     processor = CLIPProcessor.from_pretrained(TEACHERS / "clip")
-    exam = draw_exam("validation", 100)
+    exam = sample_exam("validation", 100)
     with torch.no_grad():
         pixels = processor.image_processor([exam.picture(row) for row in range(100)], return_tensors="pt").pixel_values
         images = torch.nn.functional.normalize(clip.get_image_features(pixels).pooler_output, dim=-1)
