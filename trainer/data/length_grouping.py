@@ -18,7 +18,7 @@ class LengthGroupedSampler(Sampler[int]):
 
     The rows are shuffled and divided into groups of `BATCHES` batches. Each group is sorted by the length of the
     caption that the collator draws in this epoch. Then its batches are shuffled, and the rows of each batch. The order
-    depends on the seed and the epoch alone.
+    depends on the seed and the epoch alone. transformers' sampler of the same name cannot know which caption is drawn.
 
     Args:
         dataset: the training data, which knows the epoch.
