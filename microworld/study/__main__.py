@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from microworld import TEACHERS
 from microworld.exam import POOL
-from microworld.study.report import load_runs, write_report
+from microworld.study.report import findings, load_runs, write_report
 from microworld.study.rows import BASE, ROWS, check_results
 from microworld.study.run import run_jobs
 from trainer.hub.repository import weights_digest
@@ -81,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     failed = []
     try:
         args = parse(argv)
+        findings(args.docs / "study.md")  # a damaged page is an error now, not after hours
         if not args.report:
             failed = train_and_evaluate(args)
         if not (runs := load_runs(args)):
