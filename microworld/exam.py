@@ -93,20 +93,29 @@ def distinct(stream: Iterator[Scene]) -> Iterator[Scene]:
 
 
 # -------------------------------------------------------------------------------------------------------- datasets
-def questions(split: str = "test", size: int = 500, seed: int = 0) -> Dataset:
-    """One question of every type that each of `size` scenes allows."""
-    return _as_questions(sample_exam(split, size, seed))
+def questions(
+    split: str = "test", size: int = 500, seed: int = 0, knowledge: bool = False, shuffled: bool = False
+) -> Dataset:
+    """One question of every type that each of `size` scenes allows.
 
-
-def knowledge_questions(split: str = "test", size: int = 500, seed: int = 1) -> Dataset:
-    """Questions about what only the text corpus tells of a kind that the image shows."""
-    return _as_questions(sample_exam(split, size, seed, knowledge=True))
-
-
-def shuffled_questions(split: str = "test", size: int = 500, seed: int = 0) -> Dataset:
-    """The questions of `questions`, each with the image of another scene."""
-    exam = sample_exam(split, size, seed)
-    return _as_questions(exam, exam.shuffled())
+    Args:
+        knowledge: ask what only the text corpus tells of each kind that the image shows.
+        shuffled: show the image of another scene with each scene's questions.
+    """
+    exam = sample_exam(split, size, seed, knowledge)
+    shown = exam.shuffled() if shuffled else range(size)
+    rows = [shown[row] for row, _ in exam.questions]
+    majority = _majority_answers(knowledge)
+    columns = {
+        "image": [exam.encoded_images[row] for row in rows],
+        "image_id": rows,
+        "question_id": list(range(len(rows))),
+        "question": [asked.text for _, asked in exam.questions],
+        "answers": [list(asked.accepted) for _, asked in exam.questions],
+        "table_rows": [table_rows(exam.scenes[row], asked) for row, asked in exam.questions],
+        "majority": [majority[asked.type] for _, asked in exam.questions],
+    }
+    return Dataset.from_dict(columns).cast_column("image", ImageFeature())
 
 
 def captions(split: str = "test", size: int = 500, seed: int = 0) -> Dataset:
@@ -145,21 +154,6 @@ def text_questions(split: str = "test", size: int = 500, seed: int = 0, knowledg
     return Dataset.from_list(rows)
 
 
-def _as_questions(exam: Exam, shown: list[int] | None = None) -> Dataset:
-    """`shown` is the row of the image that is shown with each scene's questions, if it is not the scene's own."""
-    rows = [row if shown is None else shown[row] for row, _ in exam.questions]
-    columns = {
-        "image": [exam.encoded_images[row] for row in rows],
-        "image_id": rows,
-        "question_id": list(range(len(rows))),
-        "question": [asked.text for _, asked in exam.questions],
-        "answers": [list(asked.accepted) for _, asked in exam.questions],
-        "table_rows": [table_rows(exam.scenes[row], asked) for row, asked in exam.questions],
-        "majority": [_majority_answers(asked.type == "knowledge")[asked.type] for _, asked in exam.questions],
-    }
-    return Dataset.from_dict(columns).cast_column("image", ImageFeature())
-
-
 def table_rows(scene: Scene, asked: Question) -> list[str]:
     """The rows of the table that a question counts in."""
     if asked.type == "knowledge":
@@ -177,12 +171,12 @@ def _majority_answers(knowledge: bool) -> dict[str, str]:
 
 
 def write_task(file: Path, parts: Sequence[str] | None = None, name: str = "microworld", **dataset_kwargs) -> Path:
-    """Write a copy of a task of `vlkd evaluate` with `dataset_kwargs`, of all `parts` or some; returns `file`."""
+    """Write a copy of a task of `vlkd evaluate` with more `dataset_kwargs`, of all `parts` or some; returns `file`."""
     task = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     if parts is not None:
         task["parts"] = {part: task["parts"][part] for part in parts}
     for part in task.get("parts", {name: task}).values():
-        part["dataset_kwargs"] = dataset_kwargs
+        part["dataset_kwargs"] = part.get("dataset_kwargs", {}) | dataset_kwargs
     file.write_text(yaml.safe_dump(task, sort_keys=False), encoding="utf-8")
     return file
 

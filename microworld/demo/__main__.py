@@ -82,14 +82,6 @@ def show(folder: Path, metrics: dict[str, Any], scenes: int) -> None:
     write_page(metrics, cards, folder)
 
 
-def command_of(args: argparse.Namespace, parser: argparse.ArgumentParser, overrides: list[str]) -> str:
-    """The command that gives these figures; where they are written does not matter."""
-    options = {name: getattr(args, name) for name in ("teachers", "exam_scenes", "split")}
-    changed = {name: str(value) for name, value in options.items() if value != parser.get_default(name)}
-    words = [word for name, value in changed.items() for word in (f"--{name}", value)]
-    return shlex.join(["python", "-m", "microworld.demo", *words, *overrides]) if words or overrides else "make demo"
-
-
 def main() -> None:
     epilog = "Any other --key value goes to `vlkd train`."
     parser = argparse.ArgumentParser(description=__doc__, epilog=epilog, allow_abbrev=False)
@@ -107,7 +99,8 @@ def main() -> None:
     save_untrained(folder / "model", folder / "before")
     figures = merge(evaluate(folder, args.teachers, split, args.exam_scenes))
     seconds = {"train": round(trained - start, 1), "evaluate": round(time.time() - trained, 1)}
-    settings = {"command": command_of(args, parser, overrides), "dataset": "microworld", "split": split}
+    command = shlex.join(["python", "-m", "microworld.demo", *sys.argv[1:]]) if sys.argv[1:] else "make demo"
+    settings = {"command": command, "dataset": "microworld", "split": split}
     settings |= {"recipe": "microworld", "weights": weights_digest(folder / "model"), "seconds": seconds}
     metrics = write_metrics(folder / "metrics.json", figures, **settings)
     show(folder, metrics, args.exam_scenes)

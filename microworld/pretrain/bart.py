@@ -10,7 +10,6 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,23 +27,16 @@ ANSWER_WEIGHT = 6.0  # of an answer's token in the loss, against 1 for any other
 _SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # their ids are BART's own
 
 
-class Phase(NamedTuple):
-    """Steps with one warm-up and cosine."""
-
-    steps: int
-    learning_rate: float
-    dropout: float
-
-
-# With dropout from the start, the model mixes up the traits of two groups for thousands of steps. With it at the end,
-# the decoder learns to read states that are not as clean as the encoder's own.
+# Steps, learning rate and dropout of each phase, which has its own warm-up and cosine. With dropout from the start,
+# the model mixes up the traits of two groups for thousands of steps. With it at the end, the decoder learns to read
+# states that are not as clean as the encoder's own.
 PHASES = (
-    Phase(3500, 1e-3, 0.0),
-    Phase(2500, 5e-4, 0.1),
-    Phase(3000, 7e-4, 0.0),
-    Phase(1500, 5e-4, 0.1),
-    Phase(3000, 5e-4, 0.0),
-    Phase(2000, 3e-4, 0.1),
+    (3500, 1e-3, 0.0),
+    (2500, 5e-4, 0.1),
+    (3000, 7e-4, 0.0),
+    (1500, 5e-4, 0.1),
+    (3000, 5e-4, 0.0),
+    (2000, 3e-4, 0.1),
 )
 
 
@@ -156,7 +148,7 @@ def _pad(rows: Sequence[list], value: float) -> torch.Tensor:
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
 
-def pretrain_bart(folder: Path, phases: Sequence[Phase] = PHASES, seed: int = 0, documents: int = 20_000) -> None:
+def pretrain_bart(folder: Path, phases: Sequence[tuple] = PHASES, seed: int = 0, documents: int = 20_000) -> None:
     """Pretrain and write the checkpoint (fp16 safetensors) and its tokenizer to `folder`.
 
     The first quarter of the first phase reads pair documents. `documents` is the number of documents that the
@@ -173,11 +165,11 @@ def pretrain_bart(folder: Path, phases: Sequence[Phase] = PHASES, seed: int = 0,
         losses = torch.nn.functional.cross_entropy(logits.float(), batch["labels"].flatten(), reduction="none")
         return (losses * weights).sum() / weights.sum(), {"answers": losses[weights == ANSWER_WEIGHT].mean()}
 
-    for number, phase in enumerate(phases):
-        set_dropout(model, phase.dropout)
-        stream = batches(tokenizer, BATCH_SIZE, seed + number, pair_batches=0 if number else phase.steps // 4)
+    for number, (steps, learning_rate, dropout) in enumerate(phases):
+        set_dropout(model, dropout)
+        stream = batches(tokenizer, BATCH_SIZE, seed + number, pair_batches=0 if number else steps // 4)
         name = f"bart, phase {number + 1} of {len(phases)}"
-        fit(model, tokenizer, folder, stream, loss_of, phase.steps, phase.learning_rate, warmup=200, name=name)
+        fit(model, tokenizer, folder, stream, loss_of, steps, learning_rate, warmup=200, name=name)
 
 
 def set_dropout(model: BartForConditionalGeneration, probability: float) -> None:

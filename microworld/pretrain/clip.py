@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image, ImageEnhance
 from tokenizers.pre_tokenizers import ByteLevel
@@ -158,10 +157,8 @@ def _change(scene: Scene, name: str, rng: random.Random) -> Scene:
 
 
 def _change_group(scene: Scene, group: Group, name: str, rng: random.Random) -> Group:
-    if name == "kind":
-        return replace(group, kind=rng.choice(absent_kinds(scene, group.kind, rng)))
-    values = [value for value in {"count": COUNTS, "size": SIZES}[name] if value != getattr(group, name)]
-    return replace(group, **{name: rng.choice(values)})
+    values = absent_kinds(scene, group.kind, rng) if name == "kind" else {"count": COUNTS, "size": SIZES}[name]
+    return replace(group, **{name: rng.choice([value for value in values if value != getattr(group, name)])})
 
 
 def jitter(image: Image.Image, rng: random.Random) -> Image.Image:
@@ -170,13 +167,6 @@ def jitter(image: Image.Image, rng: random.Random) -> Image.Image:
         return image
     image = ImageEnhance.Color(image).enhance(rng.uniform(0.3, 1.5))
     return ImageEnhance.Contrast(image).enhance(rng.uniform(0.7, 1.3))
-
-
-def pixel_values(images: list, processor: CLIPProcessor) -> torch.Tensor:
-    """(B, 3, H, W), as the image processor gives them for pictures that need no resizing."""
-    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2).float() / 255
-    mean, std = processor.image_processor.image_mean, processor.image_processor.image_std
-    return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
 
 def batches(processor: CLIPProcessor, stage: Stage, seed: int) -> Iterator[tuple[torch.Tensor, Texts, Texts]]:
@@ -191,9 +181,10 @@ def batches(processor: CLIPProcessor, stage: Stage, seed: int) -> Iterator[tuple
             captions.append(caption(scene, rng, detail))
             negatives += [caption(other, rng, detail) for other in hard_negatives(scene, detail, rng, stage.negatives)]
         images = [jitter(render(scene, rng, canvas=stage.canvas), rng) for scene in drawn]
+        inputs = processor.image_processor(images, do_resize=False, do_center_crop=False, return_tensors="pt")
         texts, number = captions + negatives, len(drawn)
         wholes = Texts(texts, torch.arange(number), torch.eye(number, len(texts), dtype=torch.bool))
-        yield pixel_values(images, processor), wholes, _phrases(drawn, rng)
+        yield inputs.pixel_values, wholes, _phrases(drawn, rng)
 
 
 def _phrases(drawn: Sequence[Scene], rng: random.Random) -> Texts:

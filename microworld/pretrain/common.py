@@ -1,7 +1,6 @@
 """What the pretraining of both teachers shares: the optimizer, the loop, and how a checkpoint is written."""
 
 import copy
-import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -25,7 +24,7 @@ def fit(
     warmup: int,
     name: str,
 ) -> None:
-    """Train with one warm-up and cosine; every 500 steps the figures are printed and the checkpoint is written.
+    """Train with one warm-up and cosine; the checkpoint is written every 500 steps, in fp16.
 
     `loss_of` a batch gives the loss and other figures by name.
     """
@@ -33,7 +32,7 @@ def fit(
     optimizer = build_optimizer(model, learning_rate)
     schedule = get_cosine_schedule_with_warmup(optimizer, warmup, steps)
     model.train()
-    start, progress = time.time(), tqdm(islice(batches, steps), total=steps, desc=name)
+    progress = tqdm(islice(batches, steps), total=steps, desc=name)
     for step, batch in enumerate(progress, 1):
         loss, figures = loss_of(batch)
         loss.backward()
@@ -43,13 +42,12 @@ def fit(
         optimizer.zero_grad()
         if hasattr(model, "logit_scale"):
             model.logit_scale.data.clamp_(max=4.6052)  # 100, as in CLIP
-        if step % 100 == 0 or step == steps:
+        if step % 100 == 0:
             texts = {figure: f"{value.item():.4f}" for figure, value in {"loss": loss, **figures}.items()}
             progress.set_postfix(texts, refresh=False)
         if step % 500 == 0 or step == steps:
-            told = " ".join(f"{figure} {text}" for figure, text in texts.items())
-            print(f"{name} step {step} {told} {time.time() - start:.0f} s", flush=True)
-            save(model, processor, folder)
+            copy.deepcopy(model).half().save_pretrained(folder)
+            processor.save_pretrained(folder)
 
 
 def build_optimizer(model: PreTrainedModel, learning_rate: float) -> torch.optim.Optimizer:
@@ -65,9 +63,3 @@ def build_optimizer(model: PreTrainedModel, learning_rate: float) -> torch.optim
     groups = [{"params": matrices, "lr": 2 * learning_rate}, {"params": others}]
     adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
     return with_muon(adamw, matrices)
-
-
-def save(model: PreTrainedModel, processor, folder: Path) -> None:
-    """Write an fp16 copy of the model, which itself stays as it is, and its processor or tokenizer."""
-    copy.deepcopy(model).half().save_pretrained(folder)
-    processor.save_pretrained(folder)

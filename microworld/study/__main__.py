@@ -15,8 +15,8 @@ from filelock import FileLock, Timeout
 
 from microworld import TEACHERS
 from microworld.exam import POOL
-from microworld.study.report import findings, load_runs, write_report
-from microworld.study.rows import BASE, ROWS, check_results
+from microworld.study.report import load_runs, write_report
+from microworld.study.rows import BASE, ROWS
 from microworld.study.run import run_jobs
 from trainer.hub.repository import weights_digest
 
@@ -50,14 +50,13 @@ def train_and_evaluate(args: argparse.Namespace) -> list[tuple[str, int]]:
     """Run what is not finished, seed by seed, so that an incomplete study has all rows; returns the failed runs.
 
     Raises:
-        ValueError: another study uses the folder, or the folder has results with other settings.
+        ValueError: another study uses the folder.
     """
     rows = [row for row in ROWS if row in args.rows and not (args.steps and "max_steps" in ROWS[row])]
     jobs = [(row, seed) for seed in range(1, args.seeds + 1) for row in rows]
     args.output_dir.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(args.output_dir / ".lock", timeout=0):
-            check_results(jobs, args)
             return run_jobs(jobs, args)
     except Timeout:
         raise ValueError(f"Another study uses {args.output_dir}. Wait for it, or give another --output_dir.") from None
@@ -81,7 +80,6 @@ def main(argv: list[str] | None = None) -> int:
     failed = []
     try:
         args = parse(argv)
-        findings(args.docs / "study.md")  # a damaged page is an error now, not after hours
         if not args.report:
             failed = train_and_evaluate(args)
         if not (runs := load_runs(args)):

@@ -28,7 +28,6 @@ MEASURES = {
     "text QA change": [("text QA", "exact match, change", "model")],
 }
 PLOTTED = ["VQA", "captions", "retrieval", "text QA change"]
-START, END = "<!-- findings -->", "<!-- /findings -->"
 METHOD = Path(__file__).with_name("method.md").read_text(encoding="utf-8")
 Runs = dict[str, dict[int, dict[str, Any]]]  # name of the row -> seed -> metrics.json
 
@@ -72,9 +71,7 @@ def measured(run: dict[str, Any], measure: str, split: str = "validation") -> tu
     found = {(figure["metric"], figure["row"], figure["condition"]): figure for figure in run["figures"]}
     names = [(metric, row, f"{condition}, {split}") for metric, row, condition in MEASURES[measure]]
     if missing := [name for name in names if name not in found]:
-        raise ValueError(
-            f"The run with the fingerprint {run['fingerprint']} lacks {missing[0]}; delete it, to run it again."
-        )
+        raise ValueError(f"{run['file']} lacks {missing[0]}; delete it, to run the row again.")
     figures = [found[name] for name in names]
     return sum(figure["value"] for figure in figures) / len(figures), figures[0]["n"]
 
@@ -108,11 +105,14 @@ def as_text(found: Estimate, sign: str = "") -> str:
 
 # -------------------------------------------------------------------------------------------------------------- report
 def write_report(runs: Runs, args: argparse.Namespace, command: str) -> str:
-    """Write study.md, study.json and study.png into `args.docs`; returns a line for the user."""
-    page, found = args.docs / "study.md", estimates(runs)
-    metrics, kept = summary(runs, found, command), findings(page)
+    """Write study.md, study.json and study.png into `args.docs`; returns a line for the user.
+
+    study.md includes the handwritten study_findings.md of that folder.
+    """
+    page, learned, found = args.docs / "study.md", args.docs / "study_findings.md", estimates(runs)
+    metrics, parts = summary(runs, found, command), ["# Ablations on the microworld", METHOD]
     args.docs.mkdir(parents=True, exist_ok=True)
-    parts = ["# Ablations on the microworld", METHOD, "## What we learned", f"{START}\n{kept}\n{END}"]
+    parts += ["## What we learned", learned.read_text(encoding="utf-8")] if learned.is_file() else []
     both = [(measure, *(found[split, measure, BASE] for split in ("validation", "test"))) for measure in MEASURES]
     lines = [[measure, as_text(own), f"{own.n:,}", as_text(test), f"{test.n:,}"] for measure, own, test in both]
     parts += ["## The recipe", as_markdown([["", "validation split", "n", "test split", "n"], *lines])]
@@ -129,17 +129,6 @@ def write_report(runs: Runs, args: argparse.Namespace, command: str) -> str:
     write_atomically(page, "\n\n".join(part.strip() for part in parts) + "\n")
     write_atomically(args.docs / "study.json", json.dumps(metrics, indent=1) + "\n")
     return f"Wrote {page}, study.json and study.png."
-
-
-def findings(page: Path) -> str:
-    """The handwritten text between the markers of the page. A ValueError if a marker is missing."""
-    if not page.is_file():
-        return ""
-    _, start, rest = page.read_text(encoding="utf-8").partition(START)
-    kept, end, _ = rest.partition(END)
-    if not (start and end):
-        raise ValueError(f"{page} must have {START} before the handwritten findings and {END} after them.")
-    return kept.strip()
 
 
 def table(found: Estimates, rows: list[str], runs: Runs) -> str:

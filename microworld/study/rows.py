@@ -25,31 +25,17 @@ def options_of(row: str) -> dict[str, Any]:
     return yaml.load(RECIPE.read_text(encoding="utf-8"), Loader=ConfigLoader) | ROWS[row]
 
 
-def fingerprint(row: str, seed: int, args: argparse.Namespace) -> str:
-    """A hash of what a result depends on: the options, the teachers' weights, and the sizes in `args`."""
+def run_folder(row: str, seed: int, args: argparse.Namespace) -> Path:
+    """ROW/SEED-HASH of what a result depends on: the options, the teachers' weights, and the sizes in `args`."""
     settings = [options_of(row), seed, args.steps, args.scenes, args.weights]
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def result(row: str, seed: int, args: argparse.Namespace) -> dict[str, Any] | None:
-    """The metrics.json of a run, with any settings; None if there is none."""
-    try:
-        return load_metrics(args.output_dir / row / str(seed) / "metrics.json")
-    except ValueError:
-        return None
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return args.output_dir / row / f"{seed}-{digest[:8]}"
 
 
 def finished(row: str, seed: int, args: argparse.Namespace) -> dict[str, Any] | None:
-    """The metrics.json of a run with the present settings; None if there is none."""
-    metrics = result(row, seed, args)
-    return metrics if metrics and metrics.get("fingerprint") == fingerprint(row, seed, args) else None
-
-
-def check_results(jobs: list[tuple[str, int]], args: argparse.Namespace) -> None:
-    """Raise a ValueError if a run would replace a result that was made with other settings."""
-    for row, seed in jobs:
-        if result(row, seed, args) and not finished(row, seed, args):
-            raise ValueError(
-                f"{args.output_dir / row / str(seed)} has a result with other settings (the recipe, the base models, "
-                "--steps or --scenes). Give another --output_dir, or delete it."
-            )
+    """The metrics.json of a run; None if there is none."""
+    file = run_folder(row, seed, args) / "metrics.json"
+    try:
+        return load_metrics(file) | {"file": file}
+    except ValueError:
+        return None

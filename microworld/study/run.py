@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, BartConfig, BartForConditionalGeneration, set_seed
 
 from microworld.exam import PARTS, TEXT_QUESTIONS, write_task
-from microworld.study.rows import BASE, RANDOM_BART, RECIPE, ROWS, fingerprint, finished
+from microworld.study.rows import BASE, RANDOM_BART, RECIPE, ROWS, finished, run_folder
 from trainer.evaluation.metrics_file import load_metrics, write_atomically
 
 Job = tuple[str, int]  # name of the row, seed
@@ -51,7 +51,7 @@ def run(row: str, seed: int, args: argparse.Namespace, stop: Event) -> None:
 
     All runs share the feature cache, which locks a column while it is written. Only the recipe sees the test split.
     """
-    folder, clip, bart = args.output_dir / row / str(seed), args.teachers / "clip", args.teachers / "bart"
+    folder, clip, bart = run_folder(row, seed, args), args.teachers / "clip", args.teachers / "bart"
     model, log, figures = folder / "model", folder / "log.txt", []
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -75,7 +75,7 @@ def run(row: str, seed: int, args: argparse.Namespace, stop: Event) -> None:
     metrics = {key: metrics[key] for key in ("schema", "commit", "versions", "machine")}
     metrics |= {"command": f"python -m microworld.study --rows {row}", "dataset": "microworld", "split": "validation"}
     metrics |= {"seconds": {"train": round(trained - start, 1), "evaluate": round(time.time() - trained, 1)}}
-    metrics |= {"fingerprint": fingerprint(row, seed, args), "figures": figures}
+    metrics |= {"figures": figures}
     write_atomically(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     for weights in (model, folder / "bart"):
         shutil.rmtree(weights, ignore_errors=True)

@@ -10,20 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from microworld.world.kinds import FACTS, KINDS, NEVER_TWO_STEP, category_sentence
-from microworld.world.language import Question, caption, fact_question, question, statements
+from microworld.world.language import QUESTION_TYPES, Question, caption, fact_question, question, statements
 from microworld.world.scenes import Scene, sample_scene, split_of
 
-# How often each type is asked: most often those that require the model to distinguish two groups.
-_QUESTION_WEIGHTS = {
-    "kind": 5,
-    "category": 3,
-    "count": 2,
-    "size": 2,
-    "relation": 8,
-    "yes/no": 8,
-    "background": 1,
-    "knowledge": 5,
-}
+_TYPES = (*QUESTION_TYPES, "knowledge")
+_WEIGHTS = (5, 3, 2, 2, 8, 8, 1, 5)  # most often asked are types that require the model to distinguish two groups
 
 
 @dataclass(frozen=True)
@@ -86,7 +77,7 @@ def stated_passage(scene: Scene, rng: random.Random, number: int) -> list[Segmen
 def ask(scene: Scene, rng: random.Random) -> Question:
     """A question of a random type that the scene allows and the corpus may hold."""
     while True:
-        type = rng.choices(list(_QUESTION_WEIGHTS), list(_QUESTION_WEIGHTS.values()))[0]
+        type = rng.choices(_TYPES, _WEIGHTS)[0]
         asked = question(scene, type, rng)
         if asked and not (type == "knowledge" and asked.subject in NEVER_TWO_STEP):
             return asked

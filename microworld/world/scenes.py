@@ -44,13 +44,10 @@ class Group:
         offsets = offsets if self.turned else _LAYOUT[self.count]
         return [(self.x + side * dx, self.y + side * dy) for dx, dy in offsets]
 
-    @property
-    def half_width(self) -> float:
-        return max(abs(x - self.x) for x, _ in self.members()) + SIZES[self.size] / 2
-
-    @property
-    def half_height(self) -> float:
-        return max(abs(y - self.y) for _, y in self.members()) + SIZES[self.size] / 2
+    def half_extent(self) -> tuple[float, float]:
+        """Half the width and half the height of the group."""
+        dx, dy = zip(*((abs(x - self.x), abs(y - self.y)) for x, y in self.members()), strict=True)
+        return max(dx) + SIZES[self.size] / 2, max(dy) + SIZES[self.size] / 2
 
 
 @dataclass(frozen=True)
@@ -87,9 +84,10 @@ def is_unseen_pair(first: str, second: str) -> bool:
 def relation(a: Group, b: Group) -> str | None:
     """Where `a` is, seen from `b`; None where two words would be right."""
     dx, dy = a.x - b.x, a.y - b.y
-    if abs(dx) >= 1.5 * abs(dy) and abs(dx) >= a.half_width + b.half_width + _GAP:
+    apart_x, apart_y = (half + other + _GAP for half, other in zip(a.half_extent(), b.half_extent(), strict=True))
+    if abs(dx) >= 1.5 * abs(dy) and abs(dx) >= apart_x:
         return "left of" if dx < 0 else "right of"
-    if abs(dy) >= 1.5 * abs(dx) and abs(dy) >= a.half_height + b.half_height + _GAP:
+    if abs(dy) >= 1.5 * abs(dx) and abs(dy) >= apart_y:
         return "above" if dy < 0 else "below"
     return None
 
@@ -123,7 +121,7 @@ def _place(groups: list[Group], canvas: int, rng: random.Random, attempts: int =
     """The groups at random places, or None where no free places were found."""
     placed: list[Group] = []
     for group in groups:
-        room_x, room_y = group.half_width + _GAP, group.half_height + _GAP
+        room_x, room_y = (half + _GAP for half in group.half_extent())
         if 2 * max(room_x, room_y) > canvas:
             return None
         for _ in range(attempts):

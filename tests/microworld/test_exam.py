@@ -11,14 +11,12 @@ from PIL import Image
 from microworld.exam import (
     captions,
     held_out_text,
-    knowledge_questions,
     questions,
     sample_exam,
     score_answers,
     score_captions,
     score_retrieval,
     score_shuffled,
-    shuffled_questions,
     table_rows,
     text_questions,
 )
@@ -97,7 +95,7 @@ def test_ids_are_the_same_in_a_shorter_exam():
 
 
 def test_shuffled_questions_show_another_image():
-    own, shuffled = questions(size=SIZE), shuffled_questions(size=SIZE)
+    own, shuffled = questions(size=SIZE), questions(size=SIZE, shuffled=True)
     assert own["question"][:] == shuffled["question"][:] and own["answers"][:] == shuffled["answers"][:]
     assert not any(a == b for a, b in zip(own["image_id"], shuffled["image_id"], strict=True))
     assert set(shuffled["image_id"]) == set(range(SIZE))
@@ -113,7 +111,7 @@ def test_rows_of_the_captions():
 
 
 def test_knowledge_questions_tell_which_kinds_were_never_asked_in_two_steps():
-    exam, data = sample_exam("test", SIZE, 1, knowledge=True), knowledge_questions(size=SIZE)
+    exam, data = sample_exam("test", SIZE, 1, knowledge=True), questions(size=SIZE, seed=1, knowledge=True)
     assert data["question"][:] == [asked.text for _, asked in exam.questions]
     never = [asked.subject in NEVER_TWO_STEP for _, asked in exam.questions]
     names = {True: ["knowledge, never two-step"], False: ["knowledge, seen two-step"]}

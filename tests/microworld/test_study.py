@@ -18,7 +18,7 @@ from microworld.study import rows as rows_module
 from microworld.study import run as run_module
 from microworld.study.__main__ import main, parse
 from microworld.study.report import MEASURES, estimate, estimates
-from microworld.study.rows import BASE, QUESTIONS, ROWS, fingerprint, finished, options_of
+from microworld.study.rows import BASE, QUESTIONS, ROWS, finished, options_of, run_folder
 from microworld.study.run import as_text, call, run_jobs, save_random_bart
 from trainer.cli.parser import CommandParser
 from trainer.cli.train import ARGUMENTS, read_arguments
@@ -33,6 +33,10 @@ def args(tmp_path) -> argparse.Namespace:
         (tmp_path / "teachers" / name / "model.safetensors").touch()
     folders = {"output_dir": "out", "docs": "docs", "teachers": "teachers"}
     return parse([word for name, folder in folders.items() for word in (f"--{name}", str(tmp_path / folder))])
+
+
+def hash_of(row: str, seed: int, args: argparse.Namespace) -> str:
+    return run_folder(row, seed, args).name.partition("-")[2]
 
 
 def words(args: argparse.Namespace, *more: str) -> list[str]:
@@ -99,7 +103,7 @@ class FakeVLKD:
         self.commands.append([*map(str, command)])
         options = dict(word.partition("=")[::2] for word in self.commands[-1])
         options |= dict(zip(self.commands[-1], self.commands[-1][1:], strict=False))
-        if f"{log.parent.parent.name} {log.parent.name}" in self.failing:
+        if f"{log.parent.parent.name} {log.parent.name.partition('-')[0]}" in self.failing:
             raise RuntimeError(f"vlkd failed; see {log}")
         folder = Path(options["--output_dir"])
         folder.mkdir(parents=True)
@@ -117,7 +121,7 @@ def test_only_unfinished_runs_start_and_a_failure_stops_no_other(args, monkeypat
     assert run_jobs(jobs[:1], args) == []
     assert [command[0] for command in vlkd.commands] == ["train", *["evaluate"] * 4]  # both splits, image and text
     assert run_jobs(jobs, args) == [("pooled-token", 1)]
-    assert "pooled-token/1/log.txt" in capsys.readouterr().err
+    assert f"{run_folder('pooled-token', 1, args)}/log.txt" in capsys.readouterr().err
     assert len(vlkd.commands) == 5 + 1 + 5
     vlkd.failing = []
     assert run_jobs(jobs, args) == []
@@ -135,7 +139,7 @@ def test_a_run_gets_its_own_options_and_shares_the_feature_cache(args, monkeypat
     monkeypatch.setattr(run_module, "save_random_bart", lambda bart, folder, seed: folder)
     args.steps, args.scenes = 7, 150
     run_jobs([("random-bart", 2)], args)
-    folder, (train, exam, text) = args.output_dir / "random-bart" / "2", vlkd.commands
+    folder, (train, exam, text) = run_folder("random-bart", 2, args), vlkd.commands
     assert train == [
         *("train", "--config", str(RECIPE), f"--bart={folder / 'bart'}", f"--clip={args.teachers / 'clip'}"),
         *("--seed=2", f"--output_dir={folder / 'model'}", f"--cache_dir={args.output_dir / 'cache'}", "--max_steps=7"),
@@ -144,37 +148,39 @@ def test_a_run_gets_its_own_options_and_shares_the_feature_cache(args, monkeypat
     assert text[text.index("--reference_model") + 1] == str(folder / "bart")
     assert text[text.index("--limit") + 1] == "600"
     tasks = {task.name: task.dataset_kwargs for task in load_task(exam[exam.index("--task") + 1])}
-    assert tasks == dict.fromkeys(PARTS, {"size": 150, "seed": 2})
+    assert tasks == dict.fromkeys(PARTS, {"size": 150, "seed": 2}) | {
+        "microworld-knowledge": {"knowledge": True, "size": 150, "seed": 2}
+    }
 
 
 def test_a_result_depends_on_its_settings(args, monkeypatch, tmp_path):
     monkeypatch.setattr(run_module, "call", FakeVLKD())
     run_jobs([("recipe", 1)], args)
     assert finished("recipe", 1, args) and not finished("recipe", 2, args)
-    prints = {fingerprint("recipe", 1, args)}
+    hashes = {hash_of("recipe", 1, args)}
     for changes in ({"steps": 3}, {"scenes": 400}, {"weights": ["a", "b"]}):
-        prints.add(fingerprint("recipe", 1, argparse.Namespace(**vars(args) | changes)))
-    assert len(prints | {fingerprint("recipe", 2, args), fingerprint("frozen-bart", 1, args)}) == 6
+        hashes.add(hash_of("recipe", 1, argparse.Namespace(**vars(args) | changes)))
+    assert len(hashes | {hash_of("recipe", 2, args), hash_of("frozen-bart", 1, args)}) == 6
 
     recipe = tmp_path / "train.yaml"
     monkeypatch.setattr(rows_module, "RECIPE", recipe)
     recipe.write_text(RECIPE.read_text() + "# a comment\n")
     assert finished("recipe", 1, args)
+    file = run_folder("recipe", 1, args) / "metrics.json"
+    file.write_text('{"schema": 1, "fig')
+    assert not finished("recipe", 1, args)
     recipe.write_text(RECIPE.read_text() + "max_grad_norm: 0.5\n")
-    assert not finished("recipe", 1, args)
-    (args.output_dir / "recipe" / "1" / "metrics.json").write_text('{"schema": 1, "fig')
-    assert not finished("recipe", 1, args)
+    assert file.parent != run_folder("recipe", 1, args)
 
 
-def test_results_of_other_settings_are_not_replaced(args, monkeypatch, capsys):
-    monkeypatch.setattr(run_module, "call", FakeVLKD())
-    assert main(words(args, "--seeds=2", "--rows", "recipe")) == 0
-    file = args.output_dir / "recipe" / "1" / "metrics.json"
-    before = file.read_text()
-    for option in ("--steps=2", "--scenes=150"):
-        assert main(words(args, "--seeds=2", option, "--rows", "recipe")) == 2
-        assert f"{file.parent} has a result with other settings" in capsys.readouterr().err
-        assert file.read_text() == before
+def test_results_of_other_settings_are_kept(args, monkeypatch):
+    vlkd = FakeVLKD()
+    monkeypatch.setattr(run_module, "call", vlkd)
+    for number, options in enumerate(([], ["--steps=2"], ["--scenes=150"]), 1):
+        assert main(words(args, "--seeds=2", *options, "--rows", "recipe")) == 0
+        assert len(list(args.output_dir.glob("recipe/*/metrics.json"))) == 2 * number
+    before = len(vlkd.commands)
+    assert main(words(args, "--seeds=2", "--rows", "recipe")) == 0 and len(vlkd.commands) == before
 
 
 def test_two_studies_do_not_share_a_folder(args, monkeypatch, capsys):
@@ -258,11 +264,11 @@ def test_retrieval_is_the_mean_of_both_ways():
 
 
 def write_result(args: argparse.Namespace, row: str, seed: int, **values: float) -> None:
-    folder = args.output_dir / row / str(seed)
+    folder = run_folder(row, seed, args)
     folder.mkdir(parents=True)
     metrics = {"schema": 1, "command": "x", "commit": "abc1234", "dataset": "microworld", "split": "validation"}
     metrics |= {"versions": {"torch": "2.13.0"}, "machine": {"cores": 2, "threads": 1}}
-    metrics |= {"seconds": {"train": 200.0, "evaluate": 100.0}, "fingerprint": fingerprint(row, seed, args)}
+    metrics |= {"seconds": {"train": 200.0, "evaluate": 100.0}}
     (folder / "metrics.json").write_text(json.dumps(metrics | run_with(values)))
 
 
@@ -273,10 +279,11 @@ def test_report_of_all_rows(args):
             write_result(args, row, seed, VQA=0.70 + 0.02 * seed - loss, **{"text QA change": -0.01})
     args.docs.mkdir()
     page = args.docs / "study.md"
-    page.write_text("# Old\n<!-- findings -->\nICTI carries the answers.\n<!-- /findings -->\nold table\n")
+    page.write_text("# Old\n\nold table\n")
+    (args.docs / "study_findings.md").write_text("ICTI carries the answers.\n")
     assert main(words(args, "--report")) == 0
     text = page.read_text()
-    assert "## What we learned\n\n<!-- findings -->\nICTI carries the answers.\n<!-- /findings -->\n" in text
+    assert "## What we learned\n\nICTI carries the answers.\n\n## The recipe" in text
     assert "old table" not in text and all(f"## {question}" in text for question in QUESTIONS)
     assert "| VQA | 0.740 ± 0.050 | 30 | 0.900 ± 0.000 | 30 |" in text
     (line,) = [line for line in text.splitlines() if line.startswith("| without-icti")]
@@ -296,20 +303,17 @@ def test_report_of_all_rows(args):
         "seeds": [1, 2, 3],
     }
 
-    assert main(words(args, "--report")) == 0 and page.read_text() == text  # nothing is lost or doubled
-    for marker in ("<!-- findings -->", "<!-- /findings -->"):
-        page.write_text(text.replace(marker, ""))
-        for more in ([], ["--report"]):  # before anything is trained
-            assert main(words(args, *more)) == 2 and marker not in page.read_text()
+    (args.docs / "study_findings.md").unlink()
+    assert main(words(args, "--report")) == 0 and "What we learned" not in page.read_text()
 
 
 def test_report_names_a_missing_figure(args, capsys):
     for seed in (1, 2):
         write_result(args, "recipe", seed)
-    file = args.output_dir / "recipe" / "2" / "metrics.json"
+    file = run_folder("recipe", 2, args) / "metrics.json"
     file.write_text(file.read_text().replace("text QA", "text"))
     assert main(words(args, "--report")) == 2
-    assert "lacks ('text QA', 'exact match, change', 'model, validation')" in capsys.readouterr().err
+    assert f"{file} lacks ('text QA', 'exact match, change', 'model, validation')" in capsys.readouterr().err
 
 
 def test_report_of_an_unfinished_study(args):

@@ -7,7 +7,7 @@ from torch.utils.data import Sampler
 
 from trainer.data.epoch_dataset import EpochDataset
 from trainer.data.infilling import CAPTIONS, ORDER, seeded_rng
-from trainer.data.rows import as_rows, check_column
+from trainer.data.rows import DataError, as_rows
 
 BATCHES = 50  # batches among which rows are sorted by length
 ROWS_AT_ONCE = 1000
@@ -27,7 +27,7 @@ class LengthGroupedSampler(Sampler[int]):
         caption_seed: the collator's seed, which draws captions.
 
     Raises:
-        ValueError: the column of captions is missing.
+        DataError: the column of captions is missing.
     """
 
     def __init__(self, dataset: EpochDataset, batch_size: int, seed: int, caption_seed: int):
@@ -64,10 +64,14 @@ def caption_lengths(dataset: EpochDataset) -> list[tuple[int, ...]]:
     """Of each row, the lengths of its captions in bytes.
 
     Raises:
-        ValueError: the column of captions is missing.
+        DataError: the column of captions is missing.
     """
     column = getattr(dataset.decode, "caption_column", "caption")
-    check_column(column, dataset.dataset.column_names)
+    if column not in (columns := dataset.dataset.column_names):
+        raise DataError(
+            f"train_sampling_strategy 'group_by_length' reads the captions of the column '{column}'; the dataset has "
+            f"{', '.join(columns)}. Rename the column, or set train_sampling_strategy to 'random'."
+        )
     tables = dataset.dataset.select_columns([column]).with_format("arrow").iter(ROWS_AT_ONCE)
     return [_lengths(row[column]) for table in tables for row in as_rows(table)]
 
