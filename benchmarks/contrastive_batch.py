@@ -2,15 +2,17 @@
 
     python benchmarks/contrastive_batch.py
 
-The model joins the microworld's CLIP and BART, and reads random captions and image features. Each batch is measured in
-a separate process. Memory is the peak of the process minus its peak before the step.
+The model joins the microworld's CLIP and BART, and reads the microworld's captions with random image features. Each
+batch is measured in a separate process. Memory is the peak of the process minus its peak before the step.
 """
 
 import json
+import random
 import resource
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 TEACHERS = Path(__file__).parents[1] / "microworld" / "teachers"
@@ -20,6 +22,8 @@ def measure(rows: int, chunk: int | None) -> dict[str, float]:
     """Memory and speed of one step on one core."""
     import torch
 
+    from microworld.world.language import caption
+    from microworld.world.scenes import scenes
     from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
     from trainer import VLKDTrainer, VLKDTrainingArguments
 
@@ -31,16 +35,24 @@ def measure(rows: int, chunk: int | None) -> dict[str, float]:
     args = VLKDTrainingArguments("unused", use_cpu=True, bf16=False, contrastive_chunk_size=chunk)
     trainer = VLKDTrainer(model, args, processing_class=VLKDProcessor.from_vision_text_pretrained(*teachers))
     trainer.current_gradient_accumulation_steps = 1
-    config, tokens = model.config, 16
-    image_tokens = 1 + (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-    ids = torch.randint(4, config.text_config.vocab_size, (rows, tokens))
-    batch = {name: ids for name in ("input_ids", "caption_input_ids", "decoder_input_ids", "labels")}
-    batch |= {name: torch.ones_like(ids) for name in ("attention_mask", "caption_attention_mask")}
-    batch["image_features"] = torch.randn(rows, image_tokens, config.projection_dim)
-    batch["teacher_embeds"] = torch.randn(rows, config.projection_dim)
+    width, image_tokens = model.config.projection_dim, 1 + model.config.num_patches
+    rng, drawn = random.Random(0), enumerate(islice(scenes("train"), rows))
+    batch = trainer.data_collator(
+        [
+            {
+                "caption": caption(scene, rng),
+                "image_features": torch.randn(image_tokens * width).numpy(),
+                "teacher_embeds": torch.randn(width).numpy(),
+                "epoch": 0,
+                "index": index,
+            }
+            for index, scene in drawn
+        ]
+    )
+    labels = batch["labels"].ne(-100).sum()
     before = peak_bytes()
     start = time.perf_counter()
-    trainer.training_step(model, batch, torch.tensor(rows * tokens))
+    trainer.training_step(model, batch, labels)
     seconds = time.perf_counter() - start
     return {"megabytes": (peak_bytes() - before) / 2**20, "rows_per_second": rows / seconds}
 
@@ -55,7 +67,7 @@ def peak_bytes() -> int:
 
 def in_process(rows: int, chunk: int | None) -> dict[str, float]:
     command = [sys.executable, __file__, "--rows", str(rows), *(["--chunk", str(chunk)] if chunk else [])]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
 def main() -> None:
