@@ -13,9 +13,11 @@ RECIPES = {f"vlkd.recipes.{folder.name}": f"hub_configs/{folder.name}" for folde
 TRAIN = ["accelerate>=1.10", "datasets>=5.0", "peft>=0.20", "scipy", "torchdata>=0.11"]
 EVAL = ["accelerate>=1.10", "datasets>=5.0", "evaluate", "peft>=0.20", "pycocoevalcap", "scipy"]
 DEMO = [*TRAIN, *EVAL, "matplotlib"]
+ONNX = ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.7"]
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]
 DEV = [
     *DEMO,
+    *ONNX,
     "import-linter",
     "parameterized",
     "psutil",
@@ -64,6 +66,7 @@ setup(
         "train": TRAIN,
         "eval": EVAL,
         "demo": sorted({*DEMO}),
+        "onnx": ONNX,
         "docs": DOCS,
         "dev": sorted({*DEV}),
     },

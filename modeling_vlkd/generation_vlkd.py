@@ -5,10 +5,25 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import ModelOutput
 
 from .processing_vlkd import check_same_number
+
+# Options with which prompts of different lengths share a call of greedy decoding; others may depend on the length.
+SHARED_OPTIONS = {"max_new_tokens", "max_length", "do_sample", "num_beams", "length_penalty", "use_cache"}
+SHARED_OPTIONS |= {f"{name}_token_id" for name in ("bos", "pad", "eos", "decoder_start")}
+# Options of the same kind with the one value that changes nothing.
+NEUTRAL = {"return_dict_in_generate": False, "num_return_sequences": 1, "repetition_penalty": 1.0, "min_length": 0}
+NEUTRAL |= {"no_repeat_ngram_size": 0, "output_scores": False}
+SPREAD = 16  # tokens by which the prompts of one call may differ in length
 
 # Inputs with one row for each prompt.
 ROW_INPUTS = ("input_ids", "attention_mask", "inputs_embeds", "pixel_values", "image_features", "encoder_outputs")
@@ -32,6 +47,8 @@ class VLKDEncoder(nn.Module):
 
 class VLKDGenerationMixin(GenerationMixin):
     """Adds prompts and images to transformers' `generate`."""
+
+    text_generation_config: GenerationConfig  # the defaults for texts without an image
 
     def default_prompt(self, batch_size: int) -> torch.LongTensor:
         """(batch_size, 3): the prompt `<mask>`, for images without a text."""
@@ -81,8 +98,8 @@ class VLKDGenerationMixin(GenerationMixin):
         different lengths, as `decoder_prompt_ids` returns it, which answers prompts without an image. A row's result
         does not depend on the other rows.
 
-        Defaults come from `model.generation_config` with an image, and from `model.language_model.generation_config`,
-        the BART checkpoint's own, without one.
+        Defaults come from `model.generation_config` with an image, and from `model.text_generation_config`, the BART
+        checkpoint's own, without one.
 
         Raises:
             ValueError: Neither image nor text; see also `encode_multimodal` and `decoder_prompt_ids`.
@@ -106,15 +123,15 @@ class VLKDGenerationMixin(GenerationMixin):
                 kwargs["decoder_input_ids"] = prompts
         if image is None and getattr(kwargs.get("encoder_outputs"), "image_embeds", None) is None:
             generation_config, kwargs = self._text_generation_config(generation_config, kwargs)
-        pad = self.config.text_config.pad_token_id
-        return generate_by_prompt_length(super().generate, pad, generation_config=generation_config, **kwargs)
+        defaults, fill = self.generation_config, self.config.text_config.pad_token_id
+        return generate_by_prompt_length(super().generate, defaults, fill, generation_config, **kwargs)
 
     def _text_generation_config(
         self, generation_config: GenerationConfig | None, kwargs: dict
     ) -> tuple[GenerationConfig, dict]:
         """Returns the user's options, completed with the BART checkpoint's defaults, and the other keywords."""
         config = GenerationConfig() if generation_config is None else copy.deepcopy(generation_config)
-        defaults = self.language_model.generation_config.to_diff_dict()
+        defaults = self.text_generation_config.to_diff_dict()
         config.update(defaults_only=True, allow_custom_entries=True, **defaults)
         return config, config.update(**kwargs)
 
@@ -131,11 +148,60 @@ def as_plain_dict(generation_config: GenerationConfig) -> dict:
     return {name: options[name] for name in options if name not in ("_from_model_config", "transformers_version")}
 
 
-def generate_by_prompt_length(generate: Callable, fill: int, **kwargs) -> torch.LongTensor | ModelOutput:
-    """
-    Calls `generate` once for each length of the prompts in `decoder_input_ids`, and restores the order of the rows.
+class ForcedPrompts(LogitsProcessor):
+    """Forces each row to continue with its own prompt, from the length of the shortest one."""
 
-    BART's positions count from the decoder's first token, so prompts of different lengths cannot be padded.
+    def __init__(self, prompts: list[torch.LongTensor]):
+        self.lengths = torch.tensor([len(prompt) for prompt in prompts], device=prompts[0].device)
+        self.tokens = nn.utils.rnn.pad_sequence(prompts, batch_first=True)  # (batch, longest prompt)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        position = input_ids.shape[1]
+        if position >= self.tokens.shape[1]:
+            return scores
+        forced = torch.full_like(scores, -torch.inf).scatter(1, self.tokens[:, position, None], 0.0)
+        return torch.where((position < self.lengths)[:, None], forced, scores)
+
+
+def _shared_new_tokens(config: GenerationConfig, options: dict, prompts: list[torch.LongTensor]) -> int | None:
+    """
+    Returns `max_new_tokens`, or None if the prompts cannot share a call: by an option, or by a token that ends texts.
+
+    Args:
+        config: Complete, with the options of the call.
+        options: The arguments of `generate` that are not options of a `GenerationConfig`.
+    """
+    values = {name: value for name, value in as_plain_dict(config).items() if name not in SHARED_OPTIONS}
+    if options or any(value != NEUTRAL.get(name) for name, value in values.items()):
+        return None
+    if config.do_sample or config.num_beams not in (None, 1):
+        return None
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    if any(token in ends for prompt in prompts for token in prompt[1:].tolist()):  # the first one starts the decoder
+        return None
+    return config.max_new_tokens
+
+
+def generate_by_prompt_length(
+    generate: Callable,
+    defaults: GenerationConfig,
+    fill: int,
+    generation_config: GenerationConfig | None = None,
+    **kwargs,
+) -> torch.LongTensor | ModelOutput:
+    """
+    Calls `generate` for groups of rows, by the length of their prompts in `decoder_input_ids`, and restores the order.
+
+    BART's positions count from the decoder's first token, so prompts of different lengths cannot be padded. In greedy
+    decoding, the rows of a group start with as many tokens as their shortest prompt has, and each is forced to
+    continue with the rest of its own. Otherwise, the prompts of a group have one length.
+
+    Args:
+        generate: `GenerationMixin.generate` of a model.
+        defaults: The model's generation config.
+        fill: Token that fills the rows on the right.
+        generation_config: As in `generate`.
+        **kwargs: Inputs and options of `generate`.
 
     Returns:
         (batch * num_return_sequences, tokens), padded on the right with `fill`; or the output of `generate`, if all
@@ -146,28 +212,70 @@ def generate_by_prompt_length(generate: Callable, fill: int, **kwargs) -> torch.
     """
     prompts = kwargs.pop("decoder_input_ids", None)
     if prompts is None:
-        return generate(**kwargs)
+        return generate(generation_config=generation_config, **kwargs)
     if len({len(prompt) for prompt in prompts}) == 1:
         prompts = prompts if isinstance(prompts, torch.Tensor) else torch.stack(prompts)
-        return generate(decoder_input_ids=prompts, **kwargs)
+        return generate(decoder_input_ids=prompts, generation_config=generation_config, **kwargs)
 
     for name in ("past_key_values", "streamer", "prefix_allowed_tokens_fn"):
         if kwargs.get(name) is not None:
             raise ValueError(f"`{name}` requires prompts of one length; call `generate` once for each length.")
-    shared = {name: value for name, value in kwargs.items() if name not in ROW_INPUTS}
-    sequences: list[torch.LongTensor | None] = [None] * len(prompts)
-    for length in sorted({len(prompt) for prompt in prompts}):
-        rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
-        inputs = {name: _take(kwargs[name], rows) for name in ROW_INPUTS if name in kwargs}
-        ids = generate(decoder_input_ids=torch.stack([prompts[row] for row in rows]), **inputs, **shared)
-        if not isinstance(ids, torch.Tensor):
-            raise ValueError(
-                "`return_dict_in_generate` requires prompts of one length; call `generate` once for each length."
-            )
-        for row, group in zip(rows, ids.view(len(rows), -1, ids.shape[-1]), strict=True):
-            sequences[row] = group  # (num_return_sequences, tokens)
-    width = max(group.shape[1] for group in sequences)
-    return torch.cat([nn.functional.pad(group, (0, width - group.shape[1]), value=fill) for group in sequences])
+    config = GenerationConfig() if generation_config is None else copy.deepcopy(generation_config)
+    config.update(defaults_only=True, allow_custom_entries=True, **defaults.to_diff_dict())
+    inputs = {name: kwargs.pop(name) for name in ROW_INPUTS if name in kwargs}
+    options = config.update(**{name: value for name, value in kwargs.items() if value is not None})
+    new_tokens = _shared_new_tokens(config, options, prompts)
+    sequences: dict[int, torch.LongTensor] = {}
+    for rows in _group([len(prompt) for prompt in prompts], 0 if new_tokens is None else SPREAD):
+        own = [prompts[row] for row in rows]
+        options |= {name: _take(value, rows) for name, value in inputs.items()}
+        sequences |= zip(rows, _generate_group(generate, own, new_tokens, config, options), strict=True)
+    width = max(group.shape[1] for group in sequences.values())
+    padded = [
+        nn.functional.pad(sequences[row], (0, width - sequences[row].shape[1]), value=fill)
+        for row in range(len(prompts))
+    ]
+    return torch.cat(padded)
+
+
+def _generate_group(
+    generate: Callable,
+    prompts: list[torch.LongTensor],
+    new_tokens: int | None,
+    config: GenerationConfig,
+    options: dict,
+) -> list[torch.LongTensor]:
+    """
+    Returns the texts of each prompt, (num_return_sequences, tokens), by one call of `generate`.
+
+    Args:
+        prompts: The shortest comes first. Without `new_tokens`, all have one length.
+        new_tokens: The number of tokens after each prompt, if the prompts have different lengths.
+    """
+    start, longest = len(prompts[0]), len(prompts[-1])
+    if new_tokens is not None:
+        options = options | {"logits_processor": LogitsProcessorList([ForcedPrompts(prompts)])}
+        config.max_new_tokens = longest - start + new_tokens
+    decoder_input_ids = torch.stack([prompt[:start] for prompt in prompts])
+    ids = generate(decoder_input_ids=decoder_input_ids, generation_config=config, **options)
+    if not isinstance(ids, torch.Tensor):
+        raise ValueError(
+            "`return_dict_in_generate` requires prompts of one length; call `generate` once for each length."
+        )
+    groups = ids.view(len(prompts), -1, ids.shape[-1])
+    ends = [None if new_tokens is None else len(prompt) + new_tokens for prompt in prompts]
+    return [group[:, :end] for group, end in zip(groups, ends, strict=True)]
+
+
+def _group(lengths: list[int], spread: int) -> list[list[int]]:
+    """Groups row numbers, in ascending order of length, so that the lengths of a group differ by `spread` at most."""
+    groups: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if groups and lengths[row] - lengths[groups[-1][0]] <= spread:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
 
 
 def _take(value: torch.Tensor | ModelOutput, rows: list[int]) -> torch.Tensor | ModelOutput:

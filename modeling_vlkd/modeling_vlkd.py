@@ -6,7 +6,7 @@ from typing import Unpack
 
 import torch
 from torch import nn
-from transformers import BartForConditionalGeneration
+from transformers import BartForConditionalGeneration, GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import TransformersKwargs, can_return_tuple
 
@@ -173,6 +173,15 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         """Returns the composite encoder, or with `modality="image"` CLIP's vision tower."""
         return VLKDEncoder(self) if modality is None else super().get_encoder(modality=modality)
 
+    @property
+    def text_generation_config(self) -> GenerationConfig:
+        """BART's own generation config, for texts without an image."""
+        return self.language_model.generation_config
+
+    @text_generation_config.setter
+    def text_generation_config(self, config: GenerationConfig) -> None:
+        self.language_model.generation_config = config
+
     def get_decoder(self) -> nn.Module:
         return self.language_model.get_decoder()
 
@@ -211,10 +220,14 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         if image_features is None:
             return VLKDEncoderOutput(**output)
         image_features = image_features.to(self.dtype)  # not the projection's dtype: a quantized one holds integers
-        image_states = self.image_projection(self._visible_tokens(image_features))
-        image_states = image_states.reshape(image_states.shape[0], -1, self.config.text_config.d_model)
-        memory = torch.cat([image_states, output.last_hidden_state], dim=1)
+        memory = torch.cat([self.project_images(image_features), output.last_hidden_state], dim=1)
         return VLKDEncoderOutput(**{**output, "last_hidden_state": memory}, image_embeds=unit(image_features[:, 0]))
+
+    def project_images(self, image_features: torch.FloatTensor) -> torch.FloatTensor:
+        """V (batch, image_tokens, d_j) -> W_d V of the tokens that the decoder sees, (batch, tokens, d_model)."""
+        states = self.image_projection(self._visible_tokens(image_features))
+        expansion, width = self.config.image_token_expansion, self.config.text_config.d_model
+        return states.unflatten(-1, (expansion, width)).flatten(1, 2)
 
     def _visible_tokens(self, image_features: torch.FloatTensor) -> torch.FloatTensor:
         """(batch, tokens, d_j), class token first -> the tokens that the decoder attends to."""

@@ -13,6 +13,8 @@ from transformers.utils import ModelOutput
 from .image_loading_vlkd import TIMEOUT, read_image
 from .processing_vlkd import MASK, check_same_number
 
+MANY_TEXTS = 32  # texts of one image in a batch, by default
+
 
 class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
     """
@@ -37,6 +39,7 @@ class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
 
     def __init__(self, *args, **kwargs):
         Pipeline.__init__(self, *args, **kwargs)  # the parent accepts only transformers' own models
+        self._encoded: tuple[torch.Tensor, torch.Tensor] | None = None  # the last image's pixel values and V
 
     def _sanitize_parameters(
         self,
@@ -72,6 +75,7 @@ class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
         Raises:
             ValueError: Different numbers of images and texts, or an image that is missing or cannot be read.
         """
+        self._encoded = None
         text = prompt if text is None else text
         if images is None:
             raise ValueError(
@@ -80,25 +84,39 @@ class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
             )
         images = _as_inputs(images)
         if text is not None and not isinstance(text, str):
-            images, text = _as_pairs(images, text), None
+            if isinstance(images, (list, GeneratorType, Dataset)):
+                images = _as_pairs(images, text)
+            else:
+                shared = self._read_once(images, kwargs.get("timeout"))
+                images = [{**shared, "text": one} for one in text]
+                kwargs.setdefault("batch_size", self._batch_size or min(max(len(images), 1), MANY_TEXTS))
+            text = None
         if isinstance(images, list) and not images:
             return []  # `Pipeline.__call__` looks at the first input
         return Pipeline.__call__(self, images, text=text, **kwargs)
+
+    def _read_once(self, example, timeout: float | None = None) -> dict[str, torch.FloatTensor]:
+        """Returns the pixel values of an input's image, which several inputs of `preprocess` can share."""
+        image = example.get("image") if isinstance(example, dict) else example
+        if image is None:
+            raise ValueError(f"The input {list(example)} has no image; give `image`.")
+        timeout = timeout or self._preprocess_params.get("timeout", TIMEOUT)
+        pixels = self.processor.image_processor(read_image(image, timeout=timeout), return_tensors="pt")
+        return {"pixel_values": pixels["pixel_values"]}
 
     def preprocess(
         self, example, text: str | None = None, timeout: float = TIMEOUT, truncation: bool = False
     ) -> dict[str, Any]:
         """Converts an image, or a dict of image and text, to model inputs; keeps the prompt as a string."""
         example = example if isinstance(example, dict) else {"image": example}
-        image = example.get("image")
         text = next((example[name] for name in ("text", "question") if example.get(name) is not None), text)
-        if image is None:
-            raise ValueError(f"The input {list(example)} has no image; give `image`.")
+        if "pixel_values" not in example:
+            example = self._read_once(example, timeout)
         if text is not None and not isinstance(text, str):
             raise ValueError(f"`text`={text!r} is not a string; VLKD takes prompts, not chats.")
         prompt = self.build_prompt(text)
-        features = self.processor(images=[read_image(image, timeout=timeout)], text=[prompt], truncation=truncation)
-        return {**features, "prompt": prompt, "input_text": text or ""}
+        features = self.processor.encode_prompts(prompt, 1, truncation=truncation)
+        return {**features, "pixel_values": example["pixel_values"], "prompt": prompt, "input_text": text or ""}
 
     def build_prompt(self, text: str | None) -> str:
         """Returns the prompt for the user's `text`."""
@@ -107,9 +125,25 @@ class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
     def _forward(self, model_inputs: dict[str, Any], generate_kwargs: dict | None = None) -> ModelOutput:
         names = {name: model_inputs.pop(name) for name in ("prompt", "input_text")}
         options = self._prepare_generate_kwargs(generate_kwargs or {}, return_dict_in_generate=False)
+        if "pixel_values" in model_inputs:
+            model_inputs["image_features"] = self._encode(model_inputs.pop("pixel_values"))
         ids = self.model.generate(**model_inputs, **options)
         ids = ids.view(len(model_inputs["input_ids"]), -1, ids.shape[-1])  # (batch, num_return_sequences, tokens)
         return ModelOutput(generated=ids, input_ids=model_inputs["input_ids"], **names)
+
+    def _encode(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
+        """Returns V of each image. Equal images in a row, also in the previous batch, are encoded once."""
+        last_image, last_features = self._encoded or (None, None)  # read once: another thread may change it
+        previous = [last_image, *pixel_values[:-1]]
+        is_new = [
+            last is None or not torch.equal(image, last) for image, last in zip(pixel_values, previous, strict=True)
+        ]
+        features = [] if is_new[0] else [last_features]
+        if any(is_new):
+            features += self.model.get_image_features(pixel_values[is_new]).last_hidden_state
+        numbers = torch.tensor(is_new).cumsum(0) - int(is_new[0])
+        self._encoded = (pixel_values[-1].clone(), features[-1].clone())  # copies, so that the batch is freed
+        return torch.stack([features[number] for number in numbers])
 
     def _new_texts(self, outputs: ModelOutput, first_sentence: bool = False) -> list[str]:
         """Returns the generated texts of one input, without the prompt."""
@@ -188,7 +222,8 @@ class VLKDVisualQuestionAnsweringPipeline(VLKDImageTextToTextPipeline):
         config = options.get("generation_config", self.model.generation_config)
         beams = options.get("num_beams") or config.num_beams or 1
         options.update(num_beams=max(beams, answers), num_return_sequences=answers)
-        inputs = {name: value for name, value in model_inputs.items() if isinstance(value, torch.Tensor)}
+        model_inputs["image_features"] = self._encode(model_inputs.pop("pixel_values"))
+        inputs = {name: model_inputs[name] for name in ("input_ids", "attention_mask", "image_features")}
         outputs = super()._forward(model_inputs, options)
         outputs["probabilities"] = self._probabilities(inputs, outputs["generated"])
         return outputs
@@ -196,11 +231,10 @@ class VLKDVisualQuestionAnsweringPipeline(VLKDImageTextToTextPipeline):
     def _probabilities(self, inputs: dict[str, torch.Tensor], generated: torch.LongTensor) -> torch.FloatTensor:
         """(batch, answers, tokens) -> (batch, answers): the probability of the tokens after each prompt."""
         copies, ids = generated.shape[1], generated.flatten(0, 1)
-        features = self.model.get_image_features(inputs.pop("pixel_values")).last_hidden_state
         prompts = self.model.decoder_prompt_ids(inputs["input_ids"], inputs["attention_mask"])
         inputs = {name: value.repeat_interleave(copies, dim=0) for name, value in inputs.items()}
         logits = self.model(
-            **inputs, image_features=features.repeat_interleave(copies, dim=0), decoder_input_ids=ids[:, :-1]
+            **inputs, decoder_input_ids=ids[:, :-1]
         ).logits  # (batch * answers, tokens - 1, vocabulary)
         log_probs = logits.float().log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
         starts = torch.tensor([len(prompt) for prompt in prompts], device=ids.device).repeat_interleave(copies)
@@ -230,10 +264,9 @@ def _as_inputs(images) -> Any:
 
 
 def _as_pairs(images, texts: Iterable[str]) -> list[dict] | GeneratorType:
-    """Pairs each image that `_as_inputs` returned with a text, or one image with each text."""
+    """Pairs each of several images that `_as_inputs` returned with a text."""
     if isinstance(images, (GeneratorType, Dataset)):
         return ({"image": image, "text": text} for image, text in zip(images, texts, strict=True))
     texts = list(texts)
-    images = images if isinstance(images, list) else [images] * len(texts)
     check_same_number(len(images), len(texts))
     return [{"image": image, "text": text} for image, text in zip(images, texts, strict=True)]

@@ -109,10 +109,30 @@ class VLKDProcessor(ProcessorMixin):
                 **options["images_kwargs"],
             )
             features.update(pixels)
-            text = self._prompts(text, images)
+            return BatchFeature({**self.encode_prompts(text, len(images), **options["text_kwargs"]), **features})
         tokens = self.tokenizer(text, **options["text_kwargs"])
-        self._check_tokens(tokens["input_ids"], prompts=images is not None)
-        return BatchFeature({**tokens, **features})
+        self._check_tokens(tokens["input_ids"], prompts=False)
+        return BatchFeature(tokens)
+
+    def encode_prompts(self, text: str | list[str] | None, images: int, **kwargs) -> BatchFeature:
+        """
+        Tokenizes prompts as `__call__` does with images: for images whose features are known.
+
+        Args:
+            text: A prompt, or one for each image, or None for `<mask>`.
+            images: The number of images.
+            kwargs: Options of the tokenizer.
+
+        Returns:
+            `input_ids` and `attention_mask` (images, tokens).
+
+        Raises:
+            ValueError: Another number of prompts, one with two `<mask>`, or one longer than BART's limit.
+        """
+        options = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)["text_kwargs"]
+        tokens = self.tokenizer(self._prompts(text, images), **options)
+        self._check_tokens(tokens["input_ids"], prompts=True)
+        return BatchFeature(tokens)
 
     def build_prompt(self, text: str | None = None) -> str:
         """Returns the prompt for a text with an image: it has one `<mask>`, for the answer; two are an error."""
@@ -169,10 +189,10 @@ class VLKDProcessor(ProcessorMixin):
         copy_code(save_directory, origin=self.tokenizer.name_or_path)
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
-    def _prompts(self, text: str | list[str] | None, images: list) -> list[str]:
+    def _prompts(self, text: str | list[str] | None, images: int) -> list[str]:
         """Returns one prompt for each image, ready for the tokenizer."""
-        texts = [text] * len(images) if text is None or isinstance(text, str) else list(text)
-        check_same_number(len(images), len(texts))
+        texts = [text] * images if text is None or isinstance(text, str) else list(text)
+        check_same_number(images, len(texts))
         # The space before the answer belongs to the answer's first token, so it must not become a token itself.
         mask = self.tokenizer.mask_token
         return [re.sub(rf"\s+{re.escape(mask)}", mask, self.build_prompt(text)) for text in texts]

@@ -294,7 +294,8 @@ def left_padding(attention_mask: torch.Tensor) -> torch.LongTensor:
 def _roll(rows: torch.Tensor, shift: torch.LongTensor) -> torch.Tensor:
     """(batch, tokens, ...) -> the same, with row i rolled left by shift[i]."""
     columns = torch.arange(rows.shape[1], device=rows.device)
-    columns = (columns + shift.unsqueeze(1)) % rows.shape[1]  # (batch, tokens)
+    columns = columns + shift.unsqueeze(1)  # (batch, tokens), between -tokens and 2 * tokens
+    columns = torch.remainder(columns, torch.full_like(columns, rows.shape[1]))
     return rows[torch.arange(rows.shape[0], device=rows.device).unsqueeze(1), columns]
 
 

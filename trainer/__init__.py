@@ -7,8 +7,10 @@ _MODULES = {
     "EpochDataset": "trainer.data.epoch_dataset",
     "TextInfilling": "trainer.data.infilling",
     "VLKDDataCollator": "trainer.data.collator",
+    "VLKDExportedModel": "trainer.export",
     "VLKDTrainer": "trainer.vlkd_trainer",
     "VLKDTrainingArguments": "trainer.arguments",
+    "export_model": "trainer.export",
 }
 __all__ = list(_MODULES)
 

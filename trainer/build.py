@@ -13,11 +13,11 @@ from trainer.cache.columns import check_disk_space
 from trainer.cache.invalid_rows import InvalidRows
 from trainer.callbacks import ReportSkipped
 from trainer.data.epoch_dataset import EpochDataset
-from trainer.data.rows import min_jpeg_side
 from trainer.data.skipped import FILE as SKIPPED
 from trainer.data.skipped import RowDecoder, SkipLog
 from trainer.data.sources import load_sources, mix_sources, to_disk
 from trainer.data.streaming import StreamingDataset
+from trainer.image_loader import min_jpeg_side
 from trainer.lora import add_lora
 from trainer.models import load_teacher, load_vlkd, teacher_name
 from trainer.vlkd_trainer import VLKDTrainer

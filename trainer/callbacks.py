@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,24 @@ from trainer.data.skipped import FILE, count_skipped
 MAX_NAMED_ROWS = 16  # in an error message
 CAUSE = "because of "
 logger = logging.getLogger(__name__)
+
+
+Batch = tuple[dict[str, Tensor], Tensor, list[str] | None]  # losses, which rows are not finite, names of the rows
+
+
+@dataclass
+class CheckedStep:
+    """A step with its batches; `wrong` is on the host once `copied` has happened."""
+
+    step: int
+    batches: list[Batch]
+    wrong: Tensor
+    copied: torch.cuda.Event | None
+
+    def is_wrong(self) -> bool:
+        if self.copied is not None:
+            self.copied.synchronize()
+        return bool(self.wrong)
 
 
 class RunningMeans:
@@ -58,14 +77,17 @@ class StartTraining(TrainerCallback):
 
 
 class FiniteCheck(TrainerCallback):
-    """Stops training before the optimizer's step if a loss or gradient is not finite.
+    """Stops training if a loss or gradient is not finite, before that step changes the weights.
 
-    The processes exchange a single number, so that all of them stop together.
+    The processes exchange a single number, so that all of them stop together. A GPU replaces the gradients of such a
+    step by zeros, and the host reads the number during the next step, or before it saves or evaluates, so that neither
+    waits for the other.
     """
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
-        self.batches: list[tuple[dict[str, Tensor], Tensor, list[str] | None]] = []
+        self.batches: list[Batch] = []  # of the present step
+        self.checked: CheckedStep | None = None  # the last step, if the host has not read its result
 
     def add(self, terms: dict[str, Tensor], embeds: tuple[Tensor, ...], names: list[str] | None) -> None:
         """Add a batch of the step.
@@ -79,33 +101,56 @@ class FiniteCheck(TrainerCallback):
         self.batches.append(({name: term.detach() for name, term in terms.items()}, suspects, names))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.batches = []  # an interrupted step may have left some
+        self.batches, self.checked = [], None  # an interrupted step may have left some
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Check the losses and gradients of the step.
+        """Check the losses and gradients of the step; with a GPU, read the result of the step before.
 
         Raises:
             FloatingPointError: one is not finite; the message names the rows.
         """
+        self.read_result()
         batches, self.batches = self.batches, []
-        values = [*(term for terms, _, _ in batches for term in terms.values()), self._gradient_norm(kwargs["model"])]
+        gradients = [parameter.grad for parameter in kwargs["model"].parameters() if parameter.grad is not None]
+        values = [*(term for terms, _, _ in batches for term in terms.values()), self._norm(gradients)]
         wrong = torch.stack([value.isfinite().to(args.device) for value in values]).all().logical_not().float()
-        accelerator = self.trainer.accelerator
-        if not accelerator.reduce(wrong, reduction="sum").item():
+        wrong = self.trainer.accelerator.reduce(wrong, reduction="sum") > 0
+        copy = wrong.to("cpu", non_blocking=wrong.is_cuda)
+        copied = torch.cuda.current_stream().record_event() if wrong.is_cuda else None
+        self.checked = CheckedStep(state.global_step + 1, batches, copy, copied)
+        if not self.is_deferred(wrong):
+            return self.read_result()
+        for gradient in gradients:
+            local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+            local.masked_fill_(wrong, 0)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if control.should_save or control.should_evaluate:
+            self.read_result()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.read_result()
+
+    def is_deferred(self, wrong: Tensor) -> bool:
+        return wrong.is_cuda
+
+    def read_result(self) -> None:
+        """Raise a FloatingPointError if the last checked step has a loss or gradient that is not finite."""
+        checked, self.checked = self.checked, None
+        if checked is None or not checked.is_wrong():
             return
-        own = [_describe(*batch, accelerator) for batch in batches]
+        own = [_describe(*batch, self.trainer.accelerator) for batch in checked.batches]
         found = gather_object([line for line in own if line])
         found = [line for line in found if line.startswith(CAUSE)] or found  # ITCL spreads one row's NaN to others
         raise FloatingPointError(
-            f"step {state.global_step + 1}: {'; '.join(found) or 'the losses are finite, but their gradient is not'}. "
+            f"step {checked.step}: {'; '.join(found) or 'the losses are finite, but their gradient is not'}. "
             "Training stopped before the optimizer's step. Check these rows, or lower the learning rate and resume."
         )
 
-    def _gradient_norm(self, model: torch.nn.Module) -> Tensor:
+    def _norm(self, gradients: list[Tensor]) -> Tensor:
         """The norm of all gradients; 0 with a gradient scaler, which skips steps that overflow itself."""
         if self.trainer.accelerator.scaler is not None:
             return torch.zeros(())
-        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 

@@ -3,6 +3,8 @@
 # Modules that only the extras of setup.py install, and modules that these in turn need.
 OPTIONAL = {"accelerate", "datasets", "evaluate", "matplotlib", "peft", "pycocoevalcap", "scipy", "torchdata"}
 OPTIONAL |= {"dill", "multiprocess", "pandas", "pyarrow", "pycocotools", "xxhash"}
+# Modules of the extra "onnx", which any command with --backend may need.
+ONNX = {"ml_dtypes", "onnx", "onnx_ir", "onnxruntime", "onnxscript"}
 
 
 def missing_extra(error: ImportError, user: str, extra: str | None) -> str | None:
@@ -14,6 +16,7 @@ def missing_extra(error: ImportError, user: str, extra: str | None) -> str | Non
         extra: the extra that `user` needs, if any.
     """
     module = (error.name or "").partition(".")[0]
-    if extra is None or module not in OPTIONAL:
+    extra = "onnx" if module in ONNX else extra
+    if extra is None or module not in OPTIONAL | ONNX:
         return None
     return f"{user} needs {module}, which is not installed. Install the extra '{extra}': pip install \"vlkd[{extra}]\""

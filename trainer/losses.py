@@ -9,6 +9,8 @@
 """
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -53,7 +55,7 @@ def itcl(text: Tensor, image: Tensor, logit_scale: Tensor | float, rows: int | N
     if text.shape != image.shape:
         raise ValueError(f"itcl: text has shape {tuple(text.shape)}, image {tuple(image.shape)}; they must be equal.")
     scale = torch.as_tensor(logit_scale, device=text.device).exp()
-    all_text, all_image = gather_rows(text)[:rows], gather_rows(image)[:rows]
+    all_text, all_image = _gather_pairs(text, image, rows)
     own_rows = torch.arange(len(text), device=text.device) + _rank() * len(text)
     own_rows = own_rows.masked_fill(own_rows >= len(all_text), -100)  # which cross_entropy ignores
     text_to_image = F.cross_entropy(scale * text @ all_image.T, own_rows)  # (batch, processes * batch)
@@ -93,9 +95,22 @@ def itdd(
     counted = labels.ne(-100)
     total = 0.0
     for state, teacher in zip(states, teacher_states, strict=True):
-        state, teacher = state[counted].float(), teacher[counted].float()  # (labels, d_model)
-        total = total + ((state - teacher).square().sum(dim=-1) / teacher.square().sum(dim=-1)).sum()
+        state, teacher = state.float(), teacher.float()  # of the padding too: state[counted] would wait for the GPU
+        norms = teacher.square().sum(dim=-1).masked_fill(~counted, 1)  # (batch, tokens)
+        total = total + ((state - teacher).square().sum(dim=-1) / norms).masked_fill(~counted, 0).sum()
     return total / len(states) / (counted.sum() if num_items is None else num_items)
+
+
+def _gather_pairs(text: Tensor, image: Tensor, rows: int | None) -> tuple[Tensor, Tensor]:
+    """The first `rows` of all processes, by one collective operation."""
+    if _is_alone():
+        return text[:rows], image[:rows]
+    all_text, all_image = gather_rows(torch.cat([text, image], dim=1))[:rows].chunk(2, dim=1)
+    return all_text, all_image if image.requires_grad else all_image.detach()
+
+
+def _is_alone() -> bool:
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
 
 
 def gather_rows(rows: Tensor) -> Tensor:
@@ -104,10 +119,10 @@ def gather_rows(rows: Tensor) -> Tensor:
     Raises:
         ValueError: the processes have different numbers of rows.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if _is_alone():
         return rows
-    sizes = [torch.empty(1, dtype=torch.long, device=rows.device) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
+    sizes = [torch.empty(1, dtype=torch.long) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, torch.tensor([len(rows)]), group=_cpu_group(dist.group.WORLD))
     sizes = [int(size) for size in sizes]
     if len(set(sizes)) > 1:
         raise ValueError(
@@ -115,6 +130,12 @@ def gather_rows(rows: Tensor) -> Tensor:
             "or leave accelerate's even_batches on."
         )
     return _GatherRows.apply(rows)
+
+
+@cache
+def _cpu_group(world: Any) -> Any:
+    """All processes, for tensors on the CPU: the sizes are compared without waiting for the GPUs."""
+    return world if dist.get_backend(world) == "gloo" else dist.new_group(backend="gloo")
 
 
 class _GatherRows(torch.autograd.Function):

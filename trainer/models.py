@@ -1,6 +1,8 @@
 """Load a VLKD checkpoint, and the teacher: CLIP's text tower."""
 
 import copy
+import hashlib
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -57,6 +59,15 @@ def load_vlkd(
         of = "" if adapter is None else f", the base model of the adapter '{adapter}',"
         raise ValueError(f"{option}: '{name}'{of} is not a VLKD checkpoint that can be read: {reason}") from error
     return model.to(device), processor
+
+
+def weights_digest(folder: str | Path) -> str | None:
+    """A short hash of the weights in a folder; None if there are none."""
+    digest, files = hashlib.sha256(), sorted(Path(folder).glob("*.safetensors"))
+    for file in files:
+        with file.open("rb") as weights:
+            digest.update(hashlib.file_digest(weights, "sha256").digest())
+    return digest.hexdigest()[:16] if files else None
 
 
 def teacher_name(clip: str | None, config: VLKDConfig) -> str:

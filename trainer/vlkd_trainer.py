@@ -113,6 +113,11 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
             model.freeze_language_model(args.freeze)
         # The untrained BART, which reads captions for ITDD.
         self.reader = model.to_bart().to(args.device).eval().requires_grad_(False) if args.itdd_weight else None
+        if args.torch_compile and args.itdd_weight:
+            # transformers installs hooks in the first call with hidden states, under a lock that breaks the graph.
+            token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+            with torch.no_grad():
+                model.get_decoder()(input_ids=token, output_hidden_states=True, use_cache=False)
         self.logit_scale = model.logit_scale.detach().clone()  # frozen; read before anything shards the model
         if self.builds_collator:
             self.data_collator = VLKDDataCollator.from_args(

@@ -13,7 +13,15 @@ from trainer.extras import missing_extra
 
 if TYPE_CHECKING:
     from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration, VLKDModel, VLKDProcessor
-    from trainer import EpochDataset, TextInfilling, VLKDDataCollator, VLKDTrainer, VLKDTrainingArguments
+    from trainer import (
+        EpochDataset,
+        TextInfilling,
+        VLKDDataCollator,
+        VLKDExportedModel,
+        VLKDTrainer,
+        VLKDTrainingArguments,
+        export_model,
+    )
 
 __version__ = "0.1.0"
 
@@ -22,24 +30,28 @@ __all__ = [
     "TextInfilling",
     "VLKDConfig",
     "VLKDDataCollator",
+    "VLKDExportedModel",
     "VLKDForConditionalGeneration",
     "VLKDModel",
     "VLKDProcessor",
     "VLKDTrainer",
     "VLKDTrainingArguments",
     "__version__",
+    "export_model",
 ]
 
-_TRAINING = {"EpochDataset", "TextInfilling", "VLKDDataCollator", "VLKDTrainer", "VLKDTrainingArguments"}
+_EXTRAS = dict.fromkeys(
+    ("EpochDataset", "TextInfilling", "VLKDDataCollator", "VLKDTrainer", "VLKDTrainingArguments"), "train"
+) | dict.fromkeys(("VLKDExportedModel", "export_model"), "onnx")
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'vlkd' has no attribute '{name}'")
     try:
-        return getattr(import_module("trainer" if name in _TRAINING else "modeling_vlkd"), name)
+        return getattr(import_module("trainer" if name in _EXTRAS else "modeling_vlkd"), name)
     except ImportError as error:
-        message = missing_extra(error, name, "train" if name in _TRAINING else None)
+        message = missing_extra(error, name, _EXTRAS.get(name))
         if message is None:
             raise
         raise ImportError(message, name=error.name) from None

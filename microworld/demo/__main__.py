@@ -20,7 +20,7 @@ from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 from trainer.arguments import CONFIG_OPTIONS
 from trainer.cli import main as vlkd
 from trainer.evaluation.metrics_file import load_metrics, terminal_table, write_metrics
-from trainer.hub.repository import weights_digest
+from trainer.models import weights_digest
 
 
 def run(*words: object) -> None:

@@ -18,7 +18,7 @@ from microworld.exam import POOL
 from microworld.study.report import load_runs, write_report
 from microworld.study.rows import BASE, ROWS
 from microworld.study.run import run_jobs
-from trainer.hub.repository import weights_digest
+from trainer.models import weights_digest
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

@@ -16,28 +16,33 @@ TINY = {
     "data_loading.py": ["--model", "microworld", "--images", "8", "--sizes", "96x72", *PHOTOGRAPHS],
     "processes.py": ["--batch", "8", "--steps", "1"],
     "contrastive_batch.py": ["--batches", "8", "16/4"],
+    "captioning.py": ["--models", "GIT-base", "CLIP and BART composed by hand", "--batches", "1", "--rounds", "1"],
+    "inference.py": ["--photos", "4", "--size", "96", "72", "--backends", "torch"],
 }
 ROWS = {
     "throughput.py": [("live", "microworld"), ("cached", "microworld")],
     "data_loading.py": [("plain PIL loop", "96 × 72"), ("VLKD, 0 workers", "96 × 72")],
     "processes.py": [(1, 8), (2, 4)],
     "contrastive_batch.py": [(8, None), (16, 4)],
+    "captioning.py": [("GIT-base", 177), ("CLIP and BART composed by hand", 225)],
+    "inference.py": [(4, "`vlkd caption`, 4 photos, torch"), (4,), (4,), (1,)],
 }
 
 
 def test_none_is_left_out():
-    scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py")} - {"measure.py"}
+    scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py")} - {"measure.py", "gpu.py"}
     page = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     assert scripts == TINY.keys() and "python benchmarks/throughput.py" in page
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", TINY)
-def test_benchmark_runs(script, tmp_path):
+def test_benchmark_runs(script, tmp_path, vlkd_dir):
     page = tmp_path / "page.md"
     name = script.removesuffix(".py").replace("_", "-")
     page.write_text(f"before\n<!-- figures: {name} -->\n<!-- /figures -->\nafter\n")
-    command = [sys.executable, str(ROOT / "benchmarks" / script), *TINY[script], "--into", str(page)]
+    model = ["--model", str(vlkd_dir)] if script == "inference.py" else []
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *TINY[script], *model, "--into", str(page)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert run.returncode == 0, run.stderr[-3000:]
@@ -48,11 +53,23 @@ def test_benchmark_runs(script, tmp_path):
     assert len(rows) == len(ROWS[script])
     for row, expected in zip(rows, ROWS[script], strict=True):
         assert set(expected) <= set(row.values())
-    speeds = [value for row in rows for key, value in row.items() if key.endswith("/s") and value is not None]
+    speeds = [value for row in rows for key, value in row.items() if "/s" in key and value is not None]
     assert len(speeds) >= 2 and all(0 < speed < 1e6 for speed in speeds)
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "\n".join(table).strip() in text
     assert text.count("\n| ") == len(rows) + 2
+
+
+@pytest.mark.slow
+def test_gpu_benchmark_on_a_cpu(tmp_path):
+    page = tmp_path / "page.md"
+    names = ("captioning-gpu", "throughput-gpu")
+    page.write_text("".join(f"<!-- figures: {name} -->\n<!-- /figures -->\n" for name in names))
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--small", "--into", str(page)]
+    run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert run.returncode == 0, run.stderr[-3000:]
+    captions, training = page.read_text().split("<!-- /figures -->")[:2]
+    assert "| VLKD ViT-B/16 + BART-base |" in captions and "| microworld | cached |" in training
 
 
 def test_flops_of_live_and_cached_differ_by_the_vision_tower(monkeypatch):

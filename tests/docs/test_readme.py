@@ -21,7 +21,14 @@ def python_block(heading: str, page: str = "README.md") -> str:
     return section.split("```python\n")[1].split("```")[0]
 
 
-@pytest.mark.parametrize(("page", "heading"), [("README.md", "Quick start"), ("docs/usage.md", "Pipelines")])
+@pytest.mark.parametrize(
+    ("page", "heading"),
+    [
+        ("README.md", "Quick start"),
+        ("docs/usage.md", "Pipelines"),
+        pytest.param("docs/usage.md", "Faster on a CPU", marks=pytest.mark.slow),
+    ],
+)
 def test_pipelines(page, heading, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_model(tmp_path / "demo_output" / "model")

@@ -48,6 +48,18 @@ def test_prompts_of_different_lengths_give_what_each_gives_alone(model, processo
         assert (group[:, alone.shape[1] :] == 1).all()
 
 
+def test_prompts_of_different_lengths_share_the_steps_of_greedy_decoding(model, batch):
+    """After the 2 tokens of the shortest prompt: 10 steps to the end of the longest, and 7 for the new tokens."""
+    assert [len(prompt) for prompt in model.decoder_prompt_ids(batch["input_ids"])] == [5, 2, 12, 4]
+    steps = []
+    hook = model.get_decoder().register_forward_hook(lambda *_: steps.append(1))
+    model.generate(**batch, max_new_tokens=7)
+    together = len(steps)
+    model.generate(**batch, max_new_tokens=7, repetition_penalty=1.1)  # counts the prompt's tokens: one call each
+    hook.remove()
+    assert together <= 10 + 7 and len(steps) - together > together
+
+
 def test_cache_batch_and_static_cache_change_nothing(model, batch):
     expected = model.generate(**batch, max_new_tokens=8)
     assert torch.equal(model.generate(**batch, max_new_tokens=8, use_cache=False), expected)

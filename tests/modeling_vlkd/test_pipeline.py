@@ -212,6 +212,30 @@ def test_questions_come_in_any_container(answerer, model, processor, images):
     assert answerer(images[0], QUESTION, num_beams=4) == beams[0]
 
 
+def texts_of(outputs) -> list[list[str]]:
+    return [[record["answer"] for record in records] for records in outputs]
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 2}, {"top_k": 2}])
+def test_an_image_is_encoded_once_for_all_its_questions(answerer, model, images, monkeypatch, options):
+    encoded = []
+
+    def count(pixel_values, **kwargs):
+        encoded.append(len(pixel_values))
+        return type(model).get_image_features(model, pixel_values, **kwargs)
+
+    monkeypatch.setattr(model, "get_image_features", count)
+    together = answerer(images[0], QUESTIONS, **options)
+    assert encoded == [1]
+    assert texts_of(together) == texts_of(answerer(images[0], question, **options) for question in QUESTIONS)
+    encoded.clear()
+    asked = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 3), (0, 3)]  # image 0 comes back after image 1
+    pairs = [{"image": images[image], "question": QUESTIONS[question]} for image, question in asked]
+    mixed = answerer(pairs, **options)
+    assert sum(encoded) == 3
+    assert texts_of(mixed) == texts_of(answerer(pair, **options) for pair in pairs)
+
+
 def scored_by_hand(model, processor, image, question, count, **options) -> list[dict]:
     """The answers of `count` beams, and the product of the model's probabilities of each one's tokens."""
     batch = processor(images=image, text=VQA_PROMPT.format(question))

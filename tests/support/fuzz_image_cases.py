@@ -1,7 +1,5 @@
 """One corrupted image through the reader of `vlkd caption`, the processor, and the trainer's rows and collator."""
 
-import contextlib
-import io
 import json
 from pathlib import Path
 
@@ -13,11 +11,10 @@ from PIL import Image
 
 from modeling_vlkd import VLKDProcessor
 from modeling_vlkd.image_loading_vlkd import read_image
-from trainer.cli.images import read_all
 from trainer.data.collator import VLKDDataCollator
 from trainer.data.infilling import TextInfilling
-from trainer.data.rows import min_jpeg_side
 from trainer.data.skipped import FILE, RowDecoder, SkipLog
+from trainer.image_loader import load_images, min_jpeg_side
 from trainer.models import load_teacher
 
 TEACHERS = Path(__file__).parents[2] / "microworld" / "teachers"
@@ -55,12 +52,9 @@ class Cases:
             raise Failure(f"{file.story}: a sound image is refused")
         batch, _ = refusal(lambda: self.processor(images=[GOOD, str(path)]), "images[1]")
         self.check(batch, size is not None, file)
-        stderr = io.StringIO()
-        with contextlib.redirect_stderr(stderr):
-            found = len(list(read_all([path])))
-        said = [line for line in stderr.getvalue().splitlines() if line.startswith("vlkd: ")]
-        if found + len(said) != 1 or found != (size is not None):
-            raise Failure(f"{file.story}: `vlkd caption` reads {found} and says {stderr.getvalue()!r}")
+        (loaded,) = load_images(read_image, [path], self.processor, 1)
+        if len(loaded.numbers) + len(loaded.errors) != 1 or len(loaded.numbers) != (size is not None):
+            raise Failure(f"{file.story}: `vlkd caption` reads {loaded.numbers} and says {loaded.errors}")
         return size is not None
 
     def look(self, source: Path | bytes, name: str, file: File) -> tuple[int, int] | None:

@@ -8,9 +8,11 @@ import pytest
 import torch
 from caption_data import load
 from training_runs import build, make_parts, parameters, read_row
+from transformers import TrainerCallback
 
 from trainer import EpochDataset, VLKDTrainer
 from trainer.cache.invalid_rows import InvalidRows
+from trainer.callbacks import FiniteCheck
 from trainer.checkpoints import complete_checkpoints
 from trainer.data.skipped import RowDecoder, SkipLog
 from trainer.data.streaming import StreamingDataset
@@ -59,6 +61,32 @@ def test_rows_are_named_and_nothing_is_lost(parts, value):
     before = parameters(trainer.model)
     trainer._load_from_checkpoint(last)
     assert all(torch.equal(value, before[name]) for name, value in parameters(trainer.model).items())
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_result_that_is_read_later_changes_no_weights(parts, monkeypatch, saved):
+    """As on a GPU: step 3 gets gradients of 0, and its result is read in step 4, or before it is saved."""
+    monkeypatch.setattr(FiniteCheck, "is_deferred", lambda self, wrong: True)
+    kept, options = {}, {"weight_decay": 0, "projector_optimizer": "adamw", "optim": "sgd", "max_grad_norm": 1.0}
+    options |= {"save_strategy": "steps", "save_steps": 3} if saved else {}
+    trainer = spoilt(parts, "pixel_values", float("nan"), {9}, **options)
+    started = []
+
+    class Watch(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            started.append(state.global_step + 1)
+            if state.global_step == 2:
+                kept.update(parameters(trainer.model))
+
+    trainer.add_callback(Watch())
+    assert message(trainer).startswith("step 3: because of row 9 of epoch 0: itcl is nan and icti is nan.")
+    assert started[-1] == (3 if saved else 4) and not complete_checkpoints(parts.folder)
+    assert kept and all(torch.equal(value, kept[name]) for name, value in parameters(trainer.model).items())
+
+
+def test_the_last_step_is_read_too(parts, monkeypatch):
+    monkeypatch.setattr(FiniteCheck, "is_deferred", lambda self, wrong: True)
+    assert message(spoilt(parts, "pixel_values", float("nan"), {37})).startswith("step 10: because of row 37 of")
 
 
 def test_in_accumulated_batches_and_chunks(parts):

@@ -23,7 +23,8 @@ from transformers import (
 
 from modeling_vlkd import VLKDConfig
 from trainer.cache.columns import CachedColumn, compute_missing, fingerprint, in_workers
-from trainer.data.rows import check_column, load_image, min_jpeg_side, read_captions
+from trainer.data.rows import check_column, load_image, read_captions
+from trainer.image_loader import min_jpeg_side
 from trainer.models import teacher_embeds
 
 ImageTokens = Literal["pooled", "all"]

@@ -3,20 +3,23 @@
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from tqdm.auto import tqdm
 
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
+from modeling_vlkd.image_loading_vlkd import read_image
+from trainer.backends import load_for_inference
 from trainer.cli.devices import add_device_options, read_device_options
-from trainer.cli.images import find_images, read_all, report_skipped
-from trainer.models import load_vlkd
+from trainer.cli.images import find_images, report_skipped, warn
+from trainer.image_loader import load_images, min_jpeg_side
 
-BATCH = 16  # images
-MANY = 2 * BATCH  # a terminal shows a progress bar for at least this many images
+MAX_BATCH = 64  # images
+CACHE_BYTES = 512 * 2**20  # for the keys and values of a batch, at most
+MANY = 32  # a terminal shows a progress bar for at least this many images
 
 
 def add_command(commands: Any) -> None:
@@ -53,30 +56,51 @@ def describe_images(args: argparse.Namespace) -> int:
         report_skipped({name: files for name, files in found.items() if files[1]})
         raise ValueError(f"no images found in {', '.join(args.images)}; give files, folders or patterns of images.")
     done = 0
-    model, processor = load_vlkd(args.model, "--model", *read_device_options(args))
+    model, processor = load_for_inference(args.model, "--model", *read_device_options(args), args.backend)
     model.eval()
+    read = partial(read_image, min_side=min_jpeg_side(processor))
     with tqdm(total=len(paths), unit="image", disable=None if len(paths) >= MANY else True) as progress:
-        for start in range(0, len(paths), BATCH):
-            batch = paths[start : start + BATCH]
-            images = list(read_all(batch))
-            texts = generate(model, processor, [image for _, image in images], args) if images else []
-            for (path, _), text in zip(images, texts, strict=True):
-                tqdm.write(as_line(path, text, args))
+        for batch in load_images(read, paths, processor, batch_size(model, args.max_new_tokens, args.num_beams)):
+            for number, error in batch.errors.items():
+                warn(paths[number], error.cause)
+            texts = generate(model, processor, batch.pixel_values, args) if batch.numbers else []
+            for number, text in zip(batch.numbers, texts, strict=True):
+                tqdm.write(as_line(paths[number], text, args))
             sys.stdout.flush()  # an interrupted run keeps the finished lines
-            done += len(images)
-            progress.update(len(batch))
+            done += len(batch.numbers)
+            progress.update(len(batch.numbers) + len(batch.errors))
     return 1 if report_skipped(found) or done < len(paths) else 0
+
+
+def batch_size(model: VLKDForConditionalGeneration, max_new_tokens: int, num_beams: int) -> int:
+    """As many images as `CACHE_BYTES` hold keys and values of, `MAX_BATCH` at most."""
+    text, tokens = model.config.text_config, model.config.num_patches + max_new_tokens
+    image_bytes = 2 * text.decoder_layers * text.d_model * tokens * num_beams * model.dtype.itemsize
+    return max(1, min(MAX_BATCH, CACHE_BYTES // image_bytes))
 
 
 @torch.no_grad()
 def generate(
-    model: VLKDForConditionalGeneration, processor: VLKDProcessor, images: list[Image.Image], args: argparse.Namespace
+    model: VLKDForConditionalGeneration,
+    processor: VLKDProcessor,
+    pixel_values: torch.FloatTensor,
+    args: argparse.Namespace,
 ) -> list[str]:
-    """A caption for each image; with a question, the first sentence of the answer."""
+    """A caption for each image; with a question, the first sentence of the answer.
+
+    If a GPU's memory is too small for the images, they are done in two halves.
+    """
     prompt = processor.build_prompt() if args.question is None else processor.build_vqa_prompt(args.question)
-    inputs = processor(images=images, text=prompt).to(model.device, model.dtype)
-    ids = model.generate(**inputs, max_new_tokens=args.max_new_tokens, num_beams=args.num_beams, do_sample=False)
-    return processor.post_process_generation(ids, inputs["input_ids"], first_sentence=args.question is not None)
+    inputs = processor.encode_prompts(prompt, len(pixel_values)).to(model.device)
+    options = {"max_new_tokens": args.max_new_tokens, "num_beams": args.num_beams, "do_sample": False}
+    try:
+        ids = model.generate(**inputs, pixel_values=pixel_values.to(model.device, model.dtype), **options)
+        return processor.post_process_generation(ids, inputs["input_ids"], first_sentence=args.question is not None)
+    except torch.OutOfMemoryError:
+        if len(pixel_values) == 1:
+            raise
+    # After the `except`, so that the failed call's tensors are freed.
+    return [text for half in pixel_values.chunk(2) for text in generate(model, processor, half, args)]
 
 
 def as_line(path: Path | str, text: str, args: argparse.Namespace) -> str:

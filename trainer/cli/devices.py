@@ -1,4 +1,4 @@
-"""--device and --dtype of the commands that run a model."""
+"""--device, --dtype and --backend of the commands that run a model."""
 
 import argparse
 
@@ -7,11 +7,17 @@ import torch
 from trainer.precision import fastest_dtype, find_device
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+BACKENDS = ("torch", "onnx", "onnx-int8")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
-    """Add --device and --dtype, which `read_device_options` reads."""
+    """Add --device and --dtype, which `read_device_options` reads, and --backend."""
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        help="torch (the default); onnx: ONNX Runtime, faster on a CPU; onnx-int8: faster still, with rounded weights",
+    )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: the GPU, if there is one")
     parser.add_argument(
         "--dtype", choices=DTYPES, default="auto", help="auto: bfloat16 where the device is fast at it, else float32"
@@ -22,7 +28,11 @@ def read_device_options(args: argparse.Namespace) -> tuple[torch.device, torch.d
     """The chosen device and dtype. With `auto`, a model as small as the microworld's may be faster in float32.
 
     Raises:
-        ValueError: PyTorch does not find the device.
+        ValueError: PyTorch does not find the device, or the backend does not support the device or dtype.
     """
+    if args.backend not in (None, "torch"):
+        if args.device not in ("auto", "cpu") or args.dtype not in ("auto", "float32"):
+            raise ValueError(f"--backend {args.backend} runs on the CPU; omit --device and --dtype.")
+        return torch.device("cpu"), torch.float32
     device = find_device(args.device)
     return device, fastest_dtype(device) if args.dtype == "auto" else getattr(torch, args.dtype)

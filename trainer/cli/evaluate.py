@@ -15,7 +15,7 @@ from trainer.evaluation.metrics_file import MetricTable, shell_command, terminal
 from trainer.evaluation.retention import compare_language
 from trainer.evaluation.runner import Evaluation, evaluate
 from trainer.evaluation.tasks.task import STRATEGIES, Task, load_task, task_names
-from trainer.hub.repository import weights_digest
+from trainer.models import weights_digest
 
 # The kinds of task that use an option, for options that not every task uses.
 ONLY_FOR = {
@@ -25,6 +25,7 @@ ONLY_FOR = {
     "annotations": {"vqa", "captions", "retrieval"},
     "images": {"vqa", "captions", "retrieval"},
     "clip": {"retrieval"},
+    "backend": {"vqa", "captions", "retrieval"},
     "predictions_only": {"vqa", "captions"},
 }
 NO_EFFECT = ("command", "run", "output_dir", "batch_size", "device")  # options that do not change results
@@ -92,7 +93,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         evaluation = evaluate(tasks, overrides, args, folder, device, dtype)
     settings = {task.name: task.settings() for task in tasks}
-    print_settings(evaluation, args.limit, f"{device.type}, {args.dtype}", settings)
+    arithmetic = args.dtype if args.backend in (None, "torch") else args.backend
+    print_settings(evaluation, args.limit, f"{device.type}, {arithmetic}", settings)
     if args.predictions_only:
         print(f"Wrote the predictions to {folder}, without scores (--predictions_only).")
         return 0
@@ -111,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         weights=weights_digest(args.model),
         limit=args.limit,
         device=device.type,
-        dtype=args.dtype,
+        dtype=arithmetic,
         settings=settings,
         remarks=evaluation.remarks,
         seconds={"evaluate": round(time.time() - start, 1)},

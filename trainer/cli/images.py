@@ -4,13 +4,10 @@ import glob
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
 from tqdm.auto import tqdm
 
-from modeling_vlkd.image_loading_vlkd import read_image
 from trainer.data.paths import IMAGE_EXTENSIONS
 
 # Photo formats that Pillow reads only with a plugin or in newer versions, or not at all.
@@ -31,7 +28,7 @@ def find_images(name: str) -> tuple[list[Path | str], list[Path]]:
     if os.path.isdir(name):
         candidates = Path(name).iterdir()
     elif os.path.exists(name) or not glob.has_magic(name):
-        return [Path(name)], []  # `read_all` reports a missing file
+        return [Path(name)], []  # `load_images` reports a missing file
     else:
         candidates = map(Path, glob.glob(name, recursive=True))
     files = sorted(file for file in candidates if not file.name.startswith(".") and not file.is_dir())
@@ -63,15 +60,6 @@ def report_skipped(found: dict[str, tuple[list, list[Path]]]) -> bool:
 def _counted(extensions: dict[str, int]) -> str:
     """Such as "1 .cr2, 2 .heic"."""
     return ", ".join(f"{count} {extension or 'without extension'}" for extension, count in sorted(extensions.items()))
-
-
-def read_all(paths: list[Path | str]) -> Iterator[tuple[Path | str, Image.Image]]:
-    """Yield each image that can be read, after its path. Report the others on stderr."""
-    for path in paths:
-        try:
-            yield path, read_image(path)
-        except ValueError as error:
-            warn(path, error.__cause__ or error)
 
 
 def warn(name: Path | str, reason: object) -> None:

@@ -44,6 +44,7 @@ class VLKDDataCollator:
         decoder_start_token_id: the decoder's first input (BART: `</s>`).
         projection_dim: width of the joint space; cached columns, which are stored flat, are reshaped to it.
         max_text_length: captions are truncated to this many tokens.
+        pad_to_multiple_of: texts are padded to a multiple of this many tokens; 8 for the tensor cores of GPUs.
         seed: seed of every random draw.
         with_itdd_targets: whether to add the inputs of `itdd`.
 
@@ -57,6 +58,7 @@ class VLKDDataCollator:
     decoder_start_token_id: int
     projection_dim: int
     max_text_length: int = 64
+    pad_to_multiple_of: int = 1
     seed: int = 0
     with_itdd_targets: bool = False
 
@@ -80,6 +82,7 @@ class VLKDDataCollator:
             decoder_start_token_id=config.text_config.decoder_start_token_id,
             projection_dim=config.projection_dim,
             max_text_length=min(args.max_text_length, config.text_config.max_position_embeddings),
+            pad_to_multiple_of=8 if args.device.type == "cuda" else 1,
             seed=args.seed,
             with_itdd_targets=args.itdd_weight > 0,
         )
@@ -95,7 +98,7 @@ class VLKDDataCollator:
         batch = self._images(rows)
         batch |= self._pad(corrupted, "input_ids", "attention_mask")
         batch |= self._pad(ids, "caption_input_ids", "caption_attention_mask")
-        batch |= {"decoder_input_ids": self._shift_right(ids), "labels": pad(ids, -100)}
+        batch |= {"decoder_input_ids": self._shift_right(ids), "labels": self._pad_rows(ids, -100)}
         batch |= self._teacher(rows, choices, drawn)
         if self.with_itdd_targets:
             batch |= self._itdd_targets(captions, drawn, ids)
@@ -132,7 +135,7 @@ class VLKDDataCollator:
         longest = [max((text for text in texts if text != own), key=len, default=own) for texts, own in pairs]
         texts = self._tokenize([f"{self.processor.tokenizer.mask_token}. {text}" for text in longest])
         others = [ids[-1], *ids[: rows - 1]]
-        targets = {"itdd_decoder_input_ids": self._shift_right(others), "itdd_labels": pad(others, -100)}
+        targets = {"itdd_decoder_input_ids": self._shift_right(others), "itdd_labels": self._pad_rows(others, -100)}
         return targets | self._pad(texts, "itdd_input_ids", "itdd_attention_mask")
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
@@ -143,13 +146,23 @@ class VLKDDataCollator:
         return row if len(row) <= self.max_text_length else [*row[: self.max_text_length - 1], row[-1]]
 
     def _shift_right(self, rows: list[list[int]]) -> Tensor:
-        return pad([[self.decoder_start_token_id, *row[:-1]] for row in rows], self.processor.tokenizer.pad_token_id)
+        shifted = [[self.decoder_start_token_id, *row[:-1]] for row in rows]
+        return self._pad_rows(shifted, self.processor.tokenizer.pad_token_id)
 
     def _pad(self, rows: list[list[int]], ids_name: str, mask_name: str) -> dict[str, Tensor]:
         return {
-            ids_name: pad(rows, self.processor.tokenizer.pad_token_id),
-            mask_name: pad([[1] * len(row) for row in rows], 0),
+            ids_name: self._pad_rows(rows, self.processor.tokenizer.pad_token_id),
+            mask_name: self._pad_rows([[1] * len(row) for row in rows], 0),
         }
+
+    def _pad_rows(self, rows: list[list[int]], value: int) -> Tensor:
+        """(batch, longest row or a little more), filled with `value` on the right."""
+        longest, multiple = max(map(len, rows)), self.pad_to_multiple_of
+        width = max(longest, min(-(-longest // multiple) * multiple, self.max_text_length))
+        padded = np.full((len(rows), width), value)
+        for line, row in zip(padded, rows, strict=True):
+            line[: len(row)] = row
+        return torch.from_numpy(padded)
 
 
 def check_collator(collator: Callable, args: VLKDTrainingArguments) -> None:
@@ -179,11 +192,3 @@ def _name(row: dict[str, Any]) -> str:
 def _captions(row: dict[str, Any]) -> list[str]:
     check_column("caption", row, _name(row))
     return read_captions(row["caption"], _name(row), "caption")
-
-
-def pad(rows: list[list[int]], value: int) -> Tensor:
-    """(batch, longest row), filled with `value` on the right."""
-    padded = np.full((len(rows), max(map(len, rows))), value)
-    for line, row in zip(padded, rows, strict=True):
-        line[: len(row)] = row
-    return torch.from_numpy(padded)

@@ -8,6 +8,7 @@ raise a ValueError that names the option, the file or the row for data that cann
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def _from_files(task: Task, overrides: DatasetOverrides) -> Examples:
         raise ValueError(f"--split {overrides.split}: the official files contain the split '{split}'; omit --split.")
     rows, name = rows[: overrides.limit], overrides.questions or overrides.annotations
     files = _find_files([row.pop("file_name", row["image_id"]) for row in rows], overrides.images, name)
-    return Examples(name, split, rows, lambda number: _read(files[number], rows[number], name))
+    return Examples(name, split, rows, partial(_read, files, rows, name))
 
 
 def _find_files(names: list[Any], folder: str, source: str) -> list[Path]:
@@ -155,7 +156,7 @@ def _from_dataset(task: Task, overrides: DatasetOverrides) -> Examples:
         rows = [{**row, "image_id": _digest(cell)} for row, cell in zip(rows, cells, strict=True)]
     if overrides.annotations:
         _add_annotations(rows, overrides.annotations, split)
-    return Examples(name, split, rows, lambda number: _read(cells[number], rows[number], name))
+    return Examples(name, split, rows, partial(_read, cells, rows, name))
 
 
 def _undecoded(dataset: datasets.Dataset, column: str) -> Sequence[Any]:
@@ -189,9 +190,9 @@ def _add_annotations(rows: list[Row], file: str, split: str) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------- images and rows
-def _read(cell: Any, row: Row, source: str) -> Image.Image:
-    """The image of a path, a URL, or a record of `datasets`."""
-    name = f"{source}: image {row['image_id']}"
+def _read(cells: Sequence[Any], rows: list[Row], source: str, number: int) -> Image.Image:
+    """The image of a row, from a path, a URL, or a record of `datasets`."""
+    cell, name = cells[number], f"{source}: image {rows[number]['image_id']}"
     if cell is None:
         raise ValueError(f"{name} is missing. Filter such rows out.")
     return read_image(cell["bytes"] or cell["path"] if isinstance(cell, dict) else cell, name)

@@ -1,14 +1,17 @@
 """Generate the texts of many prompts at once, with or without images."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from tqdm.auto import tqdm
-from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from modeling_vlkd.generation_vlkd import default_generation_config
+from modeling_vlkd.generation_vlkd import (
+    VLKDGenerationMixin,
+    default_generation_config,
+    generate_by_prompt_length,
+)
 
 
 @torch.no_grad()
@@ -65,30 +68,40 @@ def complete(
         )
     texts = [""] * len(prompts)
     with plain_defaults(model), tqdm(total=len(prompts), desc=desc, leave=False) as progress:
-        for rows in _batches_of_equal_length(prefixes, batch_size):
+        by_length = sorted(range(len(prompts)), key=lambda row: len(prefixes[row]))
+        for start in range(0, len(prompts), batch_size):
+            rows = by_length[start : start + batch_size]
             inputs = tokenizer.pad({"input_ids": [ids[row] for row in rows]}, return_tensors="pt").to(model.device)
             if image_features is not None:
                 inputs["image_features"] = image_features[rows].to(model.device)
-            decoder_input_ids = torch.tensor([prefixes[row] for row in rows], device=model.device)
-            generated = model.generate(**inputs, decoder_input_ids=decoder_input_ids, **options)
-            new = tokenizer.batch_decode(generated[:, decoder_input_ids.shape[1] :], skip_special_tokens=True)
-            for row, text in zip(rows, new, strict=True):
+            own = [torch.tensor(prefixes[row], device=model.device) for row in rows]
+            generated = _generate(model, **inputs, decoder_input_ids=own, **options)
+            new = [line[len(prefix) :] for line, prefix in zip(generated, own, strict=True)]
+            for row, text in zip(rows, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
                 texts[row] = text.strip()
             progress.update(len(rows))
     return texts
 
 
+def _generate(model: PreTrainedModel, **kwargs) -> torch.LongTensor:
+    """Generate from prompts of different lengths, also with a plain BART."""
+    if isinstance(model, VLKDGenerationMixin):
+        return model.generate(**kwargs)
+    return generate_by_prompt_length(model.generate, model.generation_config, model.config.pad_token_id, **kwargs)
+
+
 @contextmanager
 def plain_defaults(model: PreTrainedModel) -> Iterator[None]:
-    """Ignore the saved generation configs of the model and of the BART in it."""
-    saved = {part: part.generation_config for part in model.modules() if isinstance(part, GenerationMixin)}
+    """Ignore the saved generation configs of the model: its own, and the one for texts alone."""
+    names = [name for name in ("generation_config", "text_generation_config") if hasattr(model, name)]
+    saved = {name: getattr(model, name) for name in names}
     try:
-        for part in saved:
-            part.generation_config = default_generation_config(getattr(part.config, "text_config", part.config))
+        for name in names:
+            setattr(model, name, default_generation_config(getattr(model.config, "text_config", model.config)))
         yield
     finally:
-        for part, generation_config in saved.items():
-            part.generation_config = generation_config
+        for name, generation_config in saved.items():
+            setattr(model, name, generation_config)
 
 
 def _before_mask(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
@@ -96,13 +109,3 @@ def _before_mask(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int
         prompt, mask = tokenizer.decode(ids), tokenizer.mask_token
         raise ValueError(f"The prompt {prompt!r} has {masks} {mask}; put one where the answer goes.")
     return ids[: ids.index(tokenizer.mask_token_id)]
-
-
-def _batches_of_equal_length(sequences: list[list[int]], batch_size: int) -> Iterator[list[int]]:
-    """Batches of row numbers. Decoder inputs cannot be padded: BART counts positions from the first token."""
-    by_length = defaultdict(list)
-    for row, sequence in enumerate(sequences):
-        by_length[len(sequence)].append(row)
-    for rows in by_length.values():
-        for start in range(0, len(rows), batch_size):
-            yield rows[start : start + batch_size]

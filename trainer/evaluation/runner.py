@@ -8,8 +8,8 @@ import argparse
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,15 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from modeling_vlkd.processing_vlkd import first_sentence_of
+from trainer.backends import load_for_inference
 from trainer.evaluation.datasets import IDS, DatasetOverrides, Examples, load_examples
 from trainer.evaluation.formats import Row, write_results
-from trainer.evaluation.generation import complete, encode_images
+from trainer.evaluation.generation import complete
 from trainer.evaluation.scoring import Result, metric_function, score_retrieval, score_task
 from trainer.evaluation.tasks.task import STRATEGIES, Step, Task
-from trainer.models import load_teacher, load_vlkd, teacher_embeds
+from trainer.image_loader import load_images
+from trainer.models import load_teacher, teacher_embeds
 
-READERS = 8  # threads that read or download images
 CHUNK_BATCHES = 4  # batches of images in memory; their questions fill batches of equally long prompts
 CLIP_TEXT = "CLIP's own text tower"
 
@@ -50,7 +51,7 @@ def evaluate(
 ) -> Evaluation:
     """Run the parts of a task file, and write the predictions into `folder`. `args` are those of `vlkd evaluate`."""
     data = [load_examples(task, overrides, not args.predictions_only) for task in tasks]
-    model, processor = load_vlkd(args.model, "--model", device, dtype)
+    model, processor = load_for_inference(args.model, "--model", device, dtype, args.backend)
     evaluation = Evaluation(Path(args.task).stem if len(tasks) > 1 else data[0].dataset, data[0].split)
     for task, examples in zip(tasks, data, strict=True):
         if task.kind == "retrieval":
@@ -82,14 +83,16 @@ def generate_all(
         for name in task.strategies
     }
     done = sum(log.has(row, id_key) for log in logs.values() for row in examples.rows)
+    chunks = [
+        {name: [n for n in numbers if not log.has(examples.rows[n], id_key)] for name, log in logs.items()}
+        for numbers in _chunks(examples.rows, CHUNK_BATCHES * batch_size)
+    ]
+    shown = [number for missing in chunks for number in _with_images(missing)]
+    encoded = encode_rows(model, processor, examples, shown, batch_size)
     with tqdm(total=len(examples.rows) * len(logs), initial=done, desc=task.name, unit="text") as progress:
-        for numbers in _chunks(examples.rows, CHUNK_BATCHES * batch_size):
-            missing = {
-                name: [number for number in numbers if not log.has(examples.rows[number], id_key)]
-                for name, log in logs.items()
-            }
-            shown = sorted({number for name, rows in missing.items() if name != "blind" for number in rows})
-            features = encode_rows(model, processor, examples, shown, batch_size)
+        for missing in chunks:
+            shown = {examples.rows[number]["image_id"] for number in _with_images(missing)}
+            features = dict(islice(encoded, len(shown)))
             for name, row_numbers in missing.items():
                 rows = [examples.rows[number] for number in row_numbers]
                 generated = generator.generate(name, rows, features) if rows else []
@@ -143,6 +146,7 @@ def run_key(model: PreTrainedModel, task: Task, examples: Examples, strategy: st
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    digest.update(str(getattr(model, "digest", "")).encode())  # of an exported model, which has no state_dict
     return digest.hexdigest()
 
 
@@ -156,18 +160,29 @@ def _chunks(rows: Sequence[Row], images: int) -> Iterator[list[int]]:
         yield [number for group in groups[start : start + images] for number in group]
 
 
+def _with_images(missing: dict[str, list[int]]) -> list[int]:
+    """The numbers of the rows of a chunk whose image a strategy needs."""
+    return sorted({number for name, rows in missing.items() if name != "blind" for number in rows})
+
+
+@torch.no_grad()
 def encode_rows(
     model: PreTrainedModel, processor: Any, examples: Examples, numbers: Sequence[int], batch_size: int
-) -> dict[Any, torch.Tensor]:
-    """V, (N, d_j), of each image of the given rows, by image id."""
-    first = {}
+) -> Iterator[tuple[Any, torch.Tensor]]:
+    """Yield the id and V, (N, d_j), of each image of the given rows, in their order; images are read ahead.
+
+    Raises:
+        ValueError: an image cannot be read.
+    """
+    first: dict[Any, int] = {}
     for number in numbers:
         first.setdefault(examples.rows[number]["image_id"], number)
-    if not first:
-        return {}
-    with ThreadPoolExecutor(READERS) as pool:
-        images = list(pool.map(examples.image, first.values()))
-    return dict(zip(first, encode_images(model, processor, images, batch_size), strict=True))
+    ids = list(first)
+    for batch in load_images(examples.image, list(first.values()), processor, batch_size):
+        if batch.errors:
+            raise ValueError(next(iter(batch.errors.values())).message)
+        features = model.get_image_features(batch.pixel_values.to(model.device, model.dtype)).last_hidden_state
+        yield from zip([ids[number] for number in batch.numbers], features, strict=True)
 
 
 @dataclass(frozen=True)
@@ -251,10 +266,9 @@ def embed_all(
     model: PreTrainedModel, processor: Any, examples: Examples, batch_size: int = 64
 ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     """Unit vectors of all images (n, d_j) and all captions (m, d_j), and the image's row of each caption."""
-    images, numbers = [], range(len(examples.rows))
-    for start in tqdm(range(0, len(numbers), batch_size), desc="images", unit="batch"):
-        features = encode_rows(model, processor, examples, numbers[start : start + batch_size], batch_size)
-        images += [image_features[0].cpu() for image_features in features.values()]  # the class token
+    encoded = encode_rows(model, processor, examples, range(len(examples.rows)), batch_size)
+    encoded = tqdm(encoded, total=len(examples.rows), desc="images", unit="image")
+    images = [features[0].cpu().clone() for _, features in encoded]  # the class token, without the others
     image_embeds = torch.nn.functional.normalize(torch.stack(images).float(), dim=-1)
     text_embeds = _embed_captions(
         examples,

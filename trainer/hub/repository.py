@@ -1,6 +1,5 @@
 """Check, select and upload the files of a repository."""
 
-import hashlib
 import json
 from concurrent.futures import Future
 from fnmatch import fnmatch
@@ -16,6 +15,7 @@ from trainer.evaluation.metrics_file import load_metrics
 from trainer.hub.model_card import handwritten_card, make_card
 from trainer.hub.train_config import FILE as TRAIN_CONFIG
 from trainer.hub.train_config import published, published_train_config
+from trainer.models import weights_digest
 
 CONFIGS = ("config.json", "generation_config.json", "processor_config.json")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
@@ -72,15 +72,6 @@ def push_folder(
             f"{repo_id} was not pushed: {reason}. Check the connection, and that `hf auth login` or HF_TOKEN gives a "
             "token with write access."
         ) from error
-
-
-def weights_digest(folder: str | Path) -> str | None:
-    """A short hash of the weights in a folder; None if there are none."""
-    digest, files = hashlib.sha256(), sorted(Path(folder).glob("*.safetensors"))
-    for file in files:
-        with file.open("rb") as weights:
-            digest.update(hashlib.file_digest(weights, "sha256").digest())
-    return digest.hexdigest()[:16] if files else None
 
 
 def repository_files(folder: str | Path) -> dict[str, Path]:

@@ -129,7 +129,7 @@ def test_an_image_named_twice_is_no_failure(photos, vlkd_dir, capsys):
 
 def test_batches_change_nothing_and_many_images_show_progress(photos, vlkd_dir, capsys, monkeypatch):
     one_batch = run(capsys, "ask", "photos", QUESTION, "--model", vlkd_dir)
-    monkeypatch.setattr(caption, "BATCH", 2)
+    monkeypatch.setattr(caption, "MAX_BATCH", 2)
     monkeypatch.setattr(caption, "MANY", 3)
     for is_terminal in (True, False):
         monkeypatch.setattr(sys.stderr, "isatty", lambda answer=is_terminal: answer)

@@ -162,3 +162,13 @@ def test_a_column_of_another_name_is_an_error_with_the_remedy(collator, rows, ol
             add_teacher_embeds(dataset, None, None)
         else:
             add_image_features(dataset, None, None)
+
+
+def test_texts_are_padded_to_a_multiple(collator, rows):
+    plain, padded = (replace(collator, pad_to_multiple_of=n)([rows[0], rows[1]]) for n in (1, 8))
+    texts = ("input_ids", "attention_mask", "caption_input_ids", "caption_attention_mask", "labels")
+    fill = {"attention_mask": 0, "caption_attention_mask": 0, "labels": -100}
+    for name in (*texts, "decoder_input_ids"):
+        width = plain[name].shape[1]
+        assert padded[name].shape[1] == min(-(-width // 8) * 8, 40) and padded[name][:, :width].equal(plain[name])
+        assert (padded[name][:, width:] == fill.get(name, collator.processor.tokenizer.pad_token_id)).all()

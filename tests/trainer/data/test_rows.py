@@ -11,7 +11,8 @@ from transformers import CLIPImageProcessorPil
 
 from modeling_vlkd import VLKDProcessor
 from modeling_vlkd.image_loading_vlkd import read_image
-from trainer.data.rows import load_image, min_jpeg_side
+from trainer.data.rows import load_image
+from trainer.image_loader import min_jpeg_side
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,74 @@
+"""`--backend`: exports that are made once, and again when the model changes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from trainer import backends
+from trainer.backends import PRECISION, _digest, load_for_inference
+from trainer.cli import main
+from trainer.precision import find_device
+
+
+@pytest.fixture
+def folder(vlkd_dir, tmp_path) -> Path:
+    return Path(shutil.copytree(vlkd_dir, tmp_path / "model"))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(cache, monkeypatch) -> None:
+    monkeypatch.setattr(backends, "cached_assets_path", lambda *names: cache)
+
+
+def change_json(file: Path, **values) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def test_an_export_depends_on_everything_that_changes_texts(folder):
+    digests = {_digest(str(folder), "--model", precision) for precision in PRECISION.values()}
+    change_json(folder / "config.json", image_tokens="patch")
+    digests.add(_digest(str(folder), "--model", "fp32"))
+    change_json(folder / "processor_config.json", other=1)
+    digests.add(_digest(str(folder), "--model", "fp32"))
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    digests.add(_digest(str(folder), "--model", "fp32"))
+    assert len(digests) == 5 and _digest(str(folder), "--model", "fp32") in digests
+
+
+def test_what_is_no_model_leaves_no_export(tmp_path, cache):
+    (tmp_path / "empty").mkdir()
+    before = list(cache.iterdir())
+    for name in (str(tmp_path / "missing"), str(tmp_path / "empty")):
+        with pytest.raises(ValueError, match="--model"):
+            load_for_inference(name, "--model", find_device("cpu"), None, "onnx")
+    assert list(cache.iterdir()) == before
+
+
+@pytest.mark.slow  # an export takes half a minute
+def test_captions_of_the_command(folder, cache, images, tmp_path, capsys):
+    images[0].save(tmp_path / "a.png")
+    command = ["caption", str(tmp_path / "a.png"), "--model", str(folder), "--max_new_tokens", "5", "--device", "cpu"]
+    lines = []
+    for options in (["--dtype", "float32"], ["--backend", "onnx"], ["--backend", "onnx"]):
+        assert main([*command, *options]) == 0
+        lines.append(capsys.readouterr())
+    assert lines[0].out == lines[1].out == lines[2].out != ""
+    assert "exporting" in lines[1].err and "exporting" not in lines[2].err
+    (export,) = cache.iterdir()
+    assert {"export.json", "decoder.onnx", "config.json", "tokenizer.json"} <= {file.name for file in export.iterdir()}
+
+
+def test_options_that_do_not_go_together(folder, images, tmp_path, capsys):
+    images[0].save(tmp_path / "a.png")
+    command = ["caption", str(tmp_path / "a.png"), "--model", str(folder), "--backend", "onnx"]
+    assert main([*command, "--dtype", "bfloat16"]) == 2
+    assert "--backend onnx runs on the CPU; omit --device and --dtype" in capsys.readouterr().err

@@ -1,0 +1,96 @@
+"""Load a model for inference with one of the backends: PyTorch, or ONNX Runtime in float32 or int8."""
+
+import hashlib
+import json
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from huggingface_hub import cached_assets_path, snapshot_download
+from transformers import PreTrainedModel
+
+from modeling_vlkd import VLKDProcessor
+from trainer.models import load_vlkd
+
+FILES = ["*.json", "*.txt", "*.safetensors", "*.bin"]  # of a checkpoint: what an export depends on
+PRECISION = {"onnx": "fp32", "onnx-int8": "int8"}  # of each backend
+ADAPTER = "adapter_config.json"
+
+
+def load_for_inference(
+    name: str, option: str, device: torch.device, dtype: torch.dtype, backend: str | None = None
+) -> tuple[PreTrainedModel, VLKDProcessor]:
+    """The model and processor of a folder or Hub name, which may be a PEFT adapter.
+
+    With ONNX Runtime, the model is exported once and kept in the assets cache of `huggingface_hub`.
+
+    Args:
+        name: the folder or Hub name.
+        option: the option that gave `name`, for messages.
+        device, dtype: device and dtype of the model with PyTorch.
+        backend: "torch" (the default), "onnx" or "onnx-int8", which need the extra "onnx".
+
+    Raises:
+        ValueError: `name` is not a VLKD checkpoint, or cannot be read.
+    """
+    if backend in (None, "torch"):
+        return load_vlkd(name, option, device, dtype)
+    from trainer.export import VLKDExportedModel  # transformers' exporters take a second to import
+
+    folder = _exported(name, option, PRECISION[backend])
+    model = VLKDExportedModel.from_pretrained(folder)
+    model.digest = folder.name
+    return model, VLKDProcessor.from_pretrained(folder)
+
+
+def _exported(name: str, option: str, precision: str) -> Path:
+    """The folder with the export of a model, which is made if it is not in the cache."""
+    from trainer.export import export_model
+
+    cache = cached_assets_path("vlkd", "exports")
+    folder = cache / _digest(name, option, precision)
+    if folder.is_dir():
+        return folder
+    print(f"vlkd: exporting {name} to ONNX; the export is kept in {folder}", file=sys.stderr)
+    model, processor = load_vlkd(name, option)
+    with TemporaryDirectory(dir=cache) as scratch:
+        export_model(model, precision).save_pretrained(scratch)
+        processor.save_pretrained(scratch)
+        try:
+            os.rename(scratch, folder)
+        except OSError:
+            if not folder.is_dir():  # else another process has exported the same model
+                raise
+        Path(scratch).mkdir(exist_ok=True)  # for the end of `with`
+    return folder
+
+
+def _digest(name: str, option: str, precision: str) -> str:
+    """A hash of a checkpoint's files, of its base model's if it is an adapter, and of the versions that export it.
+
+    Raises:
+        ValueError: `name` is not a VLKD checkpoint, or cannot be read.
+    """
+    versions = [f"{package} {version(package)}" for package in ("torch", "transformers", "onnxruntime")]
+    digest = hashlib.sha256("\n".join([precision, *versions]).encode())
+    try:
+        for folder in _folders(name):
+            for file in sorted(file for pattern in FILES for file in folder.glob(pattern)):
+                with file.open("rb") as content:
+                    digest.update(file.name.encode() + hashlib.file_digest(content, "sha256").digest())
+    except (OSError, ValueError, KeyError, TypeError):
+        load_vlkd(name, option)  # raises the error that names what is wrong
+        raise
+    return digest.hexdigest()[:32]
+
+
+def _folders(name: str) -> list[Path]:
+    """The local folder of a checkpoint, and of its base model if it is a PEFT adapter."""
+    folder = Path(name if os.path.isdir(name) else snapshot_download(name, allow_patterns=FILES))
+    if not (folder / ADAPTER).is_file():
+        return [folder]
+    base = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    return [folder, *_folders(base)]
