@@ -35,7 +35,6 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration
-from trainer.export import VLKDExportedModel, export_model
 
 TOKENS = 20
 BASELINE = "GIT-base"
@@ -63,6 +62,8 @@ def composed_by_hand() -> Captioner:
 
 
 def onnx(name: str, precision: str) -> Captioner:
+    from trainer.export import VLKDExportedModel, export_model  # needs the extra "onnx"
+
     model, _ = vlkd(name)
     folder = tempfile.mkdtemp()  # ONNX Runtime reads the weights from there
     export_model(model, precision).save_pretrained(folder)
@@ -137,7 +138,7 @@ def build(name: str, args: argparse.Namespace) -> Captioner:
     """The model on the device, set to write exactly `TOKENS` tokens."""
     torch.manual_seed(0)
     model, generate = MODELS[name][0]()
-    if not isinstance(model, VLKDExportedModel):
+    if not hasattr(model, "exported"):
         model.to(args.device, getattr(torch, args.dtype)).eval()
     known = model.generation_config.to_dict()
     ids = {key: known[key] for key in known if key.endswith("_token_id")}

@@ -3,7 +3,7 @@
     python benchmarks/gpu.py --into benchmarks/README.md
     python benchmarks/gpu.py --small       # checks the command on a CPU, in minutes
 
-It takes about ten minutes on an H100. Each part is a command of its own, which is printed first.
+Each part is a command of its own, which is printed first.
 """
 
 import argparse

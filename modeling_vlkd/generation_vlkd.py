@@ -223,7 +223,8 @@ def generate_by_prompt_length(
     config = GenerationConfig() if generation_config is None else copy.deepcopy(generation_config)
     config.update(defaults_only=True, allow_custom_entries=True, **defaults.to_diff_dict())
     inputs = {name: kwargs.pop(name) for name in ROW_INPUTS if name in kwargs}
-    options = config.update(**{name: value for name, value in kwargs.items() if value is not None})
+    known = {name: value for name, value in kwargs.items() if value is not None or hasattr(config, name)}
+    options = config.update(**known)
     new_tokens = _shared_new_tokens(config, options, prompts)
     sequences: dict[int, torch.LongTensor] = {}
     for rows in _group([len(prompt) for prompt in prompts], 0 if new_tokens is None else SPREAD):

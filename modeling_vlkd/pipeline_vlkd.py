@@ -89,11 +89,23 @@ class VLKDImageTextToTextPipeline(ImageTextToTextPipeline):
             else:
                 shared = self._read_once(images, kwargs.get("timeout"))
                 images = [{**shared, "text": one} for one in text]
-                kwargs.setdefault("batch_size", self._batch_size or min(max(len(images), 1), MANY_TEXTS))
+                kwargs.setdefault("batch_size", self._batch_size or self._texts_at_once(len(images), kwargs))
             text = None
         if isinstance(images, list) and not images:
             return []  # `Pipeline.__call__` looks at the first input
         return Pipeline.__call__(self, images, text=text, **kwargs)
+
+    def _texts_at_once(self, number: int, kwargs: dict[str, Any]) -> int:
+        """Returns the batch size for several texts of one image: 1 with options of `generate` that take one text."""
+        options = {
+            **self._forward_params.get("generate_kwargs", {}),
+            **kwargs,
+            **(kwargs.get("generate_kwargs") or {}),
+        }
+        if any(options.get(name) is not None for name in ("streamer", "assistant_model", "prefix_allowed_tokens_fn")):
+            return 1
+        beams = max(options.get(name) or 1 for name in ("num_beams", "num_return_sequences", "top_k"))
+        return max(1, min(number, MANY_TEXTS // beams))
 
     def _read_once(self, example, timeout: float | None = None) -> dict[str, torch.FloatTensor]:
         """Returns the pixel values of an input's image, which several inputs of `preprocess` can share."""

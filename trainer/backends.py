@@ -4,18 +4,23 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from huggingface_hub import cached_assets_path, snapshot_download
 from transformers import PreTrainedModel
 
+import modeling_vlkd
 from modeling_vlkd import VLKDProcessor
 from trainer.models import load_vlkd
 
-FILES = ["*.json", "*.txt", "*.safetensors", "*.bin"]  # of a checkpoint: what an export depends on
+# Of a checkpoint, in its own folder: what an export depends on.
+FILES = ["config.json", "generation_config.json", "*processor*.json", "*token*.json", "vocab.json", "merges.txt"]
+FILES += ["adapter_config.json", "adapter_model.safetensors", "model*.safetensors*", "pytorch_model*.bin*"]
 PRECISION = {"onnx": "fp32", "onnx-int8": "int8"}  # of each backend
 ADAPTER = "adapter_config.json"
 
@@ -59,6 +64,7 @@ def _exported(name: str, option: str, precision: str) -> Path:
     with TemporaryDirectory(dir=cache) as scratch:
         export_model(model, precision).save_pretrained(scratch)
         processor.save_pretrained(scratch)
+        os.chmod(scratch, 0o755)  # another user may share the cache
         try:
             os.rename(scratch, folder)
         except OSError:
@@ -74,17 +80,22 @@ def _digest(name: str, option: str, precision: str) -> str:
     Raises:
         ValueError: `name` is not a VLKD checkpoint, or cannot be read.
     """
-    versions = [f"{package} {version(package)}" for package in ("torch", "transformers", "onnxruntime")]
+    versions = [f"{package} {version(package)}" for package in ("torch", "transformers", "onnxruntime", "onnxscript")]
     digest = hashlib.sha256("\n".join([precision, *versions]).encode())
+    _add_files(digest, [Path(__file__).with_name("export.py"), *Path(modeling_vlkd.__file__).parent.glob("*.py")])
     try:
         for folder in _folders(name):
-            for file in sorted(file for pattern in FILES for file in folder.glob(pattern)):
-                with file.open("rb") as content:
-                    digest.update(file.name.encode() + hashlib.file_digest(content, "sha256").digest())
+            _add_files(digest, {file for pattern in FILES for file in folder.glob(pattern)})
     except (OSError, ValueError, KeyError, TypeError):
         load_vlkd(name, option)  # raises the error that names what is wrong
         raise
     return digest.hexdigest()[:32]
+
+
+def _add_files(digest: Any, files: Iterable[Path]) -> None:
+    for file in sorted(files):
+        with file.open("rb") as content:
+            digest.update(file.name.encode() + hashlib.file_digest(content, "sha256").digest())
 
 
 def _folders(name: str) -> list[Path]:

@@ -77,7 +77,7 @@ class StartTraining(TrainerCallback):
 
 
 class FiniteCheck(TrainerCallback):
-    """Stops training if a loss or gradient is not finite, before that step changes the weights.
+    """Stops training if a loss or gradient is not finite, before that gradient changes the weights.
 
     The processes exchange a single number, so that all of them stop together. A GPU replaces the gradients of such a
     step by zeros, and the host reads the number during the next step, or before it saves or evaluates, so that neither
@@ -127,6 +127,9 @@ class FiniteCheck(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if control.should_save or control.should_evaluate:
             self.read_result()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.read_result()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.read_result()

@@ -33,7 +33,7 @@ from transformers.exporters import (
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from modeling_vlkd.configuration_vlkd import VLKDConfig
-from modeling_vlkd.generation_vlkd import VLKDEncoder, VLKDGenerationMixin
+from modeling_vlkd.generation_vlkd import VLKDEncoder, VLKDGenerationMixin, as_plain_dict
 from modeling_vlkd.modeling_vlkd import VLKDForConditionalGeneration
 from modeling_vlkd.processing_vlkd import check_same_number
 from modeling_vlkd.towers_vlkd import VLKDEncoderOutput, VLKDSeq2SeqLMOutput, unit
@@ -177,8 +177,9 @@ def export_model(model: VLKDForConditionalGeneration, precision: Precision = "fp
         # 7 bits: without VNNI instructions, a sum of two products of 8 bits overflows.
         quantization = {"op_types_to_quantize": ["MatMul"], "per_channel": True, "reduce_range": True}
         options["quantizer"] = OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig(**quantization))
-    exporter, config = OnnxExporter(), OnnxConfig(dynamic=True, ort_fusions=None if options else "cpu", **options)
+    exporter, config = OnnxExporter(), OnnxConfig(dynamic=True, **options)
     model.eval()
+    model.config.text_generation_config = as_plain_dict(model.text_generation_config)
     inputs, components = _example_inputs(model), {}
     for name, program in tqdm(PROGRAMS.items(), desc="export to ONNX", unit="program"):
         with _quiet():
@@ -222,14 +223,13 @@ class VLKDExportedModel(VLKDGenerationMixin, PreTrainedModel):
         self.text_generation_config = GenerationConfig.from_dict(self.config.text_generation_config or {})
 
     @classmethod
-    def from_pretrained(cls, name: str | os.PathLike, subfolder: str = "", **kwargs) -> "VLKDExportedModel":
+    def from_pretrained(cls, name: str | os.PathLike, **kwargs) -> "VLKDExportedModel":
         """
         Loads what `save_pretrained` wrote.
 
         Args:
             name: Hub name or folder.
-            subfolder: The folder of the export in it.
-            **kwargs: Other options of `transformers.exporters.ExportedModel.from_pretrained`.
+            **kwargs: Options of `transformers.exporters.ExportedModel.from_pretrained`, such as `subfolder`.
 
         Raises:
             OSError: There is no export.
@@ -237,7 +237,7 @@ class VLKDExportedModel(VLKDGenerationMixin, PreTrainedModel):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # cores are shared with image loading
-        return cls(ExportedModel.from_pretrained(name, subfolder=subfolder, session_options=options, **kwargs))
+        return cls(ExportedModel.from_pretrained(name, device="cpu", session_options=options, **kwargs))
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """Writes the programs, their description `export.json`, and the configs. Options: those of `ExportedModel`."""

@@ -94,6 +94,8 @@ def _iterate(loader: DataLoader) -> Iterator[list]:
     try:
         yield from loader
     except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
         raise ValueError(f"A process that reads images has ended ({error}). It may have run out of memory.") from error
 
 

@@ -123,6 +123,11 @@ def _check_same_clip(clip: CLIPModel, model: PreTrainedModel, name: str) -> None
 
     Otherwise images and the teacher's embeddings would be in two different spaces.
     """
+    if next(model.parameters(), None) is None:  # an export, which may be rounded to 8 bits
+        pixels = torch.ones(1, 3, *[clip.config.vision_config.image_size] * 2)
+        ours, theirs = (part.get_image_features(pixels).pooler_output for part in (model, clip))
+        if ours.shape != theirs.shape or torch.cosine_similarity(ours, theirs).item() < 0.9:
+            raise ValueError(f"clip: '{name}' is not the CLIP that the model was made from. Set clip to that one.")
     parameters = dict(clip.named_parameters())
     for key, ours in model.named_parameters():
         if not key.startswith(("vision_model.", "visual_projection.", "logit_scale")):

@@ -236,6 +236,22 @@ def test_an_image_is_encoded_once_for_all_its_questions(answerer, model, images,
     assert texts_of(mixed) == texts_of(answerer(pair, **options) for pair in pairs)
 
 
+def test_options_for_one_text_at_a_time_work_with_several_questions(answerer, images):
+    class Streamer:
+        def __init__(self):
+            self.ended = 0
+
+        def put(self, ids):
+            assert ids.numel() < 20
+
+        def end(self):
+            self.ended += 1
+
+    streamer = Streamer()
+    streamed = answerer(images[0], QUESTIONS, streamer=streamer)
+    assert streamer.ended == len(QUESTIONS) and texts_of(streamed) == texts_of(answerer(images[0], QUESTIONS))
+
+
 def scored_by_hand(model, processor, image, question, count, **options) -> list[dict]:
     """The answers of `count` beams, and the product of the model's probabilities of each one's tokens."""
     batch = processor(images=image, text=VQA_PROMPT.format(question))

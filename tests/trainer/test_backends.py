@@ -42,6 +42,9 @@ def test_an_export_depends_on_everything_that_changes_texts(folder):
     (folder / "model.safetensors").write_bytes(weights)
     digests.add(_digest(str(folder), "--model", "fp32"))
     assert len(digests) == 5 and _digest(str(folder), "--model", "fp32") in digests
+    change_json(folder / "config.json")
+    (folder / "trainer_state.json").write_text("{}")  # changes no text
+    assert _digest(str(folder), "--model", "fp32") in digests
 
 
 def test_what_is_no_model_leaves_no_export(tmp_path, cache):

@@ -185,3 +185,9 @@ def test_gradient_that_is_not_finite(parts):
     trainer = build(parts)
     trainer.model.text_projection.weight.register_hook(lambda gradient: gradient * float("inf"))
     assert message(trainer).startswith("step 1: the losses are finite, but their gradient is not. Training stopped")
+
+
+def test_the_last_step_of_an_epoch_is_read_before_it_is_saved(parts, monkeypatch):
+    monkeypatch.setattr(FiniteCheck, "is_deferred", lambda self, wrong: True)
+    trainer = spoilt(parts, "pixel_values", float("nan"), {37}, save_strategy="epoch")
+    assert message(trainer).startswith("step 10: because of row 37 of") and not complete_checkpoints(parts.folder)

@@ -18,7 +18,7 @@ from trainer.cli.images import find_images, report_skipped, warn
 from trainer.image_loader import load_images, min_jpeg_side
 
 MAX_BATCH = 64  # images
-CACHE_BYTES = 512 * 2**20  # for the keys and values of a batch, at most
+CACHE_BYTES = 256 * 2**20  # for the keys and values of a batch, at most
 MANY = 32  # a terminal shows a progress bar for at least this many images
 
 
@@ -74,7 +74,8 @@ def describe_images(args: argparse.Namespace) -> int:
 
 def batch_size(model: VLKDForConditionalGeneration, max_new_tokens: int, num_beams: int) -> int:
     """As many images as `CACHE_BYTES` hold keys and values of, `MAX_BATCH` at most."""
-    text, tokens = model.config.text_config, model.config.num_patches + max_new_tokens
+    text, images = model.config.text_config, (1 + model.config.num_patches) * model.config.image_token_expansion
+    tokens = images + max_new_tokens
     image_bytes = 2 * text.decoder_layers * text.d_model * tokens * num_beams * model.dtype.itemsize
     return max(1, min(MAX_BATCH, CACHE_BYTES // image_bytes))
 

@@ -27,7 +27,7 @@ from trainer.evaluation.tasks.task import STRATEGIES, Step, Task
 from trainer.image_loader import load_images
 from trainer.models import load_teacher, teacher_embeds
 
-CHUNK_BATCHES = 4  # batches of images in memory; their questions fill batches of equally long prompts
+CHUNK_BATCHES = 4  # batches of images in memory; their questions fill batches of prompts of similar length
 CLIP_TEXT = "CLIP's own text tower"
 
 
