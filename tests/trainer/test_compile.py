@@ -13,6 +13,7 @@ def parts(model, processor, clip_dir, tmp_path) -> SimpleNamespace:
     return make_parts(model, processor, clip_dir, str(tmp_path))
 
 
+@pytest.mark.slow  # 20 seconds; CI runs it
 def test_a_step_is_one_graph_for_all_lengths(parts):
     trainer = build(parts, load(rows=40), torch_compile=True, itdd_weight=1.0)
     graphs = []

@@ -9,6 +9,8 @@ from transformers import pipeline
 from modeling_vlkd import VLKDForConditionalGeneration
 from trainer.export import VLKDExportedModel, export_model
 
+pytestmark = pytest.mark.slow  # an export takes half a minute; CI runs the tests of one
+
 PROMPTS = ["a photo of", "<mask>", "Question: what color is the circle? Answer: <mask>", "a red"]
 
 
@@ -81,7 +83,6 @@ def test_pipelines(model, onnx, processor, images):
     assert best == expected | {"score": pytest.approx(expected["score"], abs=1e-4)}
 
 
-@pytest.mark.slow  # an export takes half a minute
 def test_int8_is_close(model, onnx, batch):
     quantized = export_model(copy.deepcopy(model), "int8")
     exact = onnx.get_image_features(batch["pixel_values"]).pooler_output
@@ -90,7 +91,6 @@ def test_int8_is_close(model, onnx, batch):
     assert quantized.generate(**batch, max_new_tokens=3).shape[0] == 4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"image_token_expansion": 2}, {"image_tokens": "pooled"}])
 def test_options_of_the_model(clip_dir, bart_dir, batch, options):
     if "image_token_expansion" in options:
