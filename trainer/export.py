@@ -172,12 +172,9 @@ def export_model(model: VLKDForConditionalGeneration, precision: Precision = "fp
         raise ValueError(
             f"The model is in {model.dtype} on {model.device}; load it in float32 on the CPU to export it."
         )
-    options = {}
-    if precision == "int8":
-        # 7 bits: without VNNI instructions, a sum of two products of 8 bits overflows.
-        quantization = {"op_types_to_quantize": ["MatMul"], "per_channel": True, "reduce_range": True}
-        options["quantizer"] = OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig(**quantization))
-    exporter, config = OnnxExporter(), OnnxConfig(dynamic=True, **options)
+    with _quiet():
+        quantizer = _quantizer() if precision == "int8" else None
+        exporter, config = OnnxExporter(), OnnxConfig(dynamic=True, quantizer=quantizer)
     model.eval()
     model.config.text_generation_config = as_plain_dict(model.text_generation_config)
     inputs, components = _example_inputs(model), {}
@@ -185,6 +182,12 @@ def export_model(model: VLKDForConditionalGeneration, precision: Precision = "fp
         with _quiet():
             components |= {name: exporter.export(program(model), inputs[name], config).components["model"]}
     return VLKDExportedModel(ExportedModel(components, exporter.export_format, model.config, model.generation_config))
+
+
+def _quantizer() -> OnnxRuntimeQuantizer:
+    # 7 bits: without VNNI instructions, a sum of two products of 8 bits overflows.
+    options = {"op_types_to_quantize": ["MatMul"], "per_channel": True, "reduce_range": True}
+    return OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig(**options))
 
 
 @contextmanager

@@ -74,4 +74,4 @@ def test_options_that_do_not_go_together(folder, images, tmp_path, capsys):
     images[0].save(tmp_path / "a.png")
     command = ["caption", str(tmp_path / "a.png"), "--model", str(folder), "--backend", "onnx"]
     assert main([*command, "--dtype", "bfloat16"]) == 2
-    assert "--backend onnx runs on the CPU; omit --device and --dtype" in capsys.readouterr().err
+    assert "--backend onnx runs on the CPU, with its own dtype; omit --device and --dtype" in capsys.readouterr().err

@@ -32,7 +32,9 @@ def read_device_options(args: argparse.Namespace) -> tuple[torch.device, torch.d
     """
     if args.backend not in (None, "torch"):
         if args.device not in ("auto", "cpu") or args.dtype not in ("auto", "float32"):
-            raise ValueError(f"--backend {args.backend} runs on the CPU; omit --device and --dtype.")
+            raise ValueError(
+                f"--backend {args.backend} runs on the CPU, with its own dtype; omit --device and --dtype."
+            )
         return torch.device("cpu"), torch.float32
     device = find_device(args.device)
     return device, fastest_dtype(device) if args.dtype == "auto" else getattr(torch, args.dtype)
