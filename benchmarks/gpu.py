@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).resolve().parents[1]
 PEAK = {
     "H100 PCIe": 756e12,
     "H100": 989e12,
@@ -51,9 +51,9 @@ def main() -> None:
     if not args.small and not torch.cuda.is_available():
         options.error("PyTorch finds no CUDA device; --small checks the command on a CPU.")
     for name, *words in commands(args.small):
-        words += [] if args.into is None else ["--into", args.into]
+        words += [] if args.into is None else ["--into", str(Path(args.into).resolve())]
         print("python benchmarks/" + shlex.join([name, *words]), flush=True)
-        subprocess.run([sys.executable, str(HERE / name), *words], check=True)
+        subprocess.run([sys.executable, f"benchmarks/{name}", *words], check=True, cwd=ROOT)
 
 
 if __name__ == "__main__":
