@@ -79,6 +79,7 @@ def _digest(name: str, option: str, precision: str) -> str:
 
     Raises:
         ValueError: `name` is not a VLKD checkpoint, or cannot be read.
+        PackageNotFoundError: a package of the extra "onnx" is missing.
     """
     versions = [f"{package} {version(package)}" for package in ("torch", "transformers", "onnxruntime", "onnxscript")]
     digest = hashlib.sha256("\n".join([precision, *versions]).encode())

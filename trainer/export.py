@@ -15,10 +15,9 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import onnxruntime
-import onnxscript  # noqa: F401  (a missing extra is named at once, not after the model was loaded)
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -39,7 +38,6 @@ from modeling_vlkd.processing_vlkd import check_same_number
 from modeling_vlkd.towers_vlkd import VLKDEncoderOutput, VLKDSeq2SeqLMOutput, unit
 
 Precision = Literal["fp32", "int8"]
-PRECISIONS = ("fp32", "int8")
 KeysAndValues = list[Tensor]  # of each layer in turn: keys, values; (batch, heads, tokens, head_dim)
 
 
@@ -166,8 +164,8 @@ def export_model(model: VLKDForConditionalGeneration, precision: Precision = "fp
     Raises:
         ValueError: The model has another dtype or device, or the precision is unknown.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"`precision`={precision!r} is unknown; choose one of {', '.join(PRECISIONS)}.")
+    if precision not in get_args(Precision):
+        raise ValueError(f"`precision`={precision!r} is unknown; choose one of {', '.join(get_args(Precision))}.")
     if model.dtype != torch.float32 or model.device.type != "cpu":
         raise ValueError(
             f"The model is in {model.dtype} on {model.device}; load it in float32 on the CPU to export it."
