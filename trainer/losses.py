@@ -9,8 +9,8 @@
 """
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -122,7 +122,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     if _is_alone():
         return rows
     sizes = [torch.empty(1, dtype=torch.long) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, torch.tensor([len(rows)]), group=_cpu_group(dist.group.WORLD))
+    dist.all_gather(sizes, torch.tensor([len(rows)]), group=_cpu_group())
     sizes = [int(size) for size in sizes]
     if len(set(sizes)) > 1:
         raise ValueError(
@@ -132,10 +132,18 @@ def gather_rows(rows: Tensor) -> Tensor:
     return _GatherRows.apply(rows)
 
 
-@cache
-def _cpu_group(world: Any) -> Any:
+def _cpu_group() -> Any:
     """All processes, for tensors on the CPU: the sizes are compared without waiting for the GPUs."""
-    return world if dist.get_backend(world) == "gloo" else dist.new_group(backend="gloo")
+    world = dist.group.WORLD
+    if dist.get_backend(world) == "gloo":
+        return world
+    if world not in _CPU_GROUPS:
+        _CPU_GROUPS[world] = dist.new_group(backend="gloo")
+    return _CPU_GROUPS[world]
+
+
+# By the group of all processes. Weak: a group that outlives `destroy_process_group` aborts the process at its exit.
+_CPU_GROUPS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
 class _GatherRows(torch.autograd.Function):

@@ -1,6 +1,7 @@
 """The losses against numbers worked out by hand, against transformers' own, and over two processes."""
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -97,8 +98,10 @@ def in_process(rank: int, folder: str) -> None:
         gather_rows(unit_rows(2 + rank))
     except ValueError as caught:
         error = str(caught)
-    torch.save({"loss": loss.detach(), "grad": weight.grad, "error": error}, f"{folder}/{rank}.pt")
+    group = weakref.ref(dist.group.WORLD)
     dist.destroy_process_group()
+    alive = group() is not None
+    torch.save({"loss": loss.detach(), "grad": weight.grad, "error": error, "alive": alive}, f"{folder}/{rank}.pt")
 
 
 def test_itcl_over_two_processes_is_that_of_one(tmp_path):
@@ -114,3 +117,4 @@ def test_itcl_over_two_processes_is_that_of_one(tmp_path):
     averaged = sum(result["grad"] for result in results) / 2  # what DDP does
     torch.testing.assert_close(averaged, weight.grad, atol=1e-6, rtol=1e-5)
     assert all("[2, 3] rows" in result["error"] for result in results)
+    assert not any(result["alive"] for result in results)  # a group kept beyond its destruction aborts the process
