@@ -12,13 +12,20 @@ RECIPES = {f"vlkd.recipes.{folder.name}": f"hub_configs/{folder.name}" for folde
 
 TRAIN = ["accelerate>=1.10", "datasets>=5.0", "peft>=0.20", "scipy", "torchdata>=0.11"]
 EVAL = ["accelerate>=1.10", "datasets>=5.0", "evaluate", "peft>=0.20", "pycocoevalcap", "scipy"]
-DEMO = [*TRAIN, *EVAL, "matplotlib"]
+MICROWORLD = [*TRAIN, *EVAL, "matplotlib"]
+DEMO = ["gradio>=6.0"]
+SEARCH = ["datasets>=5.0", "faiss-cpu>=1.9"]
 ONNX = ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.7"]
+OPENVINO = [*ONNX, "openvino>=2025.0"]
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]
 DEV = [
+    *MICROWORLD,
     *DEMO,
-    *ONNX,
+    *SEARCH,
+    *OPENVINO,
     "import-linter",
+    "ipykernel",
+    "nbclient",
     "parameterized",
     "psutil",
     "pytest",
@@ -65,8 +72,11 @@ setup(
     extras_require={
         "train": TRAIN,
         "eval": EVAL,
-        "demo": sorted({*DEMO}),
         "onnx": ONNX,
+        "openvino": OPENVINO,
+        "demo": DEMO,
+        "search": SEARCH,
+        "microworld": sorted({*MICROWORLD}),
         "docs": DOCS,
         "dev": sorted({*DEV}),
     },

@@ -3,8 +3,9 @@
 # Modules that only the extras of setup.py install, and modules that these in turn need.
 OPTIONAL = {"accelerate", "datasets", "evaluate", "matplotlib", "peft", "pycocoevalcap", "scipy", "torchdata"}
 OPTIONAL |= {"dill", "multiprocess", "pandas", "pyarrow", "pycocotools", "xxhash"}
-# Modules of the extra "onnx", which any command with --backend may need.
-ONNX = {"ml_dtypes", "onnx", "onnx_ir", "onnxruntime", "onnxscript"}
+# The extra of each module that some options of a command need.
+EXTRA_OF = dict.fromkeys(("ml_dtypes", "onnx", "onnx_ir", "onnxruntime", "onnxscript"), "onnx")
+EXTRA_OF |= {"faiss": "search", "gradio": "demo", "openvino": "openvino"}
 
 
 def missing_extra(error: ImportError, user: str, extra: str | None) -> str | None:
@@ -16,7 +17,7 @@ def missing_extra(error: ImportError, user: str, extra: str | None) -> str | Non
         extra: the extra that `user` needs, if any.
     """
     module = (error.name or "").partition(".")[0]
-    extra = "onnx" if module in ONNX else extra
-    if extra is None or module not in OPTIONAL | ONNX:
+    extra = EXTRA_OF.get(module, extra)
+    if extra is None or module not in OPTIONAL | EXTRA_OF.keys():
         return None
     return f"{user} needs {module}, which is not installed. Install the extra '{extra}': pip install \"vlkd[{extra}]\""
