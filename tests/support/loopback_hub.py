@@ -252,11 +252,12 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             raise Refusal(401, "Invalid credentials")
         options = json.loads(self.body)
-        name = f"{options.get('organization') or USER}/{options['name']}"
+        kind = {"dataset": "datasets/", "space": "spaces/"}.get(options.get("type"), "")
+        name = f"{kind}{options.get('organization') or USER}/{options['name']}"
         status = 409 if name in self.server.repos else 200
         if status == 200:
             self.server.create(name, options.get("visibility") == "private")
-        return status, json.dumps({"url": f"{self.server.url}/{name}", "id": name}).encode(), {}
+        return status, json.dumps({"url": f"{self.server.url}/{name}", "id": name.removeprefix(kind)}).encode(), {}
 
     def create_branch(self, name: str, branch: str):
         repo = self._repo(name, write=True)
@@ -365,7 +366,7 @@ def describe(path: str, content: Content) -> dict:
     return entry | ({"lfs": {"oid": hash_of(content), "size": size_of(content), "pointerSize": 134}} if large else {})
 
 
-NAME = r"((?:datasets/)?[^/]+/[^/]+)"
+NAME = r"((?:datasets/|spaces/)?[^/]+/[^/]+)"
 API = rf"/api/(?:models/)?{NAME}"
 ROUTES = (
     (("POST",), r"/api/repos/create", Handler.create_repo),

@@ -14,7 +14,7 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser("ask")
     add_options(parser)
     parser.add_argument("question", help="the question about every image, after the images")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, sidecar=False, metadata=False)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,8 +1,6 @@
 """`vlkd caption`: write a caption for each image. `vlkd ask` shares its options and its loop over the images."""
 
 import argparse
-import json
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,11 +8,11 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 from modeling_vlkd.image_loading_vlkd import read_image
 from trainer.backends import load_for_inference
 from trainer.cli.devices import add_device_options, read_device_options
 from trainer.cli.images import find_images, report_skipped, warn
+from trainer.cli.outputs import METADATA, Output, open_outputs
 from trainer.image_loader import load_images, min_jpeg_side
 
 MAX_BATCH = 64  # images
@@ -24,98 +22,143 @@ MANY = 32  # a terminal shows a progress bar for at least this many images
 
 def add_command(commands: Any) -> None:
     parser = commands.add_parser("caption")
-    add_options(parser)
-    parser.set_defaults(run=describe_images, question=None)
+    add_options(parser, nargs="*")
+    parser.add_argument("--sidecar", action="store_true", help="write the caption of photo.jpg to photo.txt beside it")
+    parser.add_argument(
+        "--metadata", action="store_true", help=f"write {METADATA} into each folder, which makes it a dataset"
+    )
+    parser.add_argument("--prompt", help="the text before each caption; with <mask>, the text around it")
+    dataset = parser.add_argument_group("datasets, in place of images", "--output names a folder of Parquet files.")
+    dataset.add_argument("--dataset", metavar="NAME", help="folder, or name on the Hub, as of `vlkd train`")
+    dataset.add_argument("--dataset_kwargs", default="{}", metavar="JSON", help="arguments of `load_dataset`")
+    dataset.add_argument("--split", default="train", help="split of the dataset")
+    dataset.add_argument("--image_column", default="image", help="column of the images")
+    dataset.add_argument("--key_columns", nargs="+", metavar="COLUMN", help="columns copied beside the captions")
+    dataset.add_argument("--push_to_hub", metavar="USER/NAME", help="upload the captions to this dataset repository")
+    parser.set_defaults(run=run, question=None)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `vlkd caption`."""
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder, URL or pattern like 'photos/*.jpg'")
+def run(args: argparse.Namespace) -> int:
+    """Caption images or a dataset.
+
+    Raises:
+        ValueError: there are both or neither, or an option is wrong.
+    """
+    if args.dataset is None:
+        return describe_images(args)
+    from trainer.cli.caption_dataset import caption_dataset  # needs the extra "train"
+
+    if args.images or args.output is None:
+        raise ValueError("--dataset needs --output FOLDER, and no images.")
+    check_numbers(args)
+    return caption_dataset(args)
+
+
+def add_options(parser: argparse.ArgumentParser, nargs: str = "+") -> None:
+    """Add the options of `vlkd caption` that `vlkd ask` also has."""
+    parser.add_argument(
+        "images", nargs=nargs, metavar="IMAGE", help="file, folder, URL or pattern like 'photos/*.jpg'"
+    )
     parser.add_argument("--model", required=True, metavar="DIR", help="folder or Hub name of a VLKD checkpoint")
+    parser.add_argument("--recursive", action="store_true", help="search the folders inside folders too")
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
+    parser.add_argument("--output", metavar="FILE", help="write to a .jsonl or .csv file in place of the terminal")
+    parser.add_argument("--skip_existing", action="store_true", help="continue: leave out images that have their text")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     parser.add_argument("--max_new_tokens", type=int, default=40, help="maximum number of generated tokens")
     parser.add_argument("--num_beams", type=int, default=1, help="number of beams; 1 is greedy decoding")
     add_device_options(parser)
 
 
 def describe_images(args: argparse.Namespace) -> int:
-    """Print one line per image: its caption, or the answer to `args.question`. Report unreadable images on stderr.
+    """Write the caption of each image, or the answer to `args.question`. Report unreadable images on stderr.
 
     Returns:
         0, or 1 if an image could not be read or a name matched no image.
 
     Raises:
-        ValueError: there are no images, or the model cannot be loaded.
+        ValueError: there are no images, a file must not be overwritten, or the model cannot be loaded.
     """
+    check_numbers(args)
+    found = {name: find_images(name, args.recursive) for name in args.images}
+    images = {name: files for name, (files, _) in found.items()}
+    paths = [path for name in args.images for path in images[name]]
+    if not paths:
+        report_skipped({name: files for name, files in found.items() if files[1]})
+        names = f" found in {', '.join(args.images)}" if args.images else ""
+        raise ValueError(f"no images{names}; give files, folders or patterns of images.")
+    outputs = open_outputs(args, images)
+    pending = [path for path in paths if not all(output.has(path) for output in outputs)]
+    done = describe(pending, outputs, args) if pending else 0
+    if args.skip_existing:
+        warn("skip_existing", f"{len(paths) - len(pending):,} of {len(paths):,} images had their text")
+    return 1 if report_skipped(found) or done < len(pending) else 0
+
+
+def check_numbers(args: argparse.Namespace) -> None:
     for name in ("max_new_tokens", "num_beams"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)} must be 1 or more.")
-    found = {name: find_images(name) for name in args.images}
-    paths = [path for name in args.images for path in found[name][0]]
-    if not paths:
-        report_skipped({name: files for name, files in found.items() if files[1]})
-        raise ValueError(f"no images found in {', '.join(args.images)}; give files, folders or patterns of images.")
-    done = 0
-    model, processor = load_for_inference(args.model, "--model", *read_device_options(args), args.backend)
-    model.eval()
-    read = partial(read_image, min_side=min_jpeg_side(processor))
+
+
+def describe(paths: list[Path | str], outputs: list[Output], args: argparse.Namespace) -> int:
+    """Write the texts of these images, and return the number of images that could be read."""
+    captioner, done = Captioner(args), 0
+    read = partial(read_image, min_side=min_jpeg_side(captioner.processor))
     with tqdm(total=len(paths), unit="image", disable=None if len(paths) >= MANY else True) as progress:
-        for batch in load_images(read, paths, processor, batch_size(model, args.max_new_tokens, args.num_beams)):
+        for batch in load_images(read, paths, captioner.processor, captioner.batch_size):
             for number, error in batch.errors.items():
                 warn(paths[number], error.cause)
-            texts = generate(model, processor, batch.pixel_values, args) if batch.numbers else []
-            for number, text in zip(batch.numbers, texts, strict=True):
-                tqdm.write(as_line(paths[number], text, args))
-            sys.stdout.flush()  # an interrupted run keeps the finished lines
+            if batch.numbers:
+                found = [paths[number] for number in batch.numbers]
+                texts = list(zip(found, captioner(batch.pixel_values), strict=True))
+                for output in outputs:
+                    output.write(texts)
             done += len(batch.numbers)
             progress.update(len(batch.numbers) + len(batch.errors))
-    return 1 if report_skipped(found) or done < len(paths) else 0
+    return done
 
 
-def batch_size(model: VLKDForConditionalGeneration, max_new_tokens: int, num_beams: int) -> int:
-    """As many images as `CACHE_BYTES` hold keys and values of, `MAX_BATCH` at most."""
-    text, images = model.config.text_config, (1 + model.config.num_patches) * model.config.image_token_expansion
-    tokens = images + max_new_tokens
-    image_bytes = 2 * text.decoder_layers * text.d_model * tokens * num_beams * model.dtype.itemsize
-    return max(1, min(MAX_BATCH, CACHE_BYTES // image_bytes))
+class Captioner:
+    """The model that the options name, which writes a caption or an answer for each image.
 
-
-@torch.no_grad()
-def generate(
-    model: VLKDForConditionalGeneration,
-    processor: VLKDProcessor,
-    pixel_values: torch.FloatTensor,
-    args: argparse.Namespace,
-) -> list[str]:
-    """A caption for each image; with a question, the first sentence of the answer.
-
-    If a GPU's memory is too small for the images, they are done in two halves.
+    Raises:
+        ValueError: the model cannot be loaded, or the prompt has two masks.
     """
-    prompt = processor.build_prompt() if args.question is None else processor.build_vqa_prompt(args.question)
-    inputs = processor.encode_prompts(prompt, len(pixel_values)).to(model.device)
-    options = {"max_new_tokens": args.max_new_tokens, "num_beams": args.num_beams, "do_sample": False}
-    try:
-        ids = model.generate(**inputs, pixel_values=pixel_values.to(model.device, model.dtype), **options)
-        return processor.post_process_generation(ids, inputs["input_ids"], first_sentence=args.question is not None)
-    except torch.OutOfMemoryError:
-        if len(pixel_values) == 1:
-            raise
-    # After the `except`, so that the failed call's tensors are freed.
-    return [text for half in pixel_values.chunk(2) for text in generate(model, processor, half, args)]
 
+    def __init__(self, args: argparse.Namespace):
+        self.model, self.processor = load_for_inference(
+            args.model, "--model", *read_device_options(args), args.backend
+        )
+        self.model.eval()
+        self.is_answer = args.question is not None
+        processor = self.processor
+        self.prompt = (
+            processor.build_vqa_prompt(args.question) if self.is_answer else processor.build_prompt(args.prompt)
+        )
+        self.options = {"max_new_tokens": args.max_new_tokens, "num_beams": args.num_beams, "do_sample": False}
 
-def as_line(path: Path | str, text: str, args: argparse.Namespace) -> str:
-    """One line of output: the path and the text, or a JSON object."""
-    if not args.json:
-        name = str(path).replace("\n", "\\n")
-        return f"{name}\t{' '.join(text.split())}"
-    if args.question is None:
-        values = {"image": str(path), "caption": text}
-    else:
-        values = {"image": str(path), "question": args.question, "answer": text}
-    line = json.dumps(values, ensure_ascii=False)
-    try:
-        line.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:  # the escapes of our error handler are not valid JSON
-        return json.dumps(values)
-    return line
+    @property
+    def batch_size(self) -> int:
+        """As many images as `CACHE_BYTES` hold keys and values of, `MAX_BATCH` at most."""
+        config, text = self.model.config, self.model.config.text_config
+        tokens = (1 + config.num_patches) * config.image_token_expansion + self.options["max_new_tokens"]
+        beam_bytes = 2 * text.decoder_layers * text.d_model * tokens * self.model.dtype.itemsize
+        return max(1, min(MAX_BATCH, CACHE_BYTES // (beam_bytes * self.options["num_beams"])))
+
+    @torch.no_grad()
+    def __call__(self, pixel_values: torch.FloatTensor) -> list[str]:
+        """A text for each image, (images, 3, height, width); of an answer, the first sentence.
+
+        If a GPU's memory is too small for the images, they are done in two halves.
+        """
+        inputs = self.processor.encode_prompts(self.prompt, len(pixel_values)).to(self.model.device)
+        pixels = pixel_values.to(self.model.device, self.model.dtype)
+        try:
+            ids = self.model.generate(**inputs, pixel_values=pixels, **self.options)
+            return self.processor.post_process_generation(ids, inputs["input_ids"], first_sentence=self.is_answer)
+        except torch.OutOfMemoryError:
+            if len(pixel_values) == 1:
+                raise
+        # After the `except`, so that the failed call's tensors are freed.
+        return [text for half in pixel_values.chunk(2) for text in self(half)]

@@ -17,23 +17,30 @@ UNREADABLE = set(
 )
 
 
-def find_images(name: str) -> tuple[list[Path | str], list[Path]]:
+def find_images(name: str, recursive: bool = False) -> tuple[list[Path | str], list[Path]]:
     """The images that a name refers to, sorted, and the other files in its place.
 
     A file or URL is returned unchanged. In a folder, and among the files that match a pattern, the extension tells
-    which files are images. Hidden files and subfolders are ignored.
+    which files are images. Hidden files are ignored, and so are subfolders unless `recursive`. Captions of the images,
+    in metadata.jsonl or photo.txt, are not other files.
     """
     if name.startswith(("http://", "https://")):
         return [name], []
     if os.path.isdir(name):
-        candidates = Path(name).iterdir()
+        candidates = Path(name).rglob("*") if recursive else Path(name).iterdir()
+        candidates = (file for file in candidates if not _is_hidden(file.relative_to(name)))
     elif os.path.exists(name) or not glob.has_magic(name):
         return [Path(name)], []  # `load_images` reports a missing file
     else:
-        candidates = map(Path, glob.glob(name, recursive=True))
-    files = sorted(file for file in candidates if not file.name.startswith(".") and not file.is_dir())
-    others = [file for file in files if file.suffix.lower() not in IMAGE_EXTENSIONS]
-    return [file for file in files if file.suffix.lower() in IMAGE_EXTENSIONS], others
+        candidates = (file for file in map(Path, glob.glob(name, recursive=True)) if not file.name.startswith("."))
+    files = sorted(file for file in candidates if not file.is_dir())
+    images = [file for file in files if file.suffix.lower() in IMAGE_EXTENSIONS]
+    captions = {file.with_suffix(".txt") for file in images} | {file.with_name("metadata.jsonl") for file in images}
+    return images, sorted({*files} - {*images} - captions)
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def report_skipped(found: dict[str, tuple[list, list[Path]]]) -> bool:

@@ -57,11 +57,16 @@ def _load_source(
     if kind in (Value("string"), Value("large_string")) and args.image_dir:
         options = {"column": image_column, "root": args.image_dir}
         source = source.map(_with_root, fn_kwargs=options, features=source.features)
-    if isinstance(kind, (Image, Value)):
-        source = source.cast_column(image_column, Image(decode=False))
+    source = with_undecoded(source, image_column)
     if streaming and isinstance(source, Dataset):
         source = source.to_iterable_dataset(num_shards=max(1, min(SHARDS, len(source))))
     return source
+
+
+def with_undecoded(source: Dataset | IterableDataset, image_column: str) -> Dataset | IterableDataset:
+    """The dataset with its images as paths or bytes."""
+    kind = source.features[image_column] if source.features else None
+    return source.cast_column(image_column, Image(decode=False)) if isinstance(kind, (Image, Value)) else source
 
 
 def _with_root(row: dict[str, Any], column: str, root: str) -> dict[str, Any]:

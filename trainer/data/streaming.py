@@ -140,27 +140,32 @@ class StreamingDataset(IterableDataset):
             if number < start[0]:
                 continue
             shard, first = int(shards[place]), start[1] if number == start[0] else 0
-            for row, values in enumerate(self._read_shard(shard, first), start=first):
+            for row, values in enumerate(read_shard(*self.shards[shard], first), start=first):
                 if row % readers in own_rows:
                     yield (number, row), shard * MAX_SHARD_ROWS + row, values
-
-    def _read_shard(self, shard: int, first: int) -> Iterator[dict[str, Any]]:
-        source, number = self.shards[shard]
-        row = first
-        try:
-            for values in iterate_rows(source.shard(num_shards=source.num_shards, index=number), first):
-                yield values
-                row += 1
-        except Exception as error:  # each file format has its own
-            raise DataError(
-                f"shard {number + 1} of {source.num_shards} cannot be read from row {row} on: "
-                f"{type(error).__name__}: {' '.join(str(error).split())}"
-            ) from error
 
     def _row_name(self, index: int) -> str:
         """The row's shard and its number in it."""
         shard, row = divmod(index, MAX_SHARD_ROWS)
         return f"shard {self.shards[shard][1] + 1}, row {row}"
+
+
+def read_shard(source: datasets.IterableDataset, number: int, first: int = 0) -> Iterator[dict[str, Any]]:
+    """The rows of one shard of a stream from row `first` on; strings as in `as_rows`.
+
+    Raises:
+        DataError: the shard cannot be read.
+    """
+    row = first
+    try:
+        for values in iterate_rows(source.shard(num_shards=source.num_shards, index=number), first):
+            yield values
+            row += 1
+    except Exception as error:  # each file format has its own
+        raise DataError(
+            f"shard {number + 1} of {source.num_shards} cannot be read from row {row} on: "
+            f"{type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
 
 
 def reader_shares(shards: int, reader: int, readers: int) -> list[tuple[int, range]]:

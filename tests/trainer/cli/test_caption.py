@@ -155,7 +155,7 @@ def test_options_reach_generate(photos, vlkd_dir, processor, capsys):
         (["ask", "what is it?", "nowhere.jpg"], "must be the question, but 'nowhere.jpg' is an image"),
         (["ask", "what is it?", "http://127.0.0.1/a"], "must be the question, but 'http://127.0.0.1/a' is an image"),
         (["ask", "photos/a.png"], "required: question"),
-        (["caption"], "required: IMAGE"),
+        (["caption"], "no images; give files"),
         (["caption", "photos", "--beams", "2"], "unknown key 'beams'"),
         (["caption", "photos", "--config", "x.yaml"], "unknown key 'config'"),
         (["caption", "photos", "--max_new_tokens", "many"], "--max_new_tokens"),
@@ -184,8 +184,10 @@ def test_a_model_must_be_a_vlkd_checkpoint(photos, bart_dir, clip_dir, capsys):
 def test_device_and_dtype(photos, vlkd_dir, capsys, monkeypatch, options, due):
     """The model computes in the fastest dtype, or in the one that is asked for; on the device that is asked for."""
     used = []
-    original = caption.generate
-    monkeypatch.setattr(caption, "generate", lambda model, *rest: used.append(model) or original(model, *rest))
+    original = caption.Captioner.__call__
+    monkeypatch.setattr(
+        caption.Captioner, "__call__", lambda self, pixels: used.append(self.model) or original(self, pixels)
+    )
     code, out, _ = run(capsys, "caption", "photos/a.png", "--model", vlkd_dir, "--device", "cpu", *options)
     assert code == 0 and len(out) == 1
     dtype = fastest_dtype("cpu") if due is None else getattr(torch, due)

@@ -1,0 +1,177 @@
+"""`vlkd caption --dataset`: a caption for each row of a dataset, shard by shard, into Parquet files.
+
+Under `torchrun`, the processes share the shards. A finished shard is one file, and is not read again.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from datasets import Dataset, IterableDataset
+from huggingface_hub import HfApi
+from tqdm.auto import tqdm
+
+from trainer.cli.caption import Captioner
+from trainer.cli.images import warn
+from trainer.data.rows import check_column, load_image
+from trainer.data.sources import SHARDS, load_split, with_undecoded
+from trainer.data.streaming import read_shard
+from trainer.image_loader import load_images, min_jpeg_side
+
+SETTINGS = "captions.json"  # the options with which all shards of a folder were made
+KEY = "__key__"  # names a row of a tar file
+ROWS = 512  # read at once
+FOLDERS = ("imagefolder",)  # a stream of such a dataset has a shard for each image
+
+
+def caption_dataset(args: argparse.Namespace) -> int:
+    """Caption the shards of this process that are not in the output folder, and upload them if asked to.
+
+    Returns:
+        0, or 1 if an image could not be read: its caption is null, and its column `error` holds the reason.
+
+    Raises:
+        ValueError: an option is wrong, the dataset or the model cannot be loaded, or the folder is of other options.
+    """
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    source = open_shards(args)
+    keys = args.key_columns if args.key_columns is not None else [KEY] * (KEY in source.column_names)
+    for column, option in [(args.image_column, "--image_column"), *((key, "--key_columns") for key in keys)]:
+        check_column(column, source.column_names, f"dataset '{args.dataset}'", option)
+    if taken := {"shard", "row", "caption", "error"}.intersection(keys):
+        raise ValueError(f"--key_columns {min(taken)}: the captions have a column of this name. Rename the dataset's.")
+    source = with_undecoded(source.select_columns([args.image_column, *keys]), args.image_column)
+    folder, shards = Path(args.output), source.num_shards
+    check_settings(folder, args, shards)
+    files = {
+        number: folder / f"captions-{number:05d}-of-{shards:05d}.parquet" for number in range(rank, shards, world_size)
+    }
+    if args.push_to_hub:
+        HfApi().create_repo(args.push_to_hub, repo_type="dataset", exist_ok=True)
+    unreadable = 0
+    pending = {number: file for number, file in files.items() if args.overwrite or not file.exists()}
+    if pending:
+        if torch.accelerator.is_available():
+            torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", 0)))
+        captioner = Captioner(args)
+        with tqdm(unit="image", disable=rank > 0) as progress:
+            for number, file in pending.items():
+                progress.set_description(f"shard {number + 1} of {shards}")
+                unreadable += caption_shard(captioner, source, number, file, args.image_column, keys, progress)
+    if args.push_to_hub and files:
+        names = [SETTINGS, *(file.name for file in files.values())]
+        url = (
+            HfApi()
+            .upload_folder(
+                repo_id=args.push_to_hub,
+                repo_type="dataset",
+                folder_path=folder,
+                allow_patterns=names,
+                commit_message=f"Captions by {args.model}",
+            )
+            .commit_url
+        )
+        print(url)
+    return 1 if unreadable else 0
+
+
+def open_shards(args: argparse.Namespace) -> IterableDataset:
+    """The dataset as a stream, whose shards are its files or parts of it.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
+    try:
+        options = json.loads(args.dataset_kwargs)
+    except ValueError as error:
+        raise ValueError(f"--dataset_kwargs {args.dataset_kwargs} is not JSON: {error}.") from error
+    source = load_split(args.dataset, args.split, streaming=True, **options)
+    if isinstance(source, IterableDataset) and source.info.builder_name in FOLDERS:
+        source = load_split(args.dataset, args.split, streaming=False, **options)
+    if isinstance(source, Dataset):
+        source = source.to_iterable_dataset(num_shards=max(1, min(SHARDS, len(source))))
+    return source
+
+
+def check_settings(folder: Path, args: argparse.Namespace, shards: int) -> None:
+    """Write the options into the output folder, or compare them with those in it.
+
+    Raises:
+        ValueError: the folder is of other options, or holds something else.
+    """
+    names = ("dataset", "dataset_kwargs", "split", "image_column", "key_columns", "model", "prompt", "max_new_tokens")
+    settings = {name: getattr(args, name) for name in (*names, "num_beams")} | {"shards": shards}
+    file = folder / SETTINGS
+    if file.is_file() and not args.overwrite:
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        other = [name for name, value in settings.items() if saved.get(name) != value]
+        if other:
+            raise ValueError(
+                f"--output {folder} has captions with other options ({', '.join(other)}); see {file}. Give another "
+                "folder, or --overwrite."
+            )
+        return
+    if folder.is_dir() and not args.overwrite and any(folder.iterdir()):
+        raise ValueError(f"--output {folder} is not empty, and has no {SETTINGS}. Give another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f"{SETTINGS}.{os.getpid()}.part")
+    part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    os.replace(part, file)
+
+
+def caption_shard(
+    captioner: Captioner,
+    source: IterableDataset,
+    number: int,
+    file: Path,
+    image_column: str,
+    keys: list[str],
+    progress: tqdm,
+) -> int:
+    """Write the Parquet file of a shard, and return the number of its rows without a readable image."""
+    rows = read_shard(source, number)
+    records, unreadable = [], 0
+    while chunk := list(islice(rows, ROWS)):
+        for row in _captioned(captioner, chunk, len(records), number, image_column, keys):
+            records.append(row)
+            if row["error"]:
+                unreadable += 1
+                warn(f"{file.name}, row {row['row']}", row["error"])
+            progress.update()
+    strings = dict.fromkeys([*keys, "caption", "error"], pa.string())
+    schema = pa.schema({"shard": pa.int64(), "row": pa.int64(), **strings})
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    pq.write_table(pa.Table.from_pylist(records, schema), part)
+    os.replace(part, file)
+    return unreadable
+
+
+def _captioned(
+    captioner: Captioner, rows: list[dict[str, Any]], first: int, shard: int, image_column: str, keys: list[str]
+) -> Iterator[dict[str, Any]]:
+    """The records of some rows, of which the first has the number `first` in its shard."""
+    read = partial(load_image, name="", column=image_column, min_side=min_jpeg_side(captioner.processor))
+    images = [row[image_column] for row in rows]
+    for batch in load_images(read, images, captioner.processor, captioner.batch_size):
+        captions = dict(zip(batch.numbers, captioner(batch.pixel_values) if batch.numbers else [], strict=True))
+        for number in sorted([*captions, *batch.errors]):
+            error = batch.errors[number].cause if number in batch.errors else None
+            yield {
+                "shard": shard,
+                "row": first + number,
+                **{key: _as_text(rows[number][key]) for key in keys},
+                "caption": captions.get(number),
+                "error": error,
+            }
+
+
+def _as_text(value: Any) -> str | None:
+    return value.decode(errors="replace") if isinstance(value, bytes) else None if value is None else str(value)
