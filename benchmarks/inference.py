@@ -6,6 +6,7 @@ With a model as small as the microworld's, reading and preprocessing photos take
 questions are measured in one process, after imports; the shell's command includes them.
 """
 
+import argparse
 import io
 import subprocess
 import sys
@@ -50,7 +51,11 @@ def main() -> None:
     options.add_argument("--photos", type=int, default=300)
     options.add_argument("--size", type=int, nargs=2, default=(1600, 1200), help="width and height of the photos")
     args = options.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="vlkd-benchmark-"))
+    with tempfile.TemporaryDirectory(prefix="vlkd-benchmark-") as folder:
+        report("inference", measure(args, Path(folder)), args.into)
+
+
+def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     save_photos(folder / "photos", args.photos, tuple(args.size))
     rows = []
     for backend in args.backends:
@@ -66,7 +71,7 @@ def main() -> None:
     rows.append({"run": "`vlkd caption one.jpg` from the shell", "images": 1, "s": first})
     for row in rows:
         row["images/s"] = row["images"] / row["s"]
-    report("inference", rows, args.into)
+    return rows
 
 
 if __name__ == "__main__":

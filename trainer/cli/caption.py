@@ -136,6 +136,7 @@ class Captioner:
         self.prompt = (
             processor.build_vqa_prompt(args.question) if self.is_answer else processor.build_prompt(args.prompt)
         )
+        self.most = MAX_BATCH  # images that the memory is known to hold
         self.options = {"max_new_tokens": args.max_new_tokens, "num_beams": args.num_beams, "do_sample": False}
 
     @property
@@ -150,8 +151,11 @@ class Captioner:
     def __call__(self, pixel_values: torch.FloatTensor) -> list[str]:
         """A text for each image, (images, 3, height, width); of an answer, the first sentence.
 
-        If a GPU's memory is too small for the images, they are done in two halves.
+        If a GPU's memory is too small for the images, they and later ones are done in smaller batches.
         """
+        return [text for images in pixel_values.split(self.most) for text in self._generate(images)]
+
+    def _generate(self, pixel_values: torch.FloatTensor) -> list[str]:
         inputs = self.processor.encode_prompts(self.prompt, len(pixel_values)).to(self.model.device)
         pixels = pixel_values.to(self.model.device, self.model.dtype)
         try:
@@ -161,4 +165,5 @@ class Captioner:
             if len(pixel_values) == 1:
                 raise
         # After the `except`, so that the failed call's tensors are freed.
-        return [text for half in pixel_values.chunk(2) for text in self(half)]
+        self.most = len(pixel_values) // 2
+        return self(pixel_values)

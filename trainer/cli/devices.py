@@ -16,7 +16,7 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         choices=BACKENDS,
-        help="torch (the default); onnx: ONNX Runtime, faster on a CPU; onnx-int8: faster still, with rounded weights",
+        help="torch (the default); onnx: ONNX Runtime, often faster on a CPU; onnx-int8: faster, with rounded weights",
     )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: the GPU, if there is one")
     parser.add_argument(

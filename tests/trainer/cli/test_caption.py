@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from modeling_vlkd import VLKDForConditionalGeneration
 from trainer.cli import caption, main
 from trainer.cli import images as image_files
 from trainer.precision import fastest_dtype
@@ -137,6 +138,21 @@ def test_batches_change_nothing_and_many_images_show_progress(photos, vlkd_dir, 
         output = capsys.readouterr()
         assert output.out.splitlines() == one_batch[1]
         assert ("3/3" in output.err) is is_terminal
+
+
+def test_batches_become_as_small_as_the_memory(photos, vlkd_dir, capsys, monkeypatch):
+    _, due, _ = run(capsys, "caption", "photos", "--model", vlkd_dir, *EXACT)
+    sizes, original = [], VLKDForConditionalGeneration.generate
+
+    def generate(self, *args, pixel_values, **kwargs):
+        sizes.append(len(pixel_values))
+        if len(pixel_values) > 1:
+            raise torch.OutOfMemoryError
+        return original(self, *args, pixel_values=pixel_values, **kwargs)
+
+    monkeypatch.setattr(VLKDForConditionalGeneration, "generate", generate)
+    assert run(capsys, "caption", "photos", "--model", vlkd_dir, *EXACT)[1] == due
+    assert sizes == [3, 1, 1, 1]
 
 
 def test_options_reach_generate(photos, vlkd_dir, processor, capsys):
