@@ -16,13 +16,14 @@ MICROWORLD = [*TRAIN, *EVAL, "matplotlib"]
 DEMO = ["gradio>=6.0"]
 SEARCH = ["datasets>=5.0", "faiss-cpu>=1.9"]
 ONNX = ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.7"]
-OPENVINO = [*ONNX, "openvino>=2025.0"]
+OPENVINO = ["nncf>=2.18", "openvino>=2026.3"]
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]
 DEV = [
     *MICROWORLD,
     *DEMO,
     *SEARCH,
-    *OPENVINO,
+    *ONNX,
+    "openvino>=2026.3",
     "import-linter",
     "ipykernel",
     "nbclient",

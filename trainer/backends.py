@@ -11,66 +11,99 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from huggingface_hub import cached_assets_path, snapshot_download
+from huggingface_hub import cached_assets_path, hf_hub_download, snapshot_download
+from huggingface_hub.errors import HTTPError
 from transformers import PreTrainedModel
 
 import modeling_vlkd
-from modeling_vlkd import VLKDProcessor
-from trainer.models import load_vlkd
+from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
+from trainer.models import load_vlkd, weights_digest
 
 # Of a checkpoint, in its own folder: what an export depends on.
 FILES = ["config.json", "generation_config.json", "*processor*.json", "*token*.json", "vocab.json", "merges.txt"]
 FILES += ["adapter_config.json", "adapter_model.safetensors", "model*.safetensors*", "pytorch_model*.bin*"]
 PRECISION = {"onnx": "fp32", "onnx-int8": "int8"}  # of each backend
 ADAPTER = "adapter_config.json"
+MANIFEST = "export.json"  # of an export
 
 
 def load_for_inference(
     name: str, option: str, device: torch.device, dtype: torch.dtype, backend: str | None = None
 ) -> tuple[PreTrainedModel, VLKDProcessor]:
-    """The model and processor of a folder or Hub name, which may be a PEFT adapter.
+    """The model and processor of a folder or Hub name, which may be a PEFT adapter or an export.
 
     With ONNX Runtime, the model is exported once and kept in the assets cache of `huggingface_hub`.
 
     Args:
         name: the folder or Hub name.
         option: the option that gave `name`, for messages.
-        device, dtype: device and dtype of the model with PyTorch.
+        device, dtype: device and dtype of the model with PyTorch. An export runs on the CPU, with its own dtype.
         backend: "torch" (the default), "onnx" or "onnx-int8", which need the extra "onnx".
 
     Raises:
         ValueError: `name` is not a VLKD checkpoint, or cannot be read.
     """
-    if backend in (None, "torch"):
+    is_exported = is_export(name)
+    if is_exported and backend is not None:
+        raise ValueError(f"{option}: '{name}' is an export already; leave --backend out.")
+    if not is_exported and backend in (None, "torch"):
         return load_vlkd(name, option, device, dtype)
     from trainer.export import VLKDExportedModel  # transformers' exporters take a second to import
 
-    folder = _exported(name, option, PRECISION[backend])
+    folder = name if is_exported else _exported(name, option, PRECISION[backend])
     model = VLKDExportedModel.from_pretrained(folder)
-    model.digest = folder.name
+    model.digest = weights_digest(name) or name if is_exported else folder.name
     return model, VLKDProcessor.from_pretrained(folder)
+
+
+def is_export(name: str) -> bool:
+    """Whether a folder or Hub name is an export."""
+    if os.path.isdir(name):
+        return Path(name, MANIFEST).is_file()
+    try:
+        hf_hub_download(name, MANIFEST)
+    except (HTTPError, ConnectionError, OSError, ValueError):  # not found, offline, or no name: `load_vlkd` says so
+        return False
+    return True
+
+
+def write_export(
+    model: VLKDForConditionalGeneration,
+    processor: VLKDProcessor,
+    folder: Path,
+    precision: str = "fp32",
+    format: str = "onnx",
+) -> None:
+    """Export a model with its processor into a new folder, which is complete or not there.
+
+    Raises:
+        OSError: the folder exists and is not empty, or cannot be written.
+    """
+    from trainer.export import export_model
+
+    with TemporaryDirectory(dir=folder.parent) as scratch:
+        export_model(model, precision, format).save_pretrained(scratch)
+        processor.save_pretrained(scratch)
+        os.chmod(scratch, 0o755)  # a temporary folder is private
+        try:
+            os.rename(scratch, folder)
+        finally:
+            Path(scratch).mkdir(exist_ok=True)  # for the end of `with`
 
 
 def _exported(name: str, option: str, precision: str) -> Path:
     """The folder with the export of a model, which is made if it is not in the cache."""
-    from trainer.export import export_model
-
     cache = cached_assets_path("vlkd", "exports")
     folder = cache / _digest(name, option, precision)
     if folder.is_dir():
         return folder
     print(f"vlkd: exporting {name} to ONNX; the export is kept in {folder}", file=sys.stderr)
     model, processor = load_vlkd(name, option)
-    with TemporaryDirectory(dir=cache) as scratch:
-        export_model(model, precision).save_pretrained(scratch)
-        processor.save_pretrained(scratch)
-        os.chmod(scratch, 0o755)  # another user may share the cache
-        try:
-            os.rename(scratch, folder)
-        except OSError:
-            if not folder.is_dir():  # else another process has exported the same model
-                raise
-        Path(scratch).mkdir(exist_ok=True)  # for the end of `with`
+    try:
+        write_export(model, processor, folder, precision)
+    except OSError:
+        if not folder.is_dir():  # else another process has exported the same model
+            raise
     return folder
 
 

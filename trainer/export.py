@@ -1,4 +1,4 @@
-"""Export a VLKD with `transformers.exporters`, and run the export: on a CPU, ONNX Runtime is faster than PyTorch.
+"""Export a VLKD to ONNX or OpenVINO with `transformers.exporters`, and run the export.
 
 | program | inputs | outputs |
 |---|---|---|
@@ -9,7 +9,9 @@
 | `decoder` | tokens, the memory's mask, past and cross-attention's keys and values | logits, new keys and values |
 """
 
+import importlib
 import io
+import json
 import logging
 import os
 import warnings
@@ -17,26 +19,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, Literal, get_args
 
-import onnxruntime
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, PreTrainedModel
-from transformers.exporters import (
-    ExportedModel,
-    OnnxConfig,
-    OnnxExporter,
-    OnnxRuntimeDynamicConfig,
-    OnnxRuntimeQuantizer,
-)
+from transformers.exporters import DynamoConfig, ExportedModel, HfExporter
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import cached_file
 
 from modeling_vlkd.configuration_vlkd import VLKDConfig
 from modeling_vlkd.generation_vlkd import VLKDEncoder, VLKDGenerationMixin, as_plain_dict
 from modeling_vlkd.modeling_vlkd import VLKDForConditionalGeneration
 from modeling_vlkd.processing_vlkd import check_same_number
 from modeling_vlkd.towers_vlkd import VLKDEncoderOutput, VLKDSeq2SeqLMOutput, unit
+from trainer.backends import MANIFEST
 
+Format = Literal["onnx", "openvino"]
 Precision = Literal["fp32", "int8"]
 KeysAndValues = list[Tensor]  # of each layer in turn: keys, values; (batch, heads, tokens, head_dim)
 
@@ -153,39 +151,69 @@ def _example_inputs(model: VLKDForConditionalGeneration) -> dict[str, dict[str, 
     }
 
 
-def export_model(model: VLKDForConditionalGeneration, precision: Precision = "fp32") -> "VLKDExportedModel":
+def export_model(
+    model: VLKDForConditionalGeneration, precision: Precision = "fp32", format: Format = "onnx"
+) -> "VLKDExportedModel":
     """
-    Exports a model to ONNX, for ONNX Runtime on a CPU.
+    Exports a model for ONNX Runtime or OpenVINO on a CPU.
 
     Args:
         model: The model, in float32 on the CPU. It is in eval mode afterwards.
-        precision: `"fp32"`, or `"int8"` for matrix products with 8-bit weights, and inputs quantized as they come.
+        precision: `"fp32"`, or `"int8"` for 8-bit weights. In ONNX, inputs of matrix products are quantized too.
+        format: `"onnx"` or `"openvino"`.
 
     Raises:
-        ValueError: The model has another dtype or device, or the precision is unknown.
+        ImportError: A package of the extra of the same name as the format is missing.
+        ValueError: The model has another dtype or device, or an option is unknown.
     """
-    if precision not in get_args(Precision):
-        raise ValueError(f"`precision`={precision!r} is unknown; choose one of {', '.join(get_args(Precision))}.")
+    for name, value, known in (("precision", precision, Precision), ("format", format, Format)):
+        if value not in get_args(known):
+            raise ValueError(f"`{name}`={value!r} is unknown; choose one of {', '.join(get_args(known))}.")
     if model.dtype != torch.float32 or model.device.type != "cpu":
         raise ValueError(
             f"The model is in {model.dtype} on {model.device}; load it in float32 on the CPU to export it."
         )
-    with _quiet():
-        quantizer = _quantizer() if precision == "int8" else None
-        exporter, config = OnnxExporter(), OnnxConfig(dynamic=True, quantizer=quantizer)
+    exporter, config = (_onnx if format == "onnx" else _openvino)(precision)
     model.eval()
     model.config.text_generation_config = as_plain_dict(model.text_generation_config)
     inputs, components = _example_inputs(model), {}
-    for name, program in tqdm(PROGRAMS.items(), desc="export to ONNX", unit="program"):
+    for name, program in tqdm(PROGRAMS.items(), desc=f"export to {format}", unit="program"):
         with _quiet():
             components |= {name: exporter.export(program(model), inputs[name], config).components["model"]}
     return VLKDExportedModel(ExportedModel(components, exporter.export_format, model.config, model.generation_config))
 
 
-def _quantizer() -> OnnxRuntimeQuantizer:
-    # 7 bits: without VNNI instructions, a sum of two products of 8 bits overflows.
-    options = {"op_types_to_quantize": ["MatMul"], "per_channel": True, "reduce_range": True}
-    return OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig(**options))
+def _onnx(precision: Precision) -> tuple[HfExporter, DynamoConfig]:
+    _check_installed("onnx", "onnxscript", "onnxruntime")
+    from transformers.exporters import OnnxConfig, OnnxExporter, OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
+
+    with _quiet():
+        quantizer = None
+        if precision == "int8":
+            # 7 bits: without VNNI instructions, a sum of two products of 8 bits overflows.
+            options = {"op_types_to_quantize": ["MatMul"], "per_channel": True, "reduce_range": True}
+            quantizer = OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig(**options))
+        return OnnxExporter(), OnnxConfig(dynamic=True, quantizer=quantizer)
+
+
+def _openvino(precision: Precision) -> tuple[HfExporter, DynamoConfig]:
+    _check_installed("openvino")
+    from transformers.exporters import OpenVINOConfig, OpenVINOExporter
+
+    with _quiet():
+        quantizer = None
+        if precision == "int8":
+            _check_installed("nncf")
+            from transformers.exporters import NNCFOpenVINOQuantizer, NNCFWeightCompressionConfig
+
+            quantizer = NNCFOpenVINOQuantizer(NNCFWeightCompressionConfig())
+        return OpenVINOExporter(), OpenVINOConfig(dynamic=True, stateful=False, quantizer=quantizer)
+
+
+def _check_installed(*modules: str) -> None:
+    """Raise the ImportError that names a missing module, which the exporters do not."""
+    for module in modules:
+        importlib.import_module(module)
 
 
 @contextmanager
@@ -201,6 +229,22 @@ def _quiet() -> Iterator[None]:
 
 
 # ---- the model
+
+
+def _session_options() -> dict[str, Any]:
+    """Of ONNX Runtime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # cores are shared with image loading
+    return {"session_options": options}
+
+
+def _compile_options() -> dict[str, Any]:
+    """Of OpenVINO, which otherwise computes in bfloat16 on CPUs that can."""
+    _check_installed("openvino")
+    return {"config": {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}}
 
 
 class VLKDExportedModel(VLKDGenerationMixin, PreTrainedModel):
@@ -230,15 +274,16 @@ class VLKDExportedModel(VLKDGenerationMixin, PreTrainedModel):
 
         Args:
             name: Hub name or folder.
-            **kwargs: Options of `transformers.exporters.ExportedModel.from_pretrained`, such as `subfolder`.
+            **kwargs: Where to find it: `subfolder`, `revision`, `token`, `cache_dir`, `local_files_only`.
 
         Raises:
+            ImportError: The runtime of the export is not installed.
             OSError: There is no export.
         """
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # cores are shared with image loading
-        return cls(ExportedModel.from_pretrained(name, device="cpu", session_options=options, **kwargs))
+        with open(cached_file(name, MANIFEST, **kwargs), encoding="utf-8") as file:
+            is_onnx = json.load(file)["export_format"] == "onnx"
+        options = _session_options() if is_onnx else _compile_options()
+        return cls(ExportedModel.from_pretrained(name, device="cpu", **options, **kwargs))
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """Writes the programs, their description `export.json`, and the configs. Options: those of `ExportedModel`."""

@@ -5,7 +5,7 @@ OPTIONAL = {"accelerate", "datasets", "evaluate", "matplotlib", "peft", "pycocoe
 OPTIONAL |= {"dill", "multiprocess", "pandas", "pyarrow", "pycocotools", "xxhash"}
 # The extra of each module that some options of a command need.
 EXTRA_OF = dict.fromkeys(("ml_dtypes", "onnx", "onnx_ir", "onnxruntime", "onnxscript"), "onnx")
-EXTRA_OF |= {"faiss": "search", "gradio": "demo", "openvino": "openvino"}
+EXTRA_OF |= {"faiss": "search", "gradio": "demo", "openvino": "openvino", "nncf": "openvino"}
 
 
 def missing_extra(error: ImportError, user: str, extra: str | None) -> str | None:

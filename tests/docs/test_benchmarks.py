@@ -37,11 +37,11 @@ def test_none_is_left_out():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", TINY)
-def test_benchmark_runs(script, tmp_path, vlkd_dir):
+def test_benchmark_runs(script, tmp_path, micro_dir):
     page = tmp_path / "page.md"
     name = script.removesuffix(".py").replace("_", "-")
     page.write_text(f"before\n<!-- figures: {name} -->\n<!-- /figures -->\nafter\n")
-    model = ["--model", str(vlkd_dir)] if script == "inference.py" else []
+    model = ["--model", str(micro_dir)] if script == "inference.py" else []
     command = [sys.executable, str(ROOT / "benchmarks" / script), *TINY[script], *model, "--into", str(page)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)

@@ -30,6 +30,7 @@ COMMANDS = {
     "cache": Command("cache", "train", "fill the feature cache of a training run"),
     "caption": Command("caption", "train", "write a caption for each image"),
     "ask": Command("ask", "train", "answer a question about each image"),
+    "export": Command("export", "onnx", "write a model for ONNX Runtime or OpenVINO"),
     "push": Command("push", "train", "upload a trained model to the Hub, with a model card"),
     "evaluate": Command("evaluate", "eval", "evaluate a model on a task"),
     "score": Command("score", "eval", "compute the official metrics of result files"),

@@ -1,19 +1,45 @@
 """The model card: the template, filled with the configuration of the run and the metrics."""
 
+import json
 import os
 import re
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
 from modeling_vlkd import VLKDConfig
 from modeling_vlkd.card_vlkd import MARK, NO_RECIPE, NO_RESULTS, model_card
+from trainer.backends import MANIFEST
 from trainer.evaluation.metrics_file import markdown_report
 from trainer.hub.train_config import load_train_config, published
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 METRIC_TYPES = {name: name for name in ("cider", "bleu", "meteor", "rouge", "spice", "f1", "loss")} | {"r@": "recall"}
+USAGE = "## How to use\n"
+EXPORT_USAGE = Template("""\
+## How to use
+
+This is an export for $library. It needs the package `vlkd` with the extra `$format`, and runs on a CPU:
+
+```bash
+vlkd caption photo.png --model $repo_id
+vlkd ask photo.png "what is in the picture?" --model $repo_id
+```
+
+```python
+from transformers import pipeline
+from vlkd import VLKDExportedModel, VLKDProcessor
+
+model = VLKDExportedModel.from_pretrained("$repo_id")
+processor = VLKDProcessor.from_pretrained("$repo_id")
+captioner = pipeline("image-to-text", model=model, processor=processor, device="cpu")
+print(captioner("photo.png", max_new_tokens=40)[0]["generated_text"])
+```
+
+For use without Python, `docs/export.md` of `vlkd` describes the five programs and the decoding loop.
+""")
 TASKS = {"vqa": "visual-question-answering", "text qa": "question-answering", "retrieval": "feature-extraction"}
 
 
@@ -44,6 +70,8 @@ def make_card(
         evaluation=evaluation_section(metrics) if metrics else NO_RESULTS,
     )
     card = ModelCard(text)
+    if Path(folder, MANIFEST).is_file():
+        describe_export(card, folder, repo_id)
     named = run.get("dataset_name")
     named = named if isinstance(named, list) else [named]
     card.data.datasets = [name for name in named if _is_hub_name(name)] or None
@@ -51,6 +79,17 @@ def make_card(
         card.data.model_name = repo_id.split("/")[-1]
         card.data.eval_results = eval_results(metrics)
     return card
+
+
+def describe_export(card: ModelCard, folder: str | os.PathLike, repo_id: str) -> None:
+    """Replace the card's section on use by the one of an export."""
+    export_format = json.loads(Path(folder, MANIFEST).read_text(encoding="utf-8"))["export_format"]
+    library = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}[export_format]
+    usage = EXPORT_USAGE.substitute(repo_id=repo_id, format=export_format, library=library)
+    before, _, rest = card.text.partition(USAGE)
+    card.text = before + usage + rest[rest.index("\n## ") :]
+    card.data.library_name = export_format
+    card.data.tags = [*card.data.tags, export_format]
 
 
 def training_section(run: dict[str, Any]) -> str:
