@@ -75,15 +75,29 @@ def _exported(name: str, option: str, precision: str) -> Path:
 
 
 def _digest(name: str, option: str, precision: str) -> str:
-    """A hash of a checkpoint's files, of its base model's if it is an adapter, and of the versions that export it.
+    """A hash of a checkpoint and of the versions that export it.
 
     Raises:
         ValueError: `name` is not a VLKD checkpoint, or cannot be read.
         PackageNotFoundError: a package of the extra "onnx" is missing.
     """
     versions = [f"{package} {version(package)}" for package in ("torch", "transformers", "onnxruntime", "onnxscript")]
-    digest = hashlib.sha256("\n".join([precision, *versions]).encode())
+    digest = hashlib.sha256("\n".join([precision, *versions, checkpoint_digest(name, option)]).encode())
     _add_files(digest, [Path(__file__).with_name("export.py"), *Path(modeling_vlkd.__file__).parent.glob("*.py")])
+    return digest.hexdigest()[:32]
+
+
+def checkpoint_digest(name: str, option: str) -> str:
+    """A hash of a checkpoint's files, and of its base model's if it is an adapter.
+
+    Args:
+        name: the folder or Hub name.
+        option: the option that gave `name`, for messages.
+
+    Raises:
+        ValueError: `name` is not a VLKD checkpoint, or cannot be read.
+    """
+    digest = hashlib.sha256()
     try:
         for folder in _folders(name):
             _add_files(digest, {file for pattern in FILES for file in folder.glob(pattern)})

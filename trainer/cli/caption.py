@@ -113,6 +113,11 @@ def as_line(path: Path | str, text: str, args: argparse.Namespace) -> str:
         values = {"image": str(path), "caption": text}
     else:
         values = {"image": str(path), "question": args.question, "answer": text}
+    return as_json(values)
+
+
+def as_json(values: dict[str, Any]) -> str:
+    """A JSON object on one line, which stdout can encode."""
     line = json.dumps(values, ensure_ascii=False)
     try:
         line.encode(sys.stdout.encoding or "utf-8")

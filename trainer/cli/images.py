@@ -17,16 +17,17 @@ UNREADABLE = set(
 )
 
 
-def find_images(name: str) -> tuple[list[Path | str], list[Path]]:
+def find_images(name: str, recursive: bool = False) -> tuple[list[Path | str], list[Path]]:
     """The images that a name refers to, sorted, and the other files in its place.
 
     A file or URL is returned unchanged. In a folder, and among the files that match a pattern, the extension tells
-    which files are images. Hidden files and subfolders are ignored.
+    which files are images. Hidden files are ignored, and subfolders unless `recursive`.
     """
     if name.startswith(("http://", "https://")):
         return [name], []
     if os.path.isdir(name):
-        candidates = Path(name).iterdir()
+        inside = Path(name).rglob("*") if recursive else Path(name).iterdir()
+        candidates = (file for file in inside if not any(part[0] == "." for part in file.relative_to(name).parts))
     elif os.path.exists(name) or not glob.has_magic(name):
         return [Path(name)], []  # `load_images` reports a missing file
     else:
@@ -34,6 +35,12 @@ def find_images(name: str) -> tuple[list[Path | str], list[Path]]:
     files = sorted(file for file in candidates if not file.name.startswith(".") and not file.is_dir())
     others = [file for file in files if file.suffix.lower() not in IMAGE_EXTENSIONS]
     return [file for file in files if file.suffix.lower() in IMAGE_EXTENSIONS], others
+
+
+def names_image(text: str) -> bool:
+    """Whether a text is a URL, or one word that ends as the name of an image does."""
+    is_file_name = " " not in text and Path(text).suffix.lower() in {*IMAGE_EXTENSIONS, *UNREADABLE}
+    return is_file_name or text.startswith(("http://", "https://"))
 
 
 def report_skipped(found: dict[str, tuple[list, list[Path]]]) -> bool:
