@@ -48,12 +48,14 @@ def contact_sheet(title: str, results: list[tuple[str, float]], total: int, imag
         image=_thumbnail(image, errors, ' class="query"') if image else "",
         count=len(results),
         total=total,
-        figures="\n".join(
-            f"<figure>{_thumbnail(path, errors)}<figcaption><b>{score:.4f}</b>{html.escape(path)}</figcaption></figure>"
-            for path, score in results
-        ),
+        figures="\n".join(_figure(path, score, errors) for path, score in results),
     )
     return page, errors
+
+
+def _figure(path: str, score: float, errors: dict[str, str]) -> str:
+    caption = f"<figcaption><b>{score:.4f}</b>{html.escape(path)}</figcaption>"
+    return f"<figure>{_thumbnail(path, errors)}{caption}</figure>"
 
 
 def _thumbnail(path: str, errors: dict[str, str], attributes: str = "") -> str:

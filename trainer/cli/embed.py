@@ -46,7 +46,9 @@ def run(args: argparse.Namespace) -> int:
             warn(paths.pop(path), "its name is not UTF-8, so that the index cannot store it; rename the file")
         if not paths:
             report_skipped({name: files for name, files in found.items() if files[1]})
-            raise ValueError(f"no images found in {', '.join(args.images)}; give folders, files or patterns of images.")
+            raise ValueError(
+                f"no images found in {', '.join(args.images)}; give folders, files or patterns of images."
+            )
         digest = checkpoint_digest(args.model, "--model")
         done, embeddings = _embed(args, paths)
         if not done:
