@@ -17,14 +17,15 @@ from transformers import PreTrainedModel
 
 import modeling_vlkd
 from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
-from trainer.models import load_vlkd, weights_digest
+from trainer.models import load_vlkd
 
 # Of a checkpoint, in its own folder: what an export depends on.
 FILES = ["config.json", "generation_config.json", "*processor*.json", "*token*.json", "vocab.json", "merges.txt"]
 FILES += ["adapter_config.json", "adapter_model.safetensors", "model*.safetensors*", "pytorch_model*.bin*"]
 PRECISION = {"onnx": "fp32", "onnx-int8": "int8"}  # of each backend
 ADAPTER = "adapter_config.json"
-MANIFEST = "export.json"  # of an export
+MANIFEST = "export.json"
+EXPORT_FILES = [MANIFEST, "*.onnx", "*.onnx.data", "openvino_*.xml", "openvino_*.bin"]  # of an export
 
 
 def load_for_inference(
@@ -52,7 +53,7 @@ def load_for_inference(
 
     folder = name if is_exported else _exported(name, option, PRECISION[backend])
     model = VLKDExportedModel.from_pretrained(folder)
-    model.digest = weights_digest(name) or name if is_exported else folder.name
+    model.digest = checkpoint_digest(name, option) if is_exported else folder.name
     return model, VLKDProcessor.from_pretrained(folder)
 
 
@@ -108,18 +109,32 @@ def _exported(name: str, option: str, precision: str) -> Path:
 
 
 def _digest(name: str, option: str, precision: str) -> str:
-    """A hash of a checkpoint's files, of its base model's if it is an adapter, and of the versions that export it.
+    """A hash of a checkpoint and of the versions that export it.
 
     Raises:
         ValueError: `name` is not a VLKD checkpoint, or cannot be read.
         PackageNotFoundError: a package of the extra "onnx" is missing.
     """
     versions = [f"{package} {version(package)}" for package in ("torch", "transformers", "onnxruntime", "onnxscript")]
-    digest = hashlib.sha256("\n".join([precision, *versions]).encode())
+    digest = hashlib.sha256("\n".join([precision, *versions, checkpoint_digest(name, option)]).encode())
     _add_files(digest, [Path(__file__).with_name("export.py"), *Path(modeling_vlkd.__file__).parent.glob("*.py")])
+    return digest.hexdigest()[:32]
+
+
+def checkpoint_digest(name: str, option: str) -> str:
+    """A hash of a checkpoint's files, and of its base model's if it is an adapter.
+
+    Args:
+        name: the folder or Hub name.
+        option: the option that gave `name`, for messages.
+
+    Raises:
+        ValueError: `name` is not a VLKD checkpoint, or cannot be read.
+    """
+    digest = hashlib.sha256()
     try:
         for folder in _folders(name):
-            _add_files(digest, {file for pattern in FILES for file in folder.glob(pattern)})
+            _add_files(digest, {file for pattern in FILES + EXPORT_FILES for file in folder.glob(pattern)})
     except (OSError, ValueError, KeyError, TypeError):
         load_vlkd(name, option)  # raises the error that names what is wrong
         raise
@@ -133,8 +148,9 @@ def _add_files(digest: Any, files: Iterable[Path]) -> None:
 
 
 def _folders(name: str) -> list[Path]:
-    """The local folder of a checkpoint, and of its base model if it is a PEFT adapter."""
-    folder = Path(name if os.path.isdir(name) else snapshot_download(name, allow_patterns=FILES))
+    """The local folder of a checkpoint or export, and of its base model if it is a PEFT adapter."""
+    patterns = FILES + EXPORT_FILES if is_export(name) else FILES
+    folder = Path(name if os.path.isdir(name) else snapshot_download(name, allow_patterns=patterns))
     if not (folder / ADAPTER).is_file():
         return [folder]
     base = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]

@@ -63,8 +63,7 @@ def load_vlkd(
 
 def weights_digest(folder: str | Path) -> str | None:
     """A short hash of the weights in a folder; None if there are none."""
-    patterns = ("*.safetensors", "*.onnx", "*.onnx.data", "openvino_*")  # the last ones of an export
-    digest, files = hashlib.sha256(), sorted(file for pattern in patterns for file in Path(folder).glob(pattern))
+    digest, files = hashlib.sha256(), sorted(Path(folder).glob("*.safetensors"))
     for file in files:
         with file.open("rb") as weights:
             digest.update(hashlib.file_digest(weights, "sha256").digest())

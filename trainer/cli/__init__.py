@@ -31,6 +31,8 @@ COMMANDS = {
     "caption": Command("caption", "train", "write a caption for each image"),
     "ask": Command("ask", "train", "answer a question about each image"),
     "export": Command("export", "onnx", "write a model for ONNX Runtime or OpenVINO"),
+    "embed": Command("embed", "search", "make an index of images for vlkd search"),
+    "search": Command("search", "search", "find the images of an index that match a text or an image"),
     "push": Command("push", "train", "upload a trained model to the Hub, with a model card"),
     "evaluate": Command("evaluate", "eval", "evaluate a model on a task"),
     "score": Command("score", "eval", "compute the official metrics of result files"),

@@ -2,12 +2,10 @@
 
 import argparse
 import os
-from pathlib import Path
 from typing import Any
 
 from trainer.cli.caption import add_options, describe_images
-from trainer.cli.images import UNREADABLE
-from trainer.data.paths import IMAGE_EXTENSIONS
+from trainer.cli.images import names_image
 
 
 def add_command(commands: Any) -> None:
@@ -31,6 +29,5 @@ def check_question(question: str) -> None:
     """Raise a ValueError if the question is empty, or is an image instead."""
     if not question.strip():
         raise ValueError("the question is empty; write it after the images.")
-    is_image = " " not in question and Path(question).suffix.lower() in {*IMAGE_EXTENSIONS, *UNREADABLE}
-    if os.path.exists(question) or is_image or question.startswith(("http://", "https://")):
+    if os.path.exists(question) or names_image(question):
         raise ValueError(f"the last argument must be the question, but '{question}' is an image.")

@@ -43,6 +43,12 @@ def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
+def names_image(text: str) -> bool:
+    """Whether a text is a URL, or one word that ends as the name of an image does."""
+    is_file_name = " " not in text and Path(text).suffix.lower() in {*IMAGE_EXTENSIONS, *UNREADABLE}
+    return is_file_name or text.startswith(("http://", "https://"))
+
+
 def report_skipped(found: dict[str, tuple[list, list[Path]]]) -> bool:
     """Report names without images, and the number of other files by extension.
 

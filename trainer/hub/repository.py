@@ -11,7 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 
 import modeling_vlkd
 from modeling_vlkd import VLKDConfig
-from trainer.backends import MANIFEST
+from trainer.backends import EXPORT_FILES, MANIFEST
 from trainer.evaluation.metrics_file import load_metrics
 from trainer.hub.model_card import handwritten_card, make_card
 from trainer.hub.train_config import FILE as TRAIN_CONFIG
@@ -20,12 +20,11 @@ from trainer.models import weights_digest
 
 CONFIGS = ("config.json", "generation_config.json", "processor_config.json")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
-EXPORT = (MANIFEST, "*.onnx", "*.onnx.data", "openvino_*.xml", "openvino_*.bin")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", MANIFEST)
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 # Only these files are uploaded: no pickles, checkpoints, logs, predictions or notes.
 CODE = tuple(file.name for file in Path(modeling_vlkd.__file__).parent.glob("*.py"))
-FILES = (*CONFIGS, *TOKENIZER, *WEIGHTS, "model-*-of-*.safetensors", *ADAPTER, *EXPORT, *CODE, TRAIN_CONFIG)
+FILES = (*CONFIGS, *TOKENIZER, *WEIGHTS, "model-*-of-*.safetensors", *ADAPTER, *EXPORT_FILES, *CODE, TRAIN_CONFIG)
 METRICS = "metrics.json"
 HUB = HfApi()  # only one, so that background uploads stay in order
 

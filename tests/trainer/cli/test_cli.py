@@ -237,7 +237,7 @@ def test_help_and_import_load_no_heavy_library(argv):
 BLOCK = f"import sys; sys.modules |= dict.fromkeys({sorted(OPTIONAL)})\n"  # importing one is a ModuleNotFoundError
 
 
-@pytest.mark.parametrize("command", ["train", "score"])
+@pytest.mark.parametrize("command", ["train", "score", "embed", "search"])
 def test_a_missing_extra_is_named(command):
     ran = python(f"{BLOCK}from trainer.cli import main; sys.exit(main(sys.argv[1:]))", command)
     extra = COMMANDS[command].extra
