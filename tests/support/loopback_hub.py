@@ -1,7 +1,7 @@
 """A Hub on this machine, over real HTTP: the calls by which `huggingface_hub` and `datasets` push, load and stream.
 
 A process that uses it needs `Hub.environment()` before it imports huggingface_hub. Repositories are models by their
-names, and datasets by `datasets/NAME`. Large files stay on disk, and are served as the Hub serves them: by a redirect.
+names, datasets by `datasets/NAME`, and Spaces by `spaces/NAME`. Large files stay on disk, and are served as the Hub serves them: by a redirect.
 """
 
 import base64
@@ -146,7 +146,7 @@ def check_card(text: str) -> list[str]:
     parts = text.split("---\n")
     data = yaml.safe_load(parts[1]) if len(parts) > 2 else {}
     errors = []
-    for key in ("base_model", "datasets"):
+    for key in ("base_model", "datasets", "models"):
         values = data.get(key, [])
         for value in [values] if isinstance(values, str) else values:
             if not REPO_ID.fullmatch(value):
@@ -253,10 +253,15 @@ class Handler(BaseHTTPRequestHandler):
             raise Refusal(401, "Invalid credentials")
         options = json.loads(self.body)
         name = f"{options.get('organization') or USER}/{options['name']}"
+        if options.get("type") == "space":
+            if not options.get("sdk"):
+                raise Refusal(400, "a Space needs an sdk")
+            name = f"spaces/{name}"
         status = 409 if name in self.server.repos else 200
         if status == 200:
             self.server.create(name, options.get("visibility") == "private")
-        return status, json.dumps({"url": f"{self.server.url}/{name}", "id": name}).encode(), {}
+        found = {"url": f"{self.server.url}/{name}", "id": name.removeprefix("spaces/")}
+        return status, json.dumps(found).encode(), {}
 
     def create_branch(self, name: str, branch: str):
         repo = self._repo(name, write=True)
@@ -320,7 +325,7 @@ class Handler(BaseHTTPRequestHandler):
         sha, tree = self._tree(name, revision)
         files = [{"rfilename": path} for path in tree]
         private = self.server.repos[name].private
-        name = name.removeprefix("datasets/")
+        name = name.removeprefix("datasets/").removeprefix("spaces/")
         return {"id": name, "modelId": name, "sha": sha, "private": private, "tags": [], "siblings": files}
 
     def tree(self, name: str, revision: str, folder: str = ""):
@@ -365,7 +370,7 @@ def describe(path: str, content: Content) -> dict:
     return entry | ({"lfs": {"oid": hash_of(content), "size": size_of(content), "pointerSize": 134}} if large else {})
 
 
-NAME = r"((?:datasets/)?[^/]+/[^/]+)"
+NAME = r"((?:datasets/|spaces/)?[^/]+/[^/]+)"
 API = rf"/api/(?:models/)?{NAME}"
 ROUTES = (
     (("POST",), r"/api/repos/create", Handler.create_repo),

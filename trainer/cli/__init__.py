@@ -21,7 +21,7 @@ from trainer.extras import missing_extra
 
 class Command(NamedTuple):
     module: str  # in trainer.cli
-    extra: str | None  # the optional dependencies it needs; `caption` and `ask` for adapters only
+    extra: str | None  # the optional dependencies it needs; `caption`, `ask` and `demo` for adapters only
     help: str
 
 
@@ -30,6 +30,7 @@ COMMANDS = {
     "cache": Command("cache", "train", "fill the feature cache of a training run"),
     "caption": Command("caption", "train", "write a caption for each image"),
     "ask": Command("ask", "train", "answer a question about each image"),
+    "demo": Command("demo", "train", "open a web page that captions images and answers questions about them"),
     "push": Command("push", "train", "upload a trained model to the Hub, with a model card"),
     "evaluate": Command("evaluate", "eval", "evaluate a model on a task"),
     "score": Command("score", "eval", "compute the official metrics of result files"),
