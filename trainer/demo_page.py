@@ -58,24 +58,26 @@ class ImageTasks:
 
     def caption(self, file: dict[str, Any] | None) -> dict[str, float] | None:
         """The caption of an image, with its confidence. None without a file."""
-        return None if file is None else self._write(file, self.processor.build_prompt())
+        return None if file is None else self._write(file)
 
     def ask(self, file: dict[str, Any] | None, question: str) -> dict[str, float]:
         """The answer to a question, with its confidence."""
         if not question.strip():
             raise _message("Write a question.")
-        return self._write(file, self.processor.build_vqa_prompt(_short(question)), first_sentence=True)
+        return self._write(file, _short(question))
 
     @torch.no_grad()
-    def _write(self, file: dict[str, Any] | None, prompt: str, first_sentence: bool = False) -> dict[str, float]:
-        """The text that continues a prompt, and the geometric mean of the probabilities of its tokens."""
+    def _write(self, file: dict[str, Any] | None, question: str | None = None) -> dict[str, float]:
+        """A caption or an answer, and the geometric mean of the probabilities of its tokens."""
         with _readable(file) as path:
+            prompt = None if question is None else self.processor.build_vqa_prompt(question)
             inputs = self.processor(images=path, text=prompt).to(self.model.device, self.model.dtype)
-        options = {"max_new_tokens": MAX_TOKENS, "return_dict_in_generate": True, "output_logits": True}
+        room = self.processor.tokenizer.model_max_length - inputs["input_ids"].shape[1] + 1  # after a long question
+        options = {"max_new_tokens": min(MAX_TOKENS, room), "return_dict_in_generate": True, "output_logits": True}
         output = self.model.generate(**inputs, **options)
         ids, start = output.sequences, output.sequences.shape[1] - len(output.logits)
         read = partial(self.processor.post_process_generation, input_ids=inputs["input_ids"])
-        texts = [read(ids[:, :end], first_sentence=first_sentence)[0] for end in range(start, ids.shape[1] + 1)]
+        texts = [read(ids[:, :end], first_sentence=question is not None)[0] for end in range(start, ids.shape[1] + 1)]
         count = max(1, texts.index(texts[-1]))  # tokens of the text: not what follows its first sentence
         log_probs = self.model.compute_transition_scores(ids, output.logits, normalize_logits=True)[0, :count]
         return {texts[-1]: log_probs.float().mean().exp().item()}

@@ -1,7 +1,8 @@
 """A Hub on this machine, over real HTTP: the calls by which `huggingface_hub` and `datasets` push, load and stream.
 
 A process that uses it needs `Hub.environment()` before it imports huggingface_hub. Repositories are models by their
-names, datasets by `datasets/NAME`, and Spaces by `spaces/NAME`. Large files stay on disk, and are served as the Hub serves them: by a redirect.
+names, datasets by `datasets/NAME`, and Spaces by `spaces/NAME`. Large files stay on disk, and are served as the Hub
+serves them: by a redirect.
 """
 
 import base64

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from huggingface_hub import CommitInfo, SpaceCardData
 from huggingface_hub.utils import validate_repo_id
-from packaging.requirements import Requirement
 
 import trainer
 from trainer.hub.repository import create_and_upload
@@ -17,15 +16,15 @@ APP = '''\
 
 from pathlib import Path
 
+import torch
+from demo_page import launch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from demo_page import launch
-
 MODEL = "{model}"
-OPTIONS = {{"revision": "{revision}", "trust_remote_code": True}}  # the code in the model's repository, as pushed
+OPTIONS = {{"revision": "{revision}", "trust_remote_code": True}}  # weights and code of one commit
 
 launch(
-    AutoModelForImageTextToText.from_pretrained(MODEL, device_map="auto", **OPTIONS),
+    AutoModelForImageTextToText.from_pretrained(MODEL, **OPTIONS).to("cuda" if torch.cuda.is_available() else "cpu"),
     AutoProcessor.from_pretrained(MODEL, **OPTIONS),
     MODEL,
     sorted(Path(__file__).parent.glob("examples/*")),
@@ -84,7 +83,7 @@ def space_files(model: str, revision: str) -> dict[str, bytes]:
     )
     texts = {
         "app.py": APP.format(model=model, revision=revision),
-        "requirements.txt": "".join(f"{one}\n" for one in map(Requirement, requires("vlkd")) if not one.marker),
+        "requirements.txt": "".join(f"{one}\n" for one in requires("vlkd") if ";" not in one),
         "README.md": CARD.format(header=header.to_yaml(), title=title, model=model),
         PAGE: Path(trainer.__file__).with_name(PAGE).read_text(encoding="utf-8"),
     }
