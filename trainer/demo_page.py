@@ -39,8 +39,8 @@ CSS = """
 .notes p {opacity: 0.75; font-size: var(--text-sm)}
 @media (max-width: 600px) {
   #image {height: 280px !important}
-  .gallery {flex-wrap: nowrap !important; overflow-x: auto}
-  .gallery-item {flex-shrink: 0}
+  div.gallery:has(button) {display: grid; grid-template-columns: repeat(5, minmax(0, 1fr))}
+  .gallery-item .container {width: 100% !important; height: 60px !important}
 }
 """
 

@@ -29,7 +29,7 @@ def url(model, processor):
 
 @pytest.fixture(scope="module")
 def client(url):
-    return gradio_client.Client(url, verbose=False)
+    return gradio_client.Client(url, verbose=False, analytics_enabled=False)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_a_question_may_leave_little_room_for_the_answer(client, files, processo
 
 def test_users_at_once_get_their_own_answers(url, files, images, model, processor):
     def visit(number: int) -> list:
-        client = gradio_client.Client(url, verbose=False)
+        client = gradio_client.Client(url, verbose=False, analytics_enabled=False)
         return [ask(client, "ask", files[number], question) for question in QUESTIONS]
 
     with ThreadPoolExecutor(2) as pool:

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     examples = find_examples(args.examples, args.model)
     device = find_device("auto")
     model, processor = load_vlkd(args.model, "--model", device, fastest_dtype(device))
-    name = Path(args.model).resolve().name if os.path.isdir(args.model) else args.model  # no path of this machine
+    name = Path(args.model).name if os.path.isabs(args.model) else args.model  # visitors see no path of this machine
     server = {"server_name": args.host, "server_port": args.port, "share": args.share}
     try:
         page = launch(model.eval(), processor, name, examples, **server, quiet=True, prevent_thread_lock=True)

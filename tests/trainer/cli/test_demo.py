@@ -162,7 +162,7 @@ def test_unreadable_file_and_then_an_image(visit, files, images, model, processo
     page = visit()
     (tmp_path / "broken.png").write_bytes(files[0].read_bytes()[:60])
     upload(page, tmp_path / "broken.png")
-    page.get_by_text("broken.png cannot be read as an image").wait_for()
+    page.get_by_text("broken.png cannot be read as an image").first.wait_for()
     page.get_by_role("button", name="Remove Image").click()
     upload(page, files[1])
     assert shown(page, 0).split() == written(model, processor, images[1])[0].split()
