@@ -28,9 +28,11 @@ study: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 8 --dist worksteal
 
-# Two libraries that slow down every import of transformers are installed for these tests only.
+# Installed for these tests only: two libraries that slow down every import of transformers, and the driver of Chromium, which must
+# be on the path (else the tests of the web page in a browser are skipped).
 test-slow: $(READY)
-	$(BIN)/pip install --quiet --upgrade --no-deps --constraint constraints.txt --target $(VENV)/slow bitsandbytes torchao
+	$(BIN)/pip install --quiet --upgrade --no-deps --constraint constraints.txt --target $(VENV)/slow bitsandbytes torchao \
+		playwright pyee greenlet
 	PYTHONPATH=$(CURDIR)/$(VENV)/slow $(BIN)/python -m pytest -q -m slow --continue-on-collection-errors
 
 # The README's commands with full-size checkpoints from a local Hub: docs/rehearsal.md. Not in CI.

@@ -95,7 +95,13 @@ def test_the_wheel_has_every_file(installed):
 
 @pytest.mark.parametrize(
     ("extra", "commands"),
-    [("train", "train cache push estimate report"), ("eval", "evaluate score report"), ("search", "embed search")],
+    [
+        ("train", "train cache push estimate report"),
+        ("eval", "evaluate score report"),
+        ("search", "embed search"),
+        ("demo", "demo"),
+        ("onnx", "export"),
+    ],
 )
 def test_an_extra_is_enough_for_its_commands(installed, extra, commands):
     code = block_others(installed, extra) + "from trainer.cli import main\nimport vlkd\n"

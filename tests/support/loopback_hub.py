@@ -1,7 +1,8 @@
 """A Hub on this machine, over real HTTP: the calls by which `huggingface_hub` and `datasets` push, load and stream.
 
 A process that uses it needs `Hub.environment()` before it imports huggingface_hub. Repositories are models by their
-names, and datasets by `datasets/NAME`. Large files stay on disk, and are served as the Hub serves them: by a redirect.
+names, datasets by `datasets/NAME`, and Spaces by `spaces/NAME`. Large files stay on disk, and are served as the Hub
+serves them: by a redirect.
 """
 
 import base64
@@ -146,7 +147,7 @@ def check_card(text: str) -> list[str]:
     parts = text.split("---\n")
     data = yaml.safe_load(parts[1]) if len(parts) > 2 else {}
     errors = []
-    for key in ("base_model", "datasets"):
+    for key in ("base_model", "datasets", "models"):
         values = data.get(key, [])
         for value in [values] if isinstance(values, str) else values:
             if not REPO_ID.fullmatch(value):
@@ -252,6 +253,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             raise Refusal(401, "Invalid credentials")
         options = json.loads(self.body)
+        if options.get("type") == "space" and not options.get("sdk"):
+            raise Refusal(400, "a Space needs an sdk")
         kind = {"dataset": "datasets/", "space": "spaces/"}.get(options.get("type"), "")
         name = f"{kind}{options.get('organization') or USER}/{options['name']}"
         status = 409 if name in self.server.repos else 200
@@ -321,7 +324,7 @@ class Handler(BaseHTTPRequestHandler):
         sha, tree = self._tree(name, revision)
         files = [{"rfilename": path} for path in tree]
         private = self.server.repos[name].private
-        name = name.removeprefix("datasets/")
+        name = name.removeprefix("datasets/").removeprefix("spaces/")
         return {"id": name, "modelId": name, "sha": sha, "private": private, "tags": [], "siblings": files}
 
     def tree(self, name: str, revision: str, folder: str = ""):

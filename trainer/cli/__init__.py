@@ -21,7 +21,7 @@ from trainer.extras import missing_extra
 
 class Command(NamedTuple):
     module: str  # in trainer.cli
-    extra: str | None  # the optional dependencies it needs; `caption` and `ask` for adapters only
+    extra: str | None  # the optional dependencies it needs; `caption`, `ask` and `demo` for adapters only
     help: str
 
 
@@ -33,6 +33,7 @@ COMMANDS = {
     "export": Command("export", "onnx", "write a model for ONNX Runtime or OpenVINO"),
     "embed": Command("embed", "search", "make an index of images for vlkd search"),
     "search": Command("search", "search", "find the images of an index that match a text or an image"),
+    "demo": Command("demo", "train", "open a web page that captions images and answers questions about them"),
     "push": Command("push", "train", "upload a trained model to the Hub, with a model card"),
     "evaluate": Command("evaluate", "eval", "evaluate a model on a task"),
     "score": Command("score", "eval", "compute the official metrics of result files"),

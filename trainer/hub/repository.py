@@ -4,6 +4,7 @@ import json
 from concurrent.futures import Future
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 from huggingface_hub.errors import HTTPError
@@ -62,11 +63,31 @@ def push_folder(
     files["README.md"] = card.encode()
     if found is not None:
         files[METRICS] = (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode()
+    return create_and_upload(files, repo_id, message="Upload VLKD", private=private, revision=revision)
+
+
+def create_and_upload(
+    files: dict[str, Path | bytes], repo_id: str, *, private: bool, space_sdk: str | None = None, **options: Any
+) -> CommitInfo:
+    """Create a repository if it does not exist, and upload files to it.
+
+    Args:
+        files: by their paths in the repository.
+        repo_id: "user/name".
+        private: whether a new repository is private.
+        space_sdk: of a Space; None for a model.
+        options: of `upload`.
+
+    Raises:
+        ValueError: the repository should be private and is public, or the Hub rejects the upload.
+    """
+    repo_type = "space" if space_sdk else "model"
+    kind = {"repo_type": repo_type, "space_sdk": space_sdk}
     try:
-        repo_id = HUB.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
-        if private and not HUB.model_info(repo_id).private:
+        repo_id = HUB.create_repo(repo_id, private=private or None, exist_ok=True, **kind).repo_id
+        if private and not HUB.repo_info(repo_id, repo_type=repo_type).private:
             raise ValueError(f"{repo_id} exists and is public; make it private on the Hub, or choose another name.")
-        return upload(files, repo_id, message="Upload VLKD", revision=revision)
+        return upload(files, repo_id, repo_type=repo_type, **options)
     except (HTTPError, ConnectionError) as error:  # rejected, unreachable, or offline
         reason = " ".join(str(error).split())
         raise ValueError(
@@ -109,6 +130,7 @@ def upload(
     token: str | None = None,
     revision: str | None = None,
     run_as_future: bool = False,
+    repo_type: str = "model",
 ) -> CommitInfo | Future:
     """Upload files, by their paths in the repository, as one commit."""
     if revision is not None:
@@ -121,4 +143,5 @@ def upload(
         token=token,
         revision=revision,
         run_as_future=run_as_future,
+        repo_type=repo_type,
     )

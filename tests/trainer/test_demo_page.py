@@ -1,0 +1,160 @@
+"""The page of `vlkd demo`, as clients see it over HTTP."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import pytest
+from PIL import Image
+from served_page import free_port, written
+from transformers import pipeline
+
+gr = pytest.importorskip("gradio")
+gradio_client = pytest.importorskip("gradio_client")
+
+QUESTION = "what color is the circle?"
+QUESTIONS = [QUESTION, "how many?", "is there a dog?", "what is it?"]
+
+
+@pytest.fixture(scope="module")
+def url(model, processor):
+    from trainer.demo_page import launch
+
+    options = {"server_name": "127.0.0.1", "server_port": free_port(), "share": False, "quiet": True}
+    page = launch(model.eval(), processor, "tiny", prevent_thread_lock=True, **options)
+    yield page.local_url
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def client(url):
+    return gradio_client.Client(url, verbose=False, analytics_enabled=False)
+
+
+@pytest.fixture(scope="module")
+def files(images, tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("uploads")
+    paths = [folder / f"photo {number}.png" for number in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        image.save(path)
+    return paths
+
+
+def ask(client, name: str, *values):
+    """The texts of an endpoint's result with their confidences."""
+    values = [gradio_client.handle_file(value) if isinstance(value, Path) else value for value in values]
+    result = client.predict(*values, api_name=f"/{name}")
+    return {one["label"]: one["confidence"] for one in result["confidences"]}
+
+
+def error_of(client, name: str, *values) -> str:
+    with pytest.raises(gradio_client.exceptions.AppError) as caught:
+        ask(client, name, *values)
+    return str(caught.value)
+
+
+def test_captions_and_answers_with_their_confidence(client, files, images, model, processor):
+    captions = [ask(client, "caption", file) for file in files]
+    answers = [ask(client, "ask", file, f" {QUESTION}\n") for file in files]
+    for question, found in ((None, captions), (QUESTION, answers)):
+        due = [written(model, processor, image, question) for image in images]
+        assert found == [{text: pytest.approx(confidence, rel=1e-3)} for text, confidence in due]
+        assert len({text for text, _ in due}) > 1
+
+
+def test_answers_are_those_of_the_pipeline(client, files, model, processor):
+    answer = pipeline("visual-question-answering", model=model, processor=processor, device="cpu")
+    due = answer(str(files[0]), QUESTION, max_new_tokens=40)
+    assert [*ask(client, "ask", files[0], QUESTION)] == [one["answer"] for one in due]
+
+
+def test_compared_texts_have_the_scores_of_the_pipeline(client, files, vlkd_dir):
+    lines = ["red circle", "a blue square", "two dogs"]
+    score = pipeline("zero-shot-image-classification", model=vlkd_dir, device="cpu")
+    due = score(str(files[1]), candidate_labels=lines, hypothesis_template="{}")
+    found = ask(client, "compare", files[1], "red circle\n\n  a blue square \nred circle\ntwo dogs\n")
+    assert found == {one["label"]: pytest.approx(one["score"], rel=1e-3, abs=1e-6) for one in due}
+
+
+def test_no_image_no_caption(client):
+    assert not client.predict(None, api_name="/caption")
+
+
+@pytest.mark.parametrize("name", ["caption", "ask", "compare"])
+def test_unreadable_file(client, tmp_path, name):
+    (tmp_path / "notes.png").write_text("no image")
+    more = {"caption": [], "ask": [QUESTION], "compare": ["a\nb"]}[name]
+    message = error_of(client, name, tmp_path / "notes.png", *more)
+    assert message == "notes.png cannot be read as an image: its 8 bytes are not an image that Pillow can read."
+
+
+def test_photos_are_upright_and_transparent_ones_on_white(client, files, images, model, processor, tmp_path):
+    """The page reads files as the commands do, and not as Gradio does."""
+    exif = Image.Exif()
+    exif[274] = 6
+    images[2].save(tmp_path / "turned.png", exif=exif)
+    clear = images[3].copy()
+    clear.putalpha(0)
+    clear.save(tmp_path / "clear.png")
+    white = Image.new("RGB", clear.size, "white")
+    for name, due in (("turned", images[2].transpose(Image.Transpose.ROTATE_270)), ("clear", white)):
+        assert [*ask(client, "caption", tmp_path / f"{name}.png")] == [written(model, processor, due)[0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("ask", [None, QUESTION], "Choose an image first."),
+        ("compare", [None, "a\nb"], "Choose an image first."),
+        ("ask", [0, "  "], "Write a question."),
+        ("ask", [0, "a" * 1001], "The text has 1001 characters; shorten it to 1000."),
+        ("ask", [0, "what? " * 60], "BART accepts at most 64"),
+        ("ask", [0, "<mask> or <mask>"], "keep one"),
+        ("compare", [0, "one text\none text"], "Write 2 to 20 different texts, one on each line."),
+        ("compare", [0, "\n".join(map(str, range(21)))], "Write 2 to 20 different texts, one on each line."),
+        ("compare", [0, "a\n" + "long text " * 50], "BART accepts at most 64"),
+    ],
+)
+def test_mistakes(client, files, name, values, message):
+    values = [files[value] if isinstance(value, int) else value for value in values]
+    assert message in error_of(client, name, *values)
+
+
+@pytest.mark.parametrize("name", ["model/config.json", "photo 0.png"])
+def test_files_that_nobody_uploaded_are_not_read(url, vlkd_dir, files, name):
+    """Over plain HTTP, as gradio_client would upload a local file first."""
+    path = Path(vlkd_dir, "config.json") if name.startswith("model") else files[0]
+    body = json.dumps({"data": [{"path": str(path), "meta": {"_type": "gradio.FileData"}}]}).encode()
+    request = Request(f"{url}gradio_api/call/caption", body, {"Content-Type": "application/json"})
+    event = json.load(urlopen(request))["event_id"]
+    events = urlopen(f"{url}gradio_api/call/caption/{event}").read().decode()
+    assert "event: error" in events and "label" not in events and "model_type" not in events
+
+
+def test_large_files_are_refused(client, tmp_path):
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(20 * 2**20 + 2**16)
+    with pytest.raises(Exception, match="(?i)413|too large|exceed"):
+        ask(client, "caption", tmp_path / "large.png")
+
+
+def test_a_question_may_leave_little_room_for_the_answer(client, files, processor):
+    lengths = {
+        count: len(processor.tokenizer(processor.build_vqa_prompt("a " * count))["input_ids"]) for count in range(64)
+    }
+    limit = processor.tokenizer.model_max_length
+    longest = max(count for count, length in lengths.items() if length <= limit)
+    assert lengths[longest] > limit - 40 and ask(client, "ask", files[0], "a " * longest)
+
+
+def test_users_at_once_get_their_own_answers(url, files, images, model, processor):
+    def visit(number: int) -> list:
+        client = gradio_client.Client(url, verbose=False, analytics_enabled=False)
+        return [ask(client, "ask", files[number], question) for question in QUESTIONS]
+
+    with ThreadPoolExecutor(2) as pool:
+        found = [*pool.map(visit, (0, 1))]
+    due = [[written(model, processor, images[number], question) for question in QUESTIONS] for number in (0, 1)]
+    assert [[[*one] for one in answers] for answers in found] == [[[text] for text, _ in one] for one in due]
+    assert due[0] != due[1]
