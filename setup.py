@@ -80,5 +80,8 @@ setup(
         "docs": DOCS,
         "dev": sorted({*DEV}),
     },
-    entry_points={"console_scripts": ["vlkd=trainer.cli:main"]},
+    entry_points={
+        "console_scripts": ["vlkd=trainer.cli:main"],
+        "lmms_eval.models": ["vlkd=trainer.evaluation.lmms_eval_model:MANIFEST"],
+    },
 )
