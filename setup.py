@@ -17,12 +17,16 @@ DEMO = ["gradio>=6.0"]
 SEARCH = ["datasets>=5.0", "faiss-cpu>=1.9"]
 ONNX = ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.7"]
 OPENVINO = [*ONNX, "openvino>=2025.0"]
+SERVE = ["fastapi>=0.165", "python-multipart", "uvicorn>=0.30"]
+LMMS_EVAL = [*EVAL, "lmms_eval>=0.7.3", "filelock<4"]  # lmms-eval imports a module that filelock 4 does not have
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]
 DEV = [
     *MICROWORLD,
     *DEMO,
     *SEARCH,
     *OPENVINO,
+    *SERVE,
+    "httpx",
     "import-linter",
     "ipykernel",
     "nbclient",
@@ -76,6 +80,8 @@ setup(
         "openvino": OPENVINO,
         "demo": DEMO,
         "search": SEARCH,
+        "serve": SERVE,
+        "lmms-eval": LMMS_EVAL,
         "microworld": sorted({*MICROWORLD}),
         "docs": DOCS,
         "dev": sorted({*DEV}),

@@ -1,6 +1,6 @@
 """VLKD for lmms-eval: `lmms-eval --model vlkd`. The entry point "lmms_eval.models" in setup.py names MANIFEST."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
@@ -9,7 +9,6 @@ from accelerate import Accelerator
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
-from torch.nn.functional import cross_entropy
 
 from modeling_vlkd.processing_vlkd import MASK, first_sentence_of
 from trainer.evaluation.generation import complete, encode_images
@@ -26,8 +25,8 @@ class VLKD(lmms):
     """
     A VLKD checkpoint as a model of lmms-eval, with one image for each request.
 
-    A context with a `<mask>` is a prompt, and an empty one asks for a caption. Any other context is a question: it gets
-    the prompt of `build_vqa_prompt`, and the answer's first sentence is kept.
+    A context with a `<mask>` is a prompt, and an empty one asks for a caption. Any other context is a question: it
+    gets the prompt of `build_vqa_prompt`, and the first sentence of the answer is kept.
 
     Args:
         pretrained: folder or Hub name of a VLKD checkpoint or PEFT adapter.
@@ -60,7 +59,8 @@ class VLKD(lmms):
         """
         texts: list[str] = []
         for given, group in groupby(requests, key=lambda request: request.args[1]):
-            for chunk in _split(list(group), CHUNK_BATCHES * self.batch_size):
+            rows, size = list(group), CHUNK_BATCHES * self.batch_size
+            for chunk in (rows[start : start + size] for start in range(0, len(rows), size)):
                 prompts, features = self._prompts(chunk), self._image_features(chunk)
                 options, until = self._generation_options(given, prompts)
                 tokenizer = self.processor.tokenizer
@@ -72,42 +72,14 @@ class VLKD(lmms):
                     texts.append(first_sentence_of(text) if _is_question(request.args[0]) else text.strip())
         return texts
 
-    @torch.no_grad()
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """The loss of each request's continuation, and whether greedy decoding writes it.
-
-        lmms-eval chooses the answer with the smallest value, so this is the negative log-probability of the
-        continuation and of the end of the text.
-
-        Raises:
-            ValueError: a request does not have exactly one image.
-        """
-        results: list[tuple[float, bool]] = []
-        for batch in _split(requests, self.batch_size):
-            prompts = self._prompts(batch)
-            targets = [
-                prompt.replace(MASK, self._continuation(request))
-                for prompt, request in zip(prompts, batch, strict=True)
-            ]
-            results += self._losses(prompts, targets, self._image_features(batch))
-        return results
+        raise NotImplementedError(
+            "VLKD runs tasks of output_type generate_until. lmms-eval 0.7.3 turns log-probabilities into strings, "
+            "so its tasks of type multiple_choice and loglikelihood fail with every model."
+        )
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
-        raise NotImplementedError("VLKD reads one prompt and no chats; choose a task that is not multi-round.")
-
-    def _losses(self, prompts: list[str], targets: list[str], features: torch.Tensor) -> list[tuple[float, bool]]:
-        inputs = self.processor.encode_prompts(prompts, len(prompts)).to(self.device)
-        prefixes = self.model.decoder_prompt_ids(**inputs)
-        encoded = self.processor.tokenizer(targets, padding=True, return_tensors="pt").to(self.device)
-        labels, kept = encoded["input_ids"], encoded["attention_mask"].bool()  # (batch, tokens)
-        decoder_input_ids = self.model.prepare_decoder_input_ids_from_labels(labels)
-        logits = self.model(**inputs, image_features=features, decoder_input_ids=decoder_input_ids).logits.float()
-        for row, prefix in zip(kept, prefixes, strict=True):
-            row[: len(prefix) - 1] = False  # the label of position i is the decoder's input i + 1
-        labels = labels.masked_fill(~kept, -100)
-        losses = cross_entropy(logits.transpose(1, 2), labels, reduction="none").sum(1)
-        greedy = ((logits.argmax(-1) == labels) | ~kept).all(1)
-        return list(zip(losses.tolist(), greedy.tolist(), strict=True))
+        raise NotImplementedError("VLKD reads one prompt and no chats; choose a task of output_type generate_until.")
 
     def _prompts(self, requests: Sequence[Instance]) -> list[str]:
         build, build_vqa = self.processor.build_prompt, self.processor.build_vqa_prompt
@@ -124,12 +96,6 @@ class VLKD(lmms):
                 raise ValueError(f"VLKD reads one image for each question; {task} has {len(found)} in row {doc_id}.")
             images += found
         return encode_images(self.model, self.processor, images, self.batch_size)
-
-    def _continuation(self, request: Instance) -> str:
-        _, continuation, _, doc_id, task, split = request.args
-        if callable(continuation):
-            continuation = continuation(self.task_dict[task][split][doc_id])
-        return continuation.strip()
 
     def _generation_options(self, given: dict[str, Any], prompts: list[str]) -> tuple[dict[str, Any], list[str]]:
         """The options of `generate`, without those of sampling if the task is greedy, and the stop sequences."""
@@ -148,7 +114,3 @@ class VLKD(lmms):
 
 def _is_question(context: str) -> bool:
     return bool(context.strip()) and MASK not in context
-
-
-def _split(requests: Sequence[Instance], size: int) -> Iterator[Sequence[Instance]]:
-    return (requests[start : start + size] for start in range(0, len(requests), size))
