@@ -1,4 +1,4 @@
-"""The command of lmms-eval runs VLKD: one of its own tasks and one of ours, on local files. Needs `make test-slow`."""
+"""The command of lmms-eval runs VLKD: the tasks of docs/evaluation.md, on local files. Needs `make test-slow`."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from modeling_vlkd import VLKDForConditionalGeneration, VLKDProcessor
 ROOT = Path(__file__).parents[3]
 FOLDER = Path(sys.prefix) / "lmms_eval"  # where `make test-slow` installs it
 QUESTIONS = ["what is in the picture?", "how many?", "is it red?", "where is the dog?"]
-NEW_TOKENS = 8
+NEW_TOKENS = 16  # of both tasks
 STOP = " meadow"
 
 pytestmark = [
@@ -41,17 +41,24 @@ def voters(prediction: str, votes: int) -> list[dict]:
     return [{"answer": answer, "answer_id": number} for number, answer in enumerate(answers)]
 
 
-def write_task(folder: Path, name: str, rows: dict, **options) -> None:
-    Dataset.from_dict(rows).to_parquet(folder / f"{name}.parquet")
-    data = {"dataset_path": "parquet", "dataset_kwargs": {"data_files": {"test": str(folder / f"{name}.parquet")}}}
-    task = {"task": name, **data, "test_split": "test", "doc_to_visual": "image", **options}
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(task))
+def write_tasks(folder: Path, data: str) -> None:
+    """The two files of docs/evaluation.md, of the first only VQAv2 and on local data, and a captioning task."""
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8").split("## More benchmarks: lmms-eval\n")[1]
+    group, questions = (block.split("```")[0] for block in page.split("```yaml\n")[1:3])
+    group = yaml.safe_load(group)
+    group["task"] = [task for task in group["task"] if task["task"] == "vqav2_val"]
+    group["task"][0] |= {"dataset_path": "parquet", "dataset_kwargs": {"data_files": {"validation": data}}}
+    (folder / "vlkd_tasks.yaml").write_text(yaml.safe_dump(group))
+    (folder / "my_questions.yaml").write_text(questions)
+    captions = yaml.safe_load(questions) | {"task": "my_captions", "doc_to_text": "<mask>", "doc_to_target": "caption"}
+    options = {"num_beams": 2, "max_new_tokens": 1024, "temperature": 0, "top_p": None, "until": [STOP]}
+    (folder / "my_captions.yaml").write_text(yaml.safe_dump(captions | {"generation_kwargs": options}))
 
 
 def run_command(model: str, folder: Path) -> tuple[dict, dict]:
     """The results by task, and the texts of each task."""
     command = [sys.executable, "-m", "lmms_eval", "--model", "vlkd", "--batch_size", "3", "--device", "cpu"]
-    command += ["--model_args", f"pretrained={model},dtype=float32", "--tasks", "own_vqav2,own_captions"]
+    command += ["--model_args", f"pretrained={model},dtype=float32", "--tasks", "vlkd_tasks,my_questions,my_captions"]
     command += ["--include_path", str(folder), "--output_path", str(folder / "out"), "--log_samples"]
     path = os.pathsep.join(map(str, [ROOT, *([] if find_spec("lmms_eval") else [FOLDER])]))
     environment = {**os.environ, "PYTHONPATH": path, "HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
@@ -81,23 +88,11 @@ def test_command(micro_dir, images, tmp_path):
     # 10, 2, 1 and no people agree. VQA accuracy leaves each one out: 1, (8 * 2/3 + 2 * 1/3) / 10, (9 * 1/3) / 10, 0.
     votes = [voters(answer, number) for answer, number in zip(answers, (10, 2, 1, 0), strict=True)]
     rows = {"image": images, "question": QUESTIONS, "question_id": list(range(4)), "answers": votes}
-    write_task(tmp_path, "questions", rows)
-    data = yaml.safe_load((tmp_path / "questions.yaml").read_text())["dataset_kwargs"]["data_files"]["test"]
-    prompts = {"vlkd": {"pre_prompt": "", "post_prompt": ""}}
-    task = {"task": "vqav2_val", "dataset_path": "parquet", "dataset_kwargs": {"data_files": {"validation": data}}}
-    task |= {"lmms_eval_specific_kwargs": prompts, "generation_kwargs": {"max_new_tokens": NEW_TOKENS}}
-    (tmp_path / "own_vqav2.yaml").write_text(yaml.safe_dump({"group": "own_vqav2", "task": [task]}))
-
-    # Two captions of four are right. The task allows more tokens than BART has positions.
-    targets = [*captions[:2], "a zebra", "a zebra"]
-    options = {"num_beams": 2, "max_new_tokens": 1024, "temperature": 0, "top_p": None, "until": [STOP]}
-    metric = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
-    common = {"doc_to_text": "<mask>", "doc_to_target": "caption", "metric_list": [metric]}
-    common |= {"output_type": "generate_until", "generation_kwargs": options}
-    write_task(tmp_path, "own_captions", {"image": images, "caption": targets}, **common)
+    rows |= {"answer": [answers[0].upper(), *answers[1:3], "zebra"], "caption": [*captions[:2], "zebra", "zebra"]}
+    Dataset.from_dict(rows).to_parquet(tmp_path / "pictures.parquet")
+    write_tasks(tmp_path, str(tmp_path / "pictures.parquet"))
 
     results, samples = run_command(micro_dir, tmp_path)
-    assert samples["vqav2_val"] == answers
-    assert samples["own_captions"] == captions
+    assert samples["vqav2_val"] == samples["my_questions"] == answers and samples["my_captions"] == captions
     assert math.isclose(results["vqav2_val"]["exact_match,none"], (1 + 0.6 + 0.3) / 4, abs_tol=1e-6)
-    assert results["own_captions"]["exact_match,none"] == 2 / 4
+    assert results["my_questions"]["exact_match,none"] == 3 / 4 and results["my_captions"]["exact_match,none"] == 2 / 4
