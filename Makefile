@@ -8,6 +8,9 @@ NO_PYTHON = Python 3.11 or later is needed ($(or $(FOUND),no Python was found));
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# What lmms-eval imports, without the many packages of its tasks.
+LMMS_EVAL := lmms_eval==0.7.3 filelock==3.32.7 chardet colorama dataproperty loguru lxml mbstrdecoder pathvalidate \
+	portalocker pytablewriter sacrebleu tabledata tabulate tcolorpy tenacity typepy
 
 .PHONY: demo study test test-slow rehearsal docs check clean
 
@@ -28,11 +31,12 @@ study: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 8 --dist worksteal
 
-# Installed for these tests only: two libraries that slow down every import of transformers, and the driver of Chromium, which must
-# be on the path (else the tests of the web page in a browser are skipped).
+# Installed for these tests only: libraries that slow down every import of transformers; the driver of Chromium, which must be on
+# the path (else the tests of the web page in a browser are skipped); and lmms-eval, which needs an old filelock.
 test-slow: $(READY)
 	$(BIN)/pip install --quiet --upgrade --no-deps --constraint constraints.txt --target $(VENV)/slow bitsandbytes torchao \
-		playwright pyee greenlet
+		nncf ninja pydot tabulate playwright pyee greenlet
+	$(BIN)/pip install --quiet --upgrade --no-deps --target $(VENV)/lmms_eval $(LMMS_EVAL)
 	PYTHONPATH=$(CURDIR)/$(VENV)/slow $(BIN)/python -m pytest -q -m slow --continue-on-collection-errors
 
 # The README's commands with full-size checkpoints from a local Hub: docs/rehearsal.md. Not in CI.

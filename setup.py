@@ -17,6 +17,8 @@ DEMO = ["gradio>=6.0"]
 SEARCH = ["datasets>=5.0", "faiss-cpu>=1.9"]
 ONNX = ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.7"]
 OPENVINO = ["nncf>=2.18", "openvino>=2026.3"]
+SERVE = ["fastapi>=0.165", "python-multipart", "uvicorn>=0.30"]
+LMMS_EVAL = [*EVAL, "lmms_eval>=0.7.3", "filelock<4"]  # lmms-eval imports a module that filelock 4 does not have
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]
 DEV = [
     *MICROWORLD,
@@ -24,6 +26,8 @@ DEV = [
     *SEARCH,
     *ONNX,
     "openvino>=2026.3",
+    *SERVE,
+    "httpx",
     "import-linter",
     "ipykernel",
     "nbclient",
@@ -77,9 +81,14 @@ setup(
         "openvino": OPENVINO,
         "demo": DEMO,
         "search": SEARCH,
+        "serve": SERVE,
+        "lmms-eval": LMMS_EVAL,
         "microworld": sorted({*MICROWORLD}),
         "docs": DOCS,
         "dev": sorted({*DEV}),
     },
-    entry_points={"console_scripts": ["vlkd=trainer.cli:main"]},
+    entry_points={
+        "console_scripts": ["vlkd=trainer.cli:main"],
+        "lmms_eval.models": ["vlkd=trainer.evaluation.lmms_eval_model:MANIFEST"],
+    },
 )

@@ -18,6 +18,7 @@ TINY = {
     "contrastive_batch.py": ["--batches", "8", "16/4"],
     "captioning.py": ["--models", "GIT-base", "CLIP and BART composed by hand", "--batches", "1", "--rounds", "1"],
     "inference.py": ["--photos", "4", "--size", "96", "72", "--backends", "torch"],
+    "serving.py": ["--photos", "6", "--size", "96", "72", "--clients", "3", "--max_batches", "1", "16"],
 }
 ROWS = {
     "throughput.py": [("live", "microworld"), ("cached", "microworld")],
@@ -26,6 +27,7 @@ ROWS = {
     "contrastive_batch.py": [(8, None), (16, 4)],
     "captioning.py": [("GIT-base", 177), ("CLIP and BART composed by hand", 225)],
     "inference.py": [(4, "`vlkd caption`, 4 photos, torch"), (4,), (4,), (1,)],
+    "serving.py": [(1, 3), (16, 3)],
 }
 
 
@@ -41,7 +43,7 @@ def test_benchmark_runs(script, tmp_path, micro_dir):
     page = tmp_path / "page.md"
     name = script.removesuffix(".py").replace("_", "-")
     page.write_text(f"before\n<!-- figures: {name} -->\n<!-- /figures -->\nafter\n")
-    model = ["--model", str(micro_dir)] if script == "inference.py" else []
+    model = ["--model", str(micro_dir)] if script in ("inference.py", "serving.py") else []
     command = [sys.executable, str(ROOT / "benchmarks" / script), *TINY[script], *model, "--into", str(page)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
