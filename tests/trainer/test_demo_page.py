@@ -29,7 +29,7 @@ def url(model, processor):
 
 @pytest.fixture(scope="module")
 def client(url):
-    return gradio_client.Client(url, verbose=False, analytics_enabled=False)
+    return gradio_client.Client(url, verbose=False)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,11 @@ def test_compared_texts_have_the_scores_of_the_pipeline(client, files, vlkd_dir)
     due = score(str(files[1]), candidate_labels=lines, hypothesis_template="{}")
     found = ask(client, "compare", files[1], "red circle\n\n  a blue square \nred circle\ntwo dogs\n")
     assert found == {one["label"]: pytest.approx(one["score"], rel=1e-3, abs=1e-6) for one in due}
+
+
+def test_no_statistics_and_no_fonts_of_other_servers(client, url):
+    assert client.config["analytics_enabled"] is False
+    assert "fonts.g" not in urlopen(f"{url}theme.css").read().decode()
 
 
 def test_no_image_no_caption(client):
@@ -150,7 +155,7 @@ def test_a_question_may_leave_little_room_for_the_answer(client, files, processo
 
 def test_users_at_once_get_their_own_answers(url, files, images, model, processor):
     def visit(number: int) -> list:
-        client = gradio_client.Client(url, verbose=False, analytics_enabled=False)
+        client = gradio_client.Client(url, verbose=False)
         return [ask(client, "ask", files[number], question) for question in QUESTIONS]
 
     with ThreadPoolExecutor(2) as pool:

@@ -76,7 +76,7 @@ def test_the_app_of_a_space_runs(hub, pushed, environment, model, processor, ima
         app = subprocess.Popen([sys.executable, "app.py"], cwd=tmp_path, env=environment, stdout=log, stderr=log)
     try:
         wait_for(port, app)
-        client = Client(f"http://127.0.0.1:{port}", verbose=False, analytics_enabled=False)
+        client = Client(f"http://127.0.0.1:{port}", verbose=False)
         assert caption_of(client, tmp_path / "examples" / "photo.png") == written(model, processor, images[0])[0]
         assert str(client.config).count("photo.png")
     finally:
