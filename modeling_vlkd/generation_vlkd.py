@@ -1,6 +1,7 @@
 """Generation for VLKD: the decoder starts with the prompt, and prompts of different lengths share a batch."""
 
 import copy
+import math
 from collections.abc import Callable
 
 import torch
@@ -96,7 +97,7 @@ class VLKDGenerationMixin(GenerationMixin):
         With an image, the decoder starts with the tokens before the prompt's `<mask>`. The returned ids include them;
         `processor.post_process_generation` removes them. `decoder_input_ids` may also be a list of 1-D tensors of
         different lengths, as `decoder_prompt_ids` returns it, which answers prompts without an image. A row's result
-        does not depend on the other rows.
+        does not depend on the other rows. It ends at BART's last position, also if `max_new_tokens` would allow more.
 
         Defaults come from `model.generation_config` with an image, and from `model.text_generation_config`, the BART
         checkpoint's own, without one.
@@ -124,7 +125,8 @@ class VLKDGenerationMixin(GenerationMixin):
         if image is None and getattr(kwargs.get("encoder_outputs"), "image_embeds", None) is None:
             generation_config, kwargs = self._text_generation_config(generation_config, kwargs)
         defaults, fill = self.generation_config, self.config.text_config.pad_token_id
-        return generate_by_prompt_length(super().generate, defaults, fill, generation_config, **kwargs)
+        limit = self.config.text_config.max_position_embeddings
+        return generate_by_prompt_length(super().generate, defaults, fill, generation_config, limit, **kwargs)
 
     def _text_generation_config(
         self, generation_config: GenerationConfig | None, kwargs: dict
@@ -187,6 +189,7 @@ def generate_by_prompt_length(
     defaults: GenerationConfig,
     fill: int,
     generation_config: GenerationConfig | None = None,
+    limit: int | None = None,
     **kwargs,
 ) -> torch.LongTensor | ModelOutput:
     """
@@ -201,6 +204,7 @@ def generate_by_prompt_length(
         defaults: The model's generation config.
         fill: Token that fills the rows on the right.
         generation_config: As in `generate`.
+        limit: Number of the decoder's positions, which prompt and new tokens share; None does not check it.
         **kwargs: Inputs and options of `generate`.
 
     Returns:
@@ -208,13 +212,20 @@ def generate_by_prompt_length(
         prompts have one length.
 
     Raises:
-        ValueError: Different lengths, with an option that does not support several calls.
+        ValueError: A prompt has no room for an answer; or different lengths, with an option that does not support
+            several calls.
     """
     prompts = kwargs.pop("decoder_input_ids", None)
     if prompts is None:
         return generate(generation_config=generation_config, **kwargs)
+    longest = max(map(len, prompts))
+    if limit is not None and longest >= limit:
+        raise ValueError(f"A prompt has {longest} tokens, and the decoder {limit} positions; shorten the prompt.")
     if len({len(prompt) for prompt in prompts}) == 1:
         prompts = prompts if isinstance(prompts, torch.Tensor) else torch.stack(prompts)
+        new_tokens = _max_new_tokens(kwargs, generation_config, defaults)
+        if None not in (limit, new_tokens):
+            kwargs["max_new_tokens"] = min(new_tokens, limit - longest)
         return generate(decoder_input_ids=prompts, generation_config=generation_config, **kwargs)
 
     for name in ("past_key_values", "streamer", "prefix_allowed_tokens_fn"):
@@ -230,13 +241,14 @@ def generate_by_prompt_length(
     for rows in _group([len(prompt) for prompt in prompts], 0 if new_tokens is None else SPREAD):
         own = [prompts[row] for row in rows]
         options |= {name: _take(value, rows) for name, value in inputs.items()}
-        sequences |= zip(rows, _generate_group(generate, own, new_tokens, config, options), strict=True)
-    width = max(group.shape[1] for group in sequences.values())
-    padded = [
-        nn.functional.pad(sequences[row], (0, width - sequences[row].shape[1]), value=fill)
-        for row in range(len(prompts))
-    ]
-    return torch.cat(padded)
+        sequences |= zip(rows, _generate_group(generate, own, new_tokens, config, limit, options), strict=True)
+    return _pad([sequences[row] for row in range(len(prompts))], fill)
+
+
+def _max_new_tokens(kwargs: dict, *configs: GenerationConfig | None) -> int | None:
+    """Returns the first `max_new_tokens` that is set."""
+    given = [kwargs.get("max_new_tokens"), *(config.max_new_tokens for config in configs if config is not None)]
+    return next((value for value in given if value is not None), None)
 
 
 def _generate_group(
@@ -244,6 +256,7 @@ def _generate_group(
     prompts: list[torch.LongTensor],
     new_tokens: int | None,
     config: GenerationConfig,
+    limit: int | None,
     options: dict,
 ) -> list[torch.LongTensor]:
     """
@@ -254,9 +267,12 @@ def _generate_group(
         new_tokens: The number of tokens after each prompt, if the prompts have different lengths.
     """
     start, longest = len(prompts[0]), len(prompts[-1])
+    last = math.inf if limit is None else limit
     if new_tokens is not None:
         options = options | {"logits_processor": LogitsProcessorList([ForcedPrompts(prompts)])}
-        config.max_new_tokens = longest - start + new_tokens
+        config.max_new_tokens = min(longest + new_tokens, last) - start
+    elif config.max_new_tokens is not None:
+        options = options | {"max_new_tokens": min(config.max_new_tokens, last - start)}
     decoder_input_ids = torch.stack([prompt[:start] for prompt in prompts])
     ids = generate(decoder_input_ids=decoder_input_ids, generation_config=config, **options)
     if not isinstance(ids, torch.Tensor):
@@ -264,8 +280,14 @@ def _generate_group(
             "`return_dict_in_generate` requires prompts of one length; call `generate` once for each length."
         )
     groups = ids.view(len(prompts), -1, ids.shape[-1])
-    ends = [None if new_tokens is None else len(prompt) + new_tokens for prompt in prompts]
+    ends = [None if new_tokens is None else min(len(prompt) + new_tokens, last) for prompt in prompts]
     return [group[:, :end] for group, end in zip(groups, ends, strict=True)]
+
+
+def _pad(groups: list[torch.LongTensor], fill: int) -> torch.LongTensor:
+    """Concatenates groups of rows, padded on the right to one width."""
+    width = max(group.shape[1] for group in groups)
+    return torch.cat([nn.functional.pad(group, (0, width - group.shape[1]), value=fill) for group in groups])
 
 
 def _group(lengths: list[int], spread: int) -> list[list[int]]:

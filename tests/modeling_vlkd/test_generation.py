@@ -48,6 +48,29 @@ def test_prompts_of_different_lengths_give_what_each_gives_alone(model, processo
         assert (group[:, alone.shape[1] :] == 1).all()
 
 
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}])
+def test_a_text_ends_at_the_last_position(model, processor, images, options):
+    limit = model.config.text_config.max_position_embeddings
+    prompt = "Question: " + "why " * 8 + "? Answer: <mask>"
+    inputs = processor(images=images[0], text=prompt)
+    room = limit - len(model.decoder_prompt_ids(inputs["input_ids"])[0])
+    assert 0 < room < 40
+    due = model.generate(**inputs, max_new_tokens=room, **options)
+    assert torch.equal(model.generate(**inputs, max_new_tokens=1000, **options), due)
+    config = GenerationConfig.from_dict({**model.generation_config.to_dict(), "max_new_tokens": 1000, **options})
+    assert torch.equal(model.generate(**inputs, generation_config=config), due)
+    both = model.generate(**processor(images=images[:2], text=["<mask>", prompt]), max_new_tokens=1000, **options)
+    alone = model.generate(**processor(images=images[0], text="<mask>"), max_new_tokens=1000, **options)
+    assert both.shape[1] <= limit and torch.equal(both[0, : alone.shape[1]], alone[0])
+
+
+def test_a_prompt_leaves_room_for_an_answer(model, image, processor):
+    limit = model.config.text_config.max_position_embeddings
+    inputs = processor(images=image, text="<mask>")
+    with pytest.raises(ValueError, match=f"A prompt has {limit} tokens, and the decoder {limit} positions"):
+        model.generate(**inputs, decoder_input_ids=torch.full((1, limit), 9), max_new_tokens=5)
+
+
 def test_prompts_of_different_lengths_share_the_steps_of_greedy_decoding(model, batch):
     """After the 2 tokens of the shortest prompt: 10 steps to the end of the longest, and 7 for the new tokens."""
     assert [len(prompt) for prompt in model.decoder_prompt_ids(batch["input_ids"])] == [5, 2, 12, 4]
