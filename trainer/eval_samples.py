@@ -36,7 +36,9 @@ th, td { padding: .6rem .8rem; border-bottom: 1px solid #8885; text-align: left;
   font-weight: normal; min-width: 10rem; max-width: 16rem; overflow-wrap: anywhere; }
 thead th { position: sticky; top: 0; z-index: 1; background: Canvas; white-space: nowrap; font-weight: bold; }
 tr > :first-child { position: sticky; left: 0; background: Canvas; border-right: 1px solid #8885; }
-thead tr > :first-child { z-index: 2; } img { display: block; margin-bottom: .4rem; max-width: 100%; }
+thead tr > :first-child { z-index: 2; }
+img { display: block; margin-bottom: .4rem; height: 7rem; max-width: 100%; object-fit: contain;
+  object-position: left; }
 small { font-weight: normal; } small, .same { opacity: .55; }
 </style></head><body>
 <h1>Samples of $name</h1>

@@ -98,7 +98,10 @@ def test_resumed_run_continues_the_page(parts):
     assert read_page(resumed.args.output_dir)[0] == [4, 3, 2, 1]
 
 
-@pytest.mark.parametrize("options", [{"torch_compile": True, "torch_compile_backend": "eager"}, {"bf16": True}])
+COMPILED = {"torch_compile": True, "torch_compile_backend": "eager"}
+
+
+@pytest.mark.parametrize("options", [{"bf16": True}, pytest.param(COMPILED, marks=pytest.mark.slow)])
 def test_compiled_and_in_bfloat16(parts, options):
     """Compiled, the captions are those of `generate`; in bfloat16, those under autocast."""
     trainer = trained(parts, **options)
