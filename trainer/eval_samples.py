@@ -34,16 +34,16 @@ h1 { font-size: 1.3rem; margin: 0; } p { margin: .4rem 0 1rem; }
 table { border-collapse: separate; border-spacing: 0; }
 th, td { padding: .6rem .8rem; border-bottom: 1px solid #8885; text-align: left; vertical-align: top;
   font-weight: normal; min-width: 10rem; max-width: 16rem; overflow-wrap: anywhere; }
-thead th { position: sticky; top: 0; z-index: 1; background: Canvas; white-space: nowrap; font-weight: bold; }
-tr > :first-child { position: sticky; left: 0; background: Canvas; border-right: 1px solid #8885; }
-thead tr > :first-child { z-index: 2; }
+thead th { position: sticky; top: 0; z-index: 2; background: Canvas; white-space: nowrap; font-weight: bold; }
+tr > :first-child { position: sticky; left: 0; z-index: 1; background: Canvas; border-right: 1px solid #8885; }
+thead tr > :first-child { z-index: 3; }
 img { display: block; margin-bottom: .4rem; height: 7rem; max-width: 100%; object-fit: contain;
   object-position: left; }
-small { font-weight: normal; } small, .same { opacity: .55; }
+small { font-weight: normal; } small, .same { color: #888; }
 </style></head><body>
 <h1>Samples of $name</h1>
 <p>Validation images with their captions, and what the model wrote at each evaluation, newest first. Unchanged captions
-are dimmed.</p>
+are gray. Hover over an image for all its captions.</p>
 <table><thead><tr><th>image</th>$heads</tr></thead><tbody>
 $rows
 </tbody></table></body></html>
@@ -188,7 +188,8 @@ def render(name: str, samples: list[Sample], columns: list[dict[str, Any]]) -> s
         pairs = zip(texts, [*texts[1:], None], strict=True)  # a caption and the one before it
         cells = [f"<td{' class=same' if text == before else ''}>{html.escape(text)}</td>" for text, before in pairs]
         image = f'<img src="{data_url(sample.picture)}" alt="row {sample.number}">'
-        rows.append(f"<tr><th>{image}{'<br>'.join(map(html.escape, sample.captions))}</th>{''.join(cells)}</tr>")
+        shown, more = html.escape(sample.captions[0]), html.escape("\n".join(sample.captions))
+        rows.append(f'<tr><th title="{more}">{image}{shown}</th>{"".join(cells)}</tr>')
     return PAGE.substitute(name=html.escape(name), heads="".join(heads), rows="\n".join(rows))
 
 

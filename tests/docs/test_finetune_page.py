@@ -124,7 +124,9 @@ def test_page(workplace, monkeypatch, capsys):
     card = caption_repo["README.md"].decode()
     assert "CIDEr" in card and "| lora_r | `4` |" in card and "| model_name_or_path | `my_vlkd` |" in card
     assert {"model.safetensors", "train.yaml", "modeling_vlkd.py", "metrics.json"} <= caption_repo.keys()
-    assert not any(name.endswith((".bin", ".jsonl", ".csv", ".png", ".html")) or "adapter" in name for name in caption_repo)
+    assert not any(
+        name.endswith((".bin", ".jsonl", ".csv", ".png", ".html")) or "adapter" in name for name in caption_repo
+    )
     assert {"model.safetensors", "modeling_vlkd.py", "processor_config.json"} <= vqa_repo.keys()
     said = capsys.readouterr().out
     assert "exact match" in said and "my_photos/validation/0.png\t" in said and "GFLOP per sample" in said
