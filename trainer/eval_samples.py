@@ -96,10 +96,8 @@ class EvalSamples(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         columns = [log for log in state.log_history if KEY in log]
-        if any(
-            log["step"] == state.global_step for log in columns
-        ):  # the second of several datasets, or after training
-            return
+        if any(log["step"] == state.global_step for log in columns):
+            return  # the second of several datasets, or evaluated again after training
         texts = self.write_captions()
         numbered = {str(sample.number): text for sample, text in zip(self.samples, texts, strict=True)}
         columns.append({"epoch": state.epoch, "step": state.global_step, KEY: numbered})
