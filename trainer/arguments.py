@@ -279,6 +279,13 @@ class VLKDTrainingArguments(TrainingArguments):
             "uses all rows as negatives. Off if unset."
         },
     )
+    eval_samples: int = field(
+        default=0,
+        metadata={
+            "help": "Caption this many validation images at each evaluation, for samples.html in output_dir and for "
+            "report_to."
+        },
+    )
 
     # Fields of `TrainingArguments` with a different default.
     per_device_train_batch_size: int = _changed("per_device_train_batch_size", 64)
@@ -338,6 +345,13 @@ class VLKDTrainingArguments(TrainingArguments):
         if self.contrastive_chunk_size is not None and self.contrastive_chunk_size < 1:
             raise ValueError(
                 f"contrastive_chunk_size is {self.contrastive_chunk_size}; set a number of rows, or leave it unset."
+            )
+        if self.eval_samples < 0:
+            raise ValueError(f"eval_samples is {self.eval_samples}; set it to 0 (off) or a number of images.")
+        if self.eval_samples and self.eval_strategy == "no":
+            raise ValueError(
+                f"eval_samples is {self.eval_samples}, but eval_strategy is no; set it to steps or epoch, and give a "
+                "dataset to evaluate on."
             )
         if self.max_text_length < 3:
             raise ValueError(f"max_text_length is {self.max_text_length}; `<s>`, a token and `</s>` need at least 3.")

@@ -45,9 +45,11 @@ def build_trainer(model_args: ModelArguments, data_args: DataArguments, args: VL
     else:
         kinds = cached_kinds(data_args, args, model, processor)
         train_dataset = load_rows(data_args, args, data_args.dataset_train_split, processor, kinds)
-    eval_dataset = None
+    eval_dataset = sample_dataset = None
     if data_args.dataset_test_split:
         eval_dataset = load_rows(data_args, args, data_args.dataset_test_split, processor, kinds)
+    if args.eval_samples and data_args.cache_image_features != "none":  # the rows above have features, but no images
+        sample_dataset = load_rows(data_args, args, data_args.dataset_test_split, processor, kinds=[])
     if model_args.use_peft:  # after the cache, whose key covers everything that is frozen
         set_seed(args.seed)
         model = add_lora(model, **model_args.lora_options())
@@ -56,6 +58,7 @@ def build_trainer(model_args: ModelArguments, data_args: DataArguments, args: VL
         args,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
+        sample_dataset=sample_dataset,
         processing_class=processor,
         run_config={**model_args.sources(), **data_args.sources()},
         callbacks=[ReportSkipped(args.output_dir)],

@@ -24,6 +24,7 @@ from trainer.data.epoch_dataset import EpochDataset
 from trainer.data.length_grouping import LengthGroupedSampler
 from trainer.data.rows import check_column
 from trainer.data.streaming import StreamingDataset, load_stream_state, save_stream_state, stream_loader
+from trainer.eval_samples import EvalSamples
 from trainer.grad_cache import draw_seeds, embed, seeded, split
 from trainer.hub.train_config import check_same_optimizer, save_train_config
 from trainer.hub.trainer_mixin import HubUploadMixin
@@ -54,6 +55,8 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
         train_dataset: a `datasets.Dataset` with the columns `image` and `caption` (a string, or a list of strings of
             which one is drawn in each epoch), an `EpochDataset`, or a `StreamingDataset`.
         eval_dataset: as `train_dataset`, but not a `StreamingDataset`; or a dict of several by name.
+        sample_dataset: the images and captions for `args.eval_samples`; by default `eval_dataset`, or the first of
+            several.
         processing_class: the `VLKDProcessor`; saved with the model.
         data_collator: replaces the `VLKDDataCollator` that is built from `args`; the two must agree.
         teacher: CLIP's text tower and its tokenizer, as from `load_teacher`; replaces the checkpoint `args.clip`.
@@ -71,6 +74,7 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
         *,
         train_dataset: Dataset | EpochDataset | StreamingDataset | None = None,
         eval_dataset: Dataset | EpochDataset | dict[str, Dataset | EpochDataset] | None = None,
+        sample_dataset: Dataset | EpochDataset | None = None,
         processing_class: ProcessorMixin | None = None,
         data_collator: Callable | None = None,
         teacher: tuple[CLIPTextModelWithProjection, PreTrainedTokenizerBase] | None = None,
@@ -98,6 +102,8 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
         self.add_callback(StartTraining(self))
         self.prepare_model()
         self.prepare_datasets()
+        if args.eval_samples:
+            self.add_callback(EvalSamples(self, sample_dataset))
 
     # ---- model and teacher
 

@@ -114,13 +114,19 @@ def test_page(workplace, monkeypatch, capsys):
     (shown,) = map(json.loads, texts("json"))
     assert line.keys() == shown.keys() and line["reason"] == shown["reason"] and line["name"].endswith("train/17.png")
 
+    # Six photos, and a column for each epoch; the images come out of a cache of features.
+    page = Path("my_model/samples.html").read_text()
+    assert page.count("<img ") == 6 and page.count("<th>step ") == SMALL["num_train_epochs"]
+
     # The figures of both models, and those of the pushed cards.
     after = json.loads(Path("after/metrics.json").read_text())["figures"]
     assert {"direct", "blind"} == {figure["condition"] for figure in after} and after[0]["n"] == 6
     card = caption_repo["README.md"].decode()
     assert "CIDEr" in card and "| lora_r | `4` |" in card and "| model_name_or_path | `my_vlkd` |" in card
     assert {"model.safetensors", "train.yaml", "modeling_vlkd.py", "metrics.json"} <= caption_repo.keys()
-    assert not any(name.endswith((".bin", ".jsonl", ".csv", ".png")) or "adapter" in name for name in caption_repo)
+    assert not any(
+        name.endswith((".bin", ".jsonl", ".csv", ".png", ".html")) or "adapter" in name for name in caption_repo
+    )
     assert {"model.safetensors", "modeling_vlkd.py", "processor_config.json"} <= vqa_repo.keys()
     said = capsys.readouterr().out
     assert "exact match" in said and "my_photos/validation/0.png\t" in said and "GFLOP per sample" in said

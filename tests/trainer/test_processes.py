@@ -99,12 +99,25 @@ def evaluated(parts: SimpleNamespace, batch: int) -> dict[str, float]:
     return build(parts, data, per_device_eval_batch_size=batch).evaluate()
 
 
+def sampled(parts: SimpleNamespace, folder: str, batch: int) -> list[dict]:
+    """The captions of a run that shows three samples, from its state; `folder` gets the page.
+
+    A learning rate of 0: rounding in the weights would change a caption sooner or later.
+    """
+    parts = SimpleNamespace(**{**vars(parts), "folder": folder})
+    options = {"eval_samples": 3, "eval_strategy": "steps", "eval_steps": 2, "learning_rate": 0.0}
+    trainer = build(parts, EpochDataset(load(rows=ROWS)), per_device_train_batch_size=batch, max_steps=4, **options)
+    trainer.train()
+    return [log["eval_samples"] for log in trainer.state.log_history if "eval_samples" in log]
+
+
 def in_process(rank: int, parts: SimpleNamespace, folder: str, port: int) -> None:
     launch = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in launch.items()})  # as torchrun does
     torch.set_num_threads(1)
     results = {name: run(parts, 4, **options) for name, options in RUNS.items()}
     results["evaluation"] = {batch: evaluated(parts, batch) for batch in EVAL_BATCHES}
+    results["samples"] = sampled(parts, f"{folder}/samples", 4)
     results["message"] = message_of_spoilt_run(parts)
     for kind in ("rows", "stream"):
         results[kind] = resumed_and_straight(parts, folder, kind)
@@ -122,7 +135,7 @@ def results(parts, tmp_path_factory) -> list[dict]:
     """What each of the two processes came to."""
     folder = str(tmp_path_factory.mktemp("processes"))
     mp.spawn(in_process, args=(parts, folder, free_port()), nprocs=PROCESSES)
-    return [torch.load(f"{folder}/{rank}.pt") for rank in range(PROCESSES)]
+    return [{**torch.load(f"{folder}/{rank}.pt"), "folder": folder} for rank in range(PROCESSES)]
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -151,6 +164,15 @@ def test_evaluation_counts_each_row_once(parts, results, batch):
             assert metrics[f"eval_{term}"] == pytest.approx(expected[f"eval_{term}"], rel=1e-5)
         for term in ("ttdm", "icti"):
             assert metrics[f"eval_{term}"] == pytest.approx(alone[f"eval_{term}"], rel=1e-5)
+
+
+def test_samples_are_those_of_one_process(parts, results, tmp_path):
+    """Both processes keep the captions in their state; one of them writes the page."""
+    expected = sampled(parts, str(tmp_path / "samples"), 8)
+    assert len(expected) == 2 and len(expected[0]) == 3
+    assert results[0]["samples"] == results[1]["samples"] == expected
+    pages = [Path(folder, "samples", "samples.html").read_bytes() for folder in (results[0]["folder"], tmp_path)]
+    assert pages[0] == pages[1]
 
 
 @pytest.mark.parametrize("kind", ["rows", "stream"])

@@ -26,7 +26,8 @@ lr_scheduler_type warmup_steps bf16 fp16 seed
 PRIVATE = """
 output_dir cache_dir resume_from_checkpoint run_name project report_to push_to_hub disable_tqdm logging_first_step
 logging_steps logging_strategy log_level log_level_replica log_on_each_node use_cpu local_rank skip_memory_metrics
-debug dataloader_pin_memory include_num_input_tokens_seen gradient_checkpointing gradient_checkpointing_kwargs
+debug eval_samples dataloader_pin_memory include_num_input_tokens_seen gradient_checkpointing
+gradient_checkpointing_kwargs
 """.split()
 PRIVATE_PREFIXES = ("hub_", "trackio_", "ddp_", "do_")
 

@@ -21,7 +21,7 @@ ON_THIS_MACHINE = {  # paths, devices, repositories, and what only shows progres
     *("report_to", "disable_tqdm", "debug", "skip_memory_metrics", "do_train", "do_eval", "do_predict"),
     *("logging_strategy", "logging_steps", "logging_first_step", "log_level", "log_level_replica"),
     *("log_on_each_node", "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers"),
-    *("ddp_static_graph", "ddp_backend", "ddp_timeout", "include_num_input_tokens_seen"),
+    *("ddp_static_graph", "ddp_backend", "ddp_timeout", "include_num_input_tokens_seen", "eval_samples"),
 }
 OLDER_NAMES = {"gradient_checkpointing", "gradient_checkpointing_kwargs"}
 CANNOT_BE_SET_HERE = {"tf32", "fp16", "fsdp", "fsdp_config"}  # they need a GPU, or several processes
