@@ -62,7 +62,7 @@ def composed_by_hand() -> Captioner:
 
 
 def onnx(name: str, precision: str) -> Captioner:
-    from trainer.export import VLKDExportedModel, export_model  # needs the extra "onnx"
+    from trainer.inference.export import VLKDExportedModel, export_model  # needs the extra "onnx"
 
     model, _ = vlkd(name)
     folder = tempfile.mkdtemp()  # ONNX Runtime reads the weights from there

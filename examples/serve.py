@@ -21,9 +21,9 @@ from transformers import PreTrainedModel
 
 from modeling_vlkd.image_loading_vlkd import read_image
 from modeling_vlkd.processing_vlkd import first_sentence_of
-from trainer.backends import load_for_inference
 from trainer.cli.devices import add_device_options, read_device_options
 from trainer.image_loader import min_jpeg_side
+from trainer.inference.backends import load_for_inference
 from vlkd import VLKDProcessor
 
 MAX_UPLOAD = 16 * 2**20  # bytes of a request

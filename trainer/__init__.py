@@ -7,10 +7,10 @@ _MODULES = {
     "EpochDataset": "trainer.data.epoch_dataset",
     "TextInfilling": "trainer.data.infilling",
     "VLKDDataCollator": "trainer.data.collator",
-    "VLKDExportedModel": "trainer.export",
+    "VLKDExportedModel": "trainer.inference.export",
     "VLKDTrainer": "trainer.vlkd_trainer",
     "VLKDTrainingArguments": "trainer.arguments",
-    "export_model": "trainer.export",
+    "export_model": "trainer.inference.export",
 }
 __all__ = list(_MODULES)
 

@@ -5,18 +5,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
 from modeling_vlkd.image_loading_vlkd import read_image
-from trainer.backends import load_for_inference
 from trainer.cli.devices import add_device_options, read_device_options
 from trainer.cli.images import find_images, report_skipped, warn
 from trainer.cli.outputs import METADATA, Output, open_outputs
 from trainer.image_loader import load_images, min_jpeg_side
+from trainer.inference.backends import load_for_inference
+from trainer.inference.captioner import Captioner
 
-MAX_BATCH = 64  # images
-CACHE_BYTES = 256 * 2**20  # for the keys and values of a batch, at most
 MANY = 32  # a terminal shows a progress bar for at least this many images
 
 
@@ -103,7 +101,7 @@ def check_numbers(args: argparse.Namespace) -> None:
 
 def describe(paths: list[Path | str], outputs: list[Output], args: argparse.Namespace) -> int:
     """Write the texts of these images, and return the number of images that could be read."""
-    captioner, done = Captioner(args), 0
+    captioner, done = load_captioner(args), 0
     read = partial(read_image, min_side=min_jpeg_side(captioner.processor))
     with tqdm(total=len(paths), unit="image", disable=None if len(paths) >= MANY else True) as progress:
         for batch in load_images(read, paths, captioner.processor, captioner.batch_size):
@@ -119,51 +117,13 @@ def describe(paths: list[Path | str], outputs: list[Output], args: argparse.Name
     return done
 
 
-class Captioner:
-    """The model that the options name, which writes a caption or an answer for each image.
+def load_captioner(args: argparse.Namespace) -> Captioner:
+    """The model that the options name, with their prompt and decoding.
 
     Raises:
         ValueError: the model cannot be loaded, or the prompt has two masks.
     """
-
-    def __init__(self, args: argparse.Namespace):
-        self.model, self.processor = load_for_inference(
-            args.model, "--model", *read_device_options(args), args.backend
-        )
-        self.model.eval()
-        self.is_answer = args.question is not None
-        processor = self.processor
-        self.prompt = (
-            processor.build_vqa_prompt(args.question) if self.is_answer else processor.build_prompt(args.prompt)
-        )
-        self.most = MAX_BATCH  # images that the memory is known to hold
-        self.options = {"max_new_tokens": args.max_new_tokens, "num_beams": args.num_beams, "do_sample": False}
-
-    @property
-    def batch_size(self) -> int:
-        """As many images as `CACHE_BYTES` hold keys and values of, `MAX_BATCH` at most."""
-        config, text = self.model.config, self.model.config.text_config
-        tokens = (1 + config.num_patches) * config.image_token_expansion + self.options["max_new_tokens"]
-        beam_bytes = 2 * text.decoder_layers * text.d_model * tokens * self.model.dtype.itemsize
-        return max(1, min(MAX_BATCH, CACHE_BYTES // (beam_bytes * self.options["num_beams"])))
-
-    @torch.no_grad()
-    def __call__(self, pixel_values: torch.FloatTensor) -> list[str]:
-        """A text for each image, (images, 3, height, width); of an answer, the first sentence.
-
-        If a GPU's memory is too small for the images, they and later ones are done in smaller batches.
-        """
-        return [text for images in pixel_values.split(self.most) for text in self._generate(images)]
-
-    def _generate(self, pixel_values: torch.FloatTensor) -> list[str]:
-        inputs = self.processor.encode_prompts(self.prompt, len(pixel_values)).to(self.model.device)
-        pixels = pixel_values.to(self.model.device, self.model.dtype)
-        try:
-            ids = self.model.generate(**inputs, pixel_values=pixels, **self.options)
-            return self.processor.post_process_generation(ids, inputs["input_ids"], first_sentence=self.is_answer)
-        except torch.OutOfMemoryError:
-            if len(pixel_values) == 1:
-                raise
-        # After the `except`, so that the failed call's tensors are freed.
-        self.most = len(pixel_values) // 2
-        return self(pixel_values)
+    model, processor = load_for_inference(args.model, "--model", *read_device_options(args), args.backend)
+    is_answer = args.question is not None
+    prompt = processor.build_vqa_prompt(args.question) if is_answer else processor.build_prompt(args.prompt)
+    return Captioner(model, processor, prompt, is_answer, args.max_new_tokens, args.num_beams)

@@ -19,12 +19,13 @@ from datasets import Dataset, IterableDataset
 from huggingface_hub import HfApi
 from tqdm.auto import tqdm
 
-from trainer.cli.caption import Captioner
+from trainer.cli.caption import load_captioner
 from trainer.cli.images import warn
 from trainer.data.rows import check_column, load_image
 from trainer.data.sources import SHARDS, load_split, with_undecoded
 from trainer.data.streaming import read_shard
 from trainer.image_loader import load_images, min_jpeg_side
+from trainer.inference.captioner import Captioner
 
 SETTINGS = "captions.json"  # the options with which all shards of a folder were made
 KEY = "__key__"  # names a row of a tar file
@@ -61,7 +62,7 @@ def caption_dataset(args: argparse.Namespace) -> int:
     if pending:
         if torch.accelerator.is_available():
             torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", 0)))
-        captioner = Captioner(args)
+        captioner = load_captioner(args)
         with tqdm(unit="image", disable=rank > 0) as progress:
             for number, file in pending.items():
                 progress.set_description(f"shard {number + 1} of {shards}")

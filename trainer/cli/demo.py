@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from trainer.cli.images import find_images
-from trainer.demo_page import launch
+from trainer.inference.demo_page import launch
 from trainer.models import load_vlkd
 from trainer.precision import fastest_dtype, find_device
 

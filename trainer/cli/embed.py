@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from trainer.backends import checkpoint_digest, load_for_inference
 from trainer.cli.caption import MANY
 from trainer.cli.devices import add_device_options, read_device_options
 from trainer.cli.images import find_images, report_skipped, warn
-from trainer.search import embed_images, new_index, write_index
+from trainer.inference.backends import checkpoint_digest, load_for_inference
+from trainer.inference.search import embed_images, new_index, write_index
 
 NOT_UTF8 = re.compile("[\ud800-\udfff]")  # how Python represents other bytes of a file name
 

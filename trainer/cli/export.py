@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from trainer.backends import write_export
+from trainer.inference.backends import write_export
 from trainer.models import load_vlkd
 
 

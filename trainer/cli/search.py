@@ -10,12 +10,12 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from modeling_vlkd import VLKDProcessor
-from trainer.backends import checkpoint_digest, load_for_inference
 from trainer.cli.devices import add_device_options, read_device_options
 from trainer.cli.images import names_image, warn
 from trainer.cli.outputs import as_json
-from trainer.contact_sheet import as_source, contact_sheet
-from trainer.search import embed_images, embed_text, load_index, nearest
+from trainer.inference.backends import checkpoint_digest, load_for_inference
+from trainer.inference.contact_sheet import as_source, contact_sheet
+from trainer.inference.search import embed_images, embed_text, load_index, nearest
 
 
 def add_command(commands: Any) -> None:

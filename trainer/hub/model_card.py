@@ -11,9 +11,9 @@ from huggingface_hub import EvalResult, ModelCard
 
 from modeling_vlkd import VLKDConfig
 from modeling_vlkd.card_vlkd import MARK, NO_RECIPE, NO_RESULTS, model_card
-from trainer.backends import MANIFEST
 from trainer.evaluation.metrics_file import markdown_report
 from trainer.hub.train_config import load_train_config, published
+from trainer.inference.backends import MANIFEST
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 METRIC_TYPES = {name: name for name in ("cider", "bleu", "meteor", "rouge", "spice", "f1", "loss")} | {"r@": "recall"}

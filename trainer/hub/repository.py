@@ -12,11 +12,11 @@ from huggingface_hub.utils import validate_repo_id
 
 import modeling_vlkd
 from modeling_vlkd import VLKDConfig
-from trainer.backends import EXPORT_FILES, MANIFEST
 from trainer.evaluation.metrics_file import load_metrics
 from trainer.hub.model_card import handwritten_card, make_card
 from trainer.hub.train_config import FILE as TRAIN_CONFIG
 from trainer.hub.train_config import published, published_train_config
+from trainer.inference.backends import EXPORT_FILES, MANIFEST
 from trainer.models import weights_digest
 
 CONFIGS = ("config.json", "generation_config.json", "processor_config.json")

@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, SpaceCardData
 from huggingface_hub.utils import validate_repo_id
 
-import trainer
+import trainer.inference
 from trainer.hub.repository import create_and_upload
 
 PAGE = "demo_page.py"
@@ -85,6 +85,6 @@ def space_files(model: str, revision: str) -> dict[str, bytes]:
         "app.py": APP.format(model=model, revision=revision),
         "requirements.txt": "".join(f"{one}\n" for one in requires("vlkd") if ";" not in one),
         "README.md": CARD.format(header=header.to_yaml(), title=title, model=model),
-        PAGE: Path(trainer.__file__).with_name(PAGE).read_text(encoding="utf-8"),
+        PAGE: Path(trainer.inference.__file__).with_name(PAGE).read_text(encoding="utf-8"),
     }
     return {name: text.encode() for name, text in texts.items()}

@@ -18,6 +18,7 @@ from PIL import Image
 from modeling_vlkd import VLKDForConditionalGeneration
 from trainer.cli import caption, main
 from trainer.cli import images as image_files
+from trainer.inference import captioner
 from trainer.precision import fastest_dtype
 
 ROOT = Path(__file__).parents[3]
@@ -130,7 +131,7 @@ def test_an_image_named_twice_is_no_failure(photos, vlkd_dir, capsys):
 
 def test_batches_change_nothing_and_many_images_show_progress(photos, vlkd_dir, capsys, monkeypatch):
     one_batch = run(capsys, "ask", "photos", QUESTION, "--model", vlkd_dir)
-    monkeypatch.setattr(caption, "MAX_BATCH", 2)
+    monkeypatch.setattr(captioner, "MAX_BATCH", 2)
     monkeypatch.setattr(caption, "MANY", 3)
     for is_terminal in (True, False):
         monkeypatch.setattr(sys.stderr, "isatty", lambda answer=is_terminal: answer)
@@ -200,9 +201,9 @@ def test_a_model_must_be_a_vlkd_checkpoint(photos, bart_dir, clip_dir, capsys):
 def test_device_and_dtype(photos, vlkd_dir, capsys, monkeypatch, options, due):
     """The model computes in the fastest dtype, or in the one that is asked for; on the device that is asked for."""
     used = []
-    original = caption.Captioner.__call__
+    original = captioner.Captioner.__call__
     monkeypatch.setattr(
-        caption.Captioner, "__call__", lambda self, pixels: used.append(self.model) or original(self, pixels)
+        captioner.Captioner, "__call__", lambda self, pixels: used.append(self.model) or original(self, pixels)
     )
     code, out, _ = run(capsys, "caption", "photos/a.png", "--model", vlkd_dir, "--device", "cpu", *options)
     assert code == 0 and len(out) == 1

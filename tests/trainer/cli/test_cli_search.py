@@ -15,8 +15,8 @@ from datasets import load_from_disk
 from PIL import Image
 
 from modeling_vlkd import VLKDModel
-from trainer import backends, search
 from trainer.cli import main
+from trainer.inference import backends, search
 
 TEXT = "two dogs on the grass"
 EXACT = ("--dtype", "float32", "--device", "cpu")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer import backends
-from trainer.backends import PRECISION, _digest, load_for_inference
 from trainer.cli import main
+from trainer.inference import backends
+from trainer.inference.backends import PRECISION, _digest, load_for_inference
 from trainer.precision import find_device
 
 

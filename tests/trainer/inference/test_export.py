@@ -7,7 +7,7 @@ import torch
 from transformers import pipeline
 
 from modeling_vlkd import VLKDForConditionalGeneration
-from trainer.export import VLKDExportedModel, export_model
+from trainer.inference.export import VLKDExportedModel, export_model
 
 pytestmark = pytest.mark.slow  # an export takes half a minute; CI runs the tests of one
 
@@ -89,6 +89,18 @@ def test_int8_is_close(model, onnx, batch):
     rounded = quantized.get_image_features(batch["pixel_values"]).pooler_output
     assert not torch.equal(exact, rounded) and (exact * rounded).sum(-1).min() > 0.98
     assert quantized.generate(**batch, max_new_tokens=3).shape[0] == 4
+
+
+@pytest.mark.parametrize(("precision", "difference"), [("fp32", 1e-4), ("int8", 0.5)])
+def test_openvino(model, batch, tmp_path, precision, difference):
+    if precision == "int8":
+        pytest.importorskip("nncf")
+    export_model(copy.deepcopy(model), precision, "openvino").save_pretrained(tmp_path)
+    ids = torch.tensor([[2, 0, 8, 9, 7]] * 4)
+    with torch.no_grad():
+        expected = model(**batch, decoder_input_ids=ids).logits
+    found = VLKDExportedModel.from_pretrained(tmp_path)(**batch, decoder_input_ids=ids).logits
+    assert 0 < (found - expected).abs().max() < difference * (1 if precision == "fp32" else expected.std())
 
 
 @pytest.mark.parametrize("options", [{"image_token_expansion": 2}, {"image_tokens": "pooled"}])

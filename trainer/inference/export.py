@@ -32,7 +32,7 @@ from modeling_vlkd.generation_vlkd import VLKDEncoder, VLKDGenerationMixin, as_p
 from modeling_vlkd.modeling_vlkd import VLKDForConditionalGeneration
 from modeling_vlkd.processing_vlkd import check_same_number
 from modeling_vlkd.towers_vlkd import VLKDEncoderOutput, VLKDSeq2SeqLMOutput, unit
-from trainer.backends import MANIFEST
+from trainer.inference.backends import MANIFEST
 
 Format = Literal["onnx", "openvino"]
 Precision = Literal["fp32", "int8"]

@@ -49,7 +49,7 @@ def load_for_inference(
         raise ValueError(f"{option}: '{name}' is an export already; leave --backend out.")
     if not is_exported and backend in (None, "torch"):
         return load_vlkd(name, option, device, dtype)
-    from trainer.export import VLKDExportedModel  # transformers' exporters take a second to import
+    from trainer.inference.export import VLKDExportedModel  # transformers' exporters take a second to import
 
     folder = name if is_exported else _exported(name, option, PRECISION[backend])
     model = VLKDExportedModel.from_pretrained(folder)
@@ -80,7 +80,7 @@ def write_export(
     Raises:
         OSError: the folder exists and is not empty, or cannot be written.
     """
-    from trainer.export import export_model
+    from trainer.inference.export import export_model
 
     with TemporaryDirectory(dir=folder.parent) as scratch:
         export_model(model, precision, format).save_pretrained(scratch)

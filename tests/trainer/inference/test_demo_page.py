@@ -19,7 +19,7 @@ QUESTIONS = [QUESTION, "how many?", "is there a dog?", "what is it?"]
 
 @pytest.fixture(scope="module")
 def url(model, processor):
-    from trainer.demo_page import launch
+    from trainer.inference.demo_page import launch
 
     options = {"server_name": "127.0.0.1", "server_port": free_port(), "share": False, "quiet": True}
     page = launch(model.eval(), processor, "tiny", prevent_thread_lock=True, **options)
