@@ -45,7 +45,7 @@ def test_a_space_is_complete(hub, pushed):
     assert hub.repos["spaces/user/page"].private and len(hub.repos["spaces/user/page"].commits) == 2
     files = {name: content.decode() for name, content in hub.files("spaces/user/page").items()}
     assert files.keys() == {"app.py", "demo_page.py", "README.md", "requirements.txt"}
-    assert files["demo_page.py"] == (ROOT / "trainer" / "demo_page.py").read_text(encoding="utf-8")
+    assert files["demo_page.py"] == (ROOT / "trainer" / "inference" / "demo_page.py").read_text(encoding="utf-8")
     assert f'"revision": "{model}"' in files["app.py"] and 'MODEL = "user/tiny"' in files["app.py"]
     names = {line.split(">")[0].split("<")[0] for line in files["requirements.txt"].splitlines()}
     assert {"torch", "transformers", "pillow"} <= names and "datasets" not in names
