@@ -1,5 +1,6 @@
 """Tiny random CLIP and BART checkpoints, built offline, once for all tests."""
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,12 @@ CORPUS = [
     "two dogs on the grass, one cat under the table, a very long caption about nothing at all",
 ] * 3
 PROMPTS = ["a photo of", "<mask>", "Question: what color is the circle? Answer: <mask>", "two dogs <mask> the grass"]
+
+
+def pytest_collection_finish() -> None:
+    """accelerate collects garbage after every training run: not among a million objects of imported modules."""
+    gc.collect()
+    gc.freeze()
 
 
 def build_bart_tokenizer() -> PreTrainedTokenizerFast:
