@@ -7,7 +7,8 @@ import hashlib
 import itertools
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 
 from microworld.drawings import ARTISTS, HELD_OUT_ARTIST
 from microworld.world.kinds import KINDS, WHERE
@@ -44,10 +45,11 @@ class Group:
         offsets = offsets if self.turned else _LAYOUT[self.count]
         return [(self.x + side * dx, self.y + side * dy) for dx, dy in offsets]
 
+    @cached_property  # sampling asks for it again and again
     def half_extent(self) -> tuple[float, float]:
         """Half the width and half the height of the group."""
-        dx, dy = zip(*((abs(x - self.x), abs(y - self.y)) for x, y in self.members()), strict=True)
-        return max(dx) + SIZES[self.size] / 2, max(dy) + SIZES[self.size] / 2
+        members, half = self.members(), SIZES[self.size] / 2
+        return max([abs(x - self.x) for x, _ in members]) + half, max([abs(y - self.y) for _, y in members]) + half
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,9 @@ def is_unseen_pair(first: str, second: str) -> bool:
 def relation(a: Group, b: Group) -> str | None:
     """Where `a` is, seen from `b`; None where two words would be right."""
     dx, dy = a.x - b.x, a.y - b.y
-    apart_x, apart_y = (half + other + _GAP for half, other in zip(a.half_extent(), b.half_extent(), strict=True))
-    if abs(dx) >= 1.5 * abs(dy) and abs(dx) >= apart_x:
+    if abs(dx) >= 1.5 * abs(dy) and abs(dx) >= a.half_extent[0] + b.half_extent[0] + _GAP:
         return "left of" if dx < 0 else "right of"
-    if abs(dy) >= 1.5 * abs(dx) and abs(dy) >= apart_y:
+    if abs(dy) >= 1.5 * abs(dx) and abs(dy) >= a.half_extent[1] + b.half_extent[1] + _GAP:
         return "above" if dy < 0 else "below"
     return None
 
@@ -121,12 +122,13 @@ def _place(groups: list[Group], canvas: int, rng: random.Random, attempts: int =
     """The groups at random places, or None where no free places were found."""
     placed: list[Group] = []
     for group in groups:
-        room_x, room_y = (half + _GAP for half in group.half_extent())
+        room_x, room_y = (half + _GAP for half in group.half_extent)
         if 2 * max(room_x, room_y) > canvas:
             return None
+        looks = (group.kind, group.artist, group.size, group.count, group.turned)
         for _ in range(attempts):
             x, y = rng.uniform(room_x, canvas - room_x), rng.uniform(room_y, canvas - room_y)
-            moved = replace(group, x=round(x, 1), y=round(y, 1))
+            moved = Group(*looks, round(x, 1), round(y, 1))
             if all(relation(moved, other) for other in placed):
                 placed.append(moved)
                 break

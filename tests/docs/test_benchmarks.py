@@ -78,10 +78,8 @@ def test_flops_of_live_and_cached_differ_by_the_vision_tower(monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     script = runpy.run_path(str(ROOT / "benchmarks" / "throughput.py"))
-    model = "vlkd-vit-large-patch14-bart-large"
+    model = "vlkd-vit-base-patch16-bart-base"
     options = {**script["recipe"](model), "report_to": "none", "use_cpu": True, "bf16": False}
     live, cached = (script["flops_per_sample"](options, model, kind) for kind in (False, True))
-    # 24 layers of four maps and an MLP on 257 tokens, attention; 256 patches of 588 pixels; the projection
-    assert live - cached == (
-        24 * (2 * 257 * 12 * 1024**2 + 4 * 257**2 * 1024) + 2 * 256 * 588 * 1024 + 2 * 257 * 1024 * 768
-    )
+    # 12 layers of four maps and an MLP on 197 tokens, attention; 196 patches of 768 pixels; the projection
+    assert live - cached == 12 * (2 * 197 * 12 * 768**2 + 4 * 197**2 * 768) + 2 * 196 * 768**2 + 2 * 197 * 768 * 512

@@ -2,12 +2,11 @@
 
 import csv
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -15,11 +14,13 @@ import pytest
 import torch
 import yaml
 from finetune_data import ROOT, TEACHERS, run_script, write_images, write_model
-from loopback_hub import running_hub
+from huggingface_hub import constants
+from loopback_hub import Hub, running_hub
 from safetensors.torch import load_file
 
 from modeling_vlkd import VLKDForConditionalGeneration
 from trainer.cli import main
+from trainer.hub.repository import HUB
 
 PAGE = (ROOT / "docs" / "finetune.md").read_text(encoding="utf-8")
 BLOCKS = [block.partition("\n")[::2] for block in PAGE.split("```")[1::2]]  # (language, text)
@@ -68,35 +69,41 @@ def workplace(tmp_path, monkeypatch) -> Path:
     torch.set_flush_denormal(False)
 
 
-def run(command: str, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
-    """One command of the page; a push in a process of its own, which finds the Hub by its environment."""
+@pytest.fixture
+def hub(monkeypatch) -> Iterator[Hub]:
+    """A loopback Hub, to which the commands of this process push."""
+    with running_hub() as hub:
+        for name, value in hub.environment("unused").items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(HUB, "endpoint", hub.url)
+        yield hub
+
+
+def run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One command of the page."""
     program, *options = shlex.split(command)
     if program == "python" and options[0] == "-c":
         exec(options[1], {})
     elif program == "python":
         run_script(command, monkeypatch, "--batch-size", "6", "--epochs", "2")
-    elif options[0] == "push":
-        argv = [sys.executable, "-m", "trainer.cli", *options]
-        done = subprocess.run(argv, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
     else:
         assert program == "vlkd" and main(options) == 0, command
 
 
-def test_page(workplace, monkeypatch, capsys):
+def test_page(workplace, hub, monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "my_metric", raising=False)  # other tests have one of this name
     merge, _ = texts("python")
     weights = {}
-    with running_hub() as hub:
-        environment = {**os.environ, **hub.environment(str(workplace / "home")), "PYTHONPATH": str(ROOT)}
-        for language, text in BLOCKS:
-            if language == "python" and text == merge:
-                exec(text, {})
-            for command in text.splitlines() if language == "bash" else ():
-                run(command, monkeypatch, environment)
-                if command.startswith("vlkd train"):
-                    weights[command] = load_file("my_model/model.safetensors")
-        caption_repo, vqa_repo = hub.files("user/my-model"), hub.files("user/my-vqa")
+    for language, text in BLOCKS:
+        if language == "python" and text == merge:
+            exec(text, {})
+        for command in text.splitlines() if language == "bash" else ():
+            run(command, monkeypatch)
+            if command.startswith("vlkd train"):
+                weights[command] = load_file("my_model/model.safetensors")
+    caption_repo, vqa_repo = hub.files("user/my-model"), hub.files("user/my-vqa")
 
     # Training: BART's adapted projections and the two maps moved, nothing else; resumed, to the same weights.
     trained, resumed = weights.values()

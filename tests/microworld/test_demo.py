@@ -247,6 +247,7 @@ def teachers(tmp_path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow  # CI runs a short demo
 def test_whole_demo(teachers, tmp_path, monkeypatch, capsys):
     """The whole demo, with random teachers and two steps."""
     monkeypatch.chdir(ROOT)

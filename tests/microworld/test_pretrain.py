@@ -183,7 +183,8 @@ def test_muon_trains_the_matrices_of_layers_and_projections(processor):
 
 
 # ----------------------------------------------------------------------------------------------------------- BART
-def test_bart(tmp_path):
+def test_bart(tmp_path, monkeypatch):
+    monkeypatch.setattr(bart, "BATCH_SIZE", 8)
     bart.pretrain_bart(tmp_path, [(2, 1e-3, 0.0), (2, 5e-4, 0.1)], documents=1000)
     assert_half(tmp_path)
     model = BartForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32)

@@ -57,7 +57,7 @@ def test_members_of_a_group(count, turned, centers, half_width, half_height):
     """Large drawings of 40 pixels: 0.54 of that is 21.6, and 0.52 is 20.8."""
     group = Group("frog", "twemoji", "large", count, turned, 50, 60)
     assert group.members() == [pytest.approx(center) for center in centers]
-    assert group.half_extent() == pytest.approx((half_width, half_height))
+    assert group.half_extent == pytest.approx((half_width, half_height))
 
 
 def test_drawings_never_overlap_and_stay_on_the_canvas(drawn):

@@ -163,7 +163,9 @@ def test_parameters_that_learn_are_the_papers(name, millions):
     assert learning - bart == 2 * config.projection_dim * config.text_config.d_model
 
 
-def run_full_size(name: str) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["B/16+base", "L/14+large"])
+def test_full_size_runs(name):
     model = VLKDForConditionalGeneration(full_size(name)).eval()
     pixels, ids = torch.rand(1, 3, 224, 224), torch.tensor([[0, 250, 50264, 2]])
     with torch.no_grad():
@@ -173,12 +175,3 @@ def run_full_size(name: str) -> None:
     assert output.encoder_last_hidden_state.shape == (1, tokens + 4, model.config.text_config.d_model)
     written = model.generate(input_ids=ids, pixel_values=pixels, max_new_tokens=3, min_new_tokens=3)
     assert written[:, :3].tolist() == [[2, 0, 250]] and written.shape == (1, 6)
-
-
-def test_base_size_runs():
-    run_full_size("B/16+base")
-
-
-@pytest.mark.slow
-def test_large_size_runs():
-    run_full_size("L/14+large")

@@ -38,12 +38,6 @@ def test_the_users_own_values_stay():
     assert ran.stdout.split() == ["active", "None", "2", "1"]
 
 
-def test_importing_the_library_sets_nothing():
-    code = "import os; from trainer import VLKDTrainer; print([n in os.environ for n in " + repr(NAMES) + "])"
-    ran = subprocess.run([sys.executable, "-c", code], env=clean(), cwd=ROOT, capture_output=True, text=True)
-    assert ran.stdout.strip() == "[False, False, False, False]", ran.stderr
-
-
 @pytest.mark.parametrize(("is_terminal", "expected"), [(False, "5 5"), (True, "None None")])
 def test_progress_bars_in_a_file_are_updated_every_few_seconds(is_terminal, expected):
     code = f"import sys; sys.stderr.isatty = lambda: {is_terminal}; {SET}"

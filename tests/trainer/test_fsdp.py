@@ -144,7 +144,8 @@ def in_process(rank: int, folder: str) -> None:
 def sharded(tmp_path_factory) -> tuple[Path, dict]:
     """The folder with the saved model, and what the first process found."""
     folder = tmp_path_factory.mktemp("fsdp")
-    mp.spawn(in_process, args=(str(folder),), nprocs=PROCESSES)
+    mp.set_forkserver_preload(["trainer.vlkd_trainer"])
+    mp.start_processes(in_process, args=(str(folder),), nprocs=PROCESSES, start_method="forkserver")
     return folder, torch.load(folder / "result.pt")
 
 

@@ -80,8 +80,8 @@ def test_commands_load_an_adapter_on_its_base(workplace):
 
 def test_adapter_of_the_example_is_loaded_and_merged(workplace, monkeypatch):
     """Trained with transformers' own `Trainer`, loaded and merged by the block of docs/finetune.md."""
-    lines = write_images(workplace / "my_images")
-    options = ("--learning-rate", "5e-3", "--batch-size", "10", "--epochs", "50")
+    lines = write_images(workplace / "my_images", number=4)
+    options = ("--learning-rate", "5e-3", "--batch-size", "4", "--epochs", "40")
     command = "python examples/lora.py --model my_vlkd --data my_images --output my_adapter"
     run_script(command, monkeypatch, *options)
     names: dict = {}
@@ -122,7 +122,7 @@ def vlkd_trainer(folder: Path, **options) -> VLKDTrainer:
 
 def test_vlkd_trainer_trains_the_adapter_and_nothing_else(workplace):
     options = {"projector_learning_rate": 1e-2, "projector_optimizer": "muon", "logging_steps": 5}
-    trainer = vlkd_trainer(workplace, max_steps=20, num_train_epochs=10, learning_rate=5e-3, **options)
+    trainer = vlkd_trainer(workplace, max_steps=10, num_train_epochs=10, learning_rate=5e-3, **options)
     expected = trainable(trainer.model)
     before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
     trainer.train()
@@ -170,6 +170,7 @@ print("pushed")
 """
 
 
+@pytest.mark.slow
 def test_adapter_and_merged_model_are_pushed_and_loaded_by_name(workplace):
     """Through the real client over HTTP; the adapter finds its base on the Hub by name."""
     with running_hub() as hub:

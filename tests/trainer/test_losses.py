@@ -105,7 +105,8 @@ def in_process(rank: int, folder: str) -> None:
 
 
 def test_itcl_over_two_processes_is_that_of_one(tmp_path):
-    mp.spawn(in_process, args=(str(tmp_path),), nprocs=2)
+    mp.set_forkserver_preload(["trainer.vlkd_trainer"])
+    mp.start_processes(in_process, args=(str(tmp_path),), nprocs=2, start_method="forkserver")
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
 
     weight = torch.nn.Parameter(torch.eye(8))

@@ -242,20 +242,20 @@ def test_checkpoint_without_optimizer_state_is_refused(parts):
             make(parts, max_steps=8).train(resume_from_checkpoint=checkpoint)
 
 
-def zero(path: Path) -> None:
-    path.write_bytes(bytes(path.stat().st_size))
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer_state.json", "contents.txt"])
-def test_checkpoint_with_a_zeroed_file_is_skipped(parts, name):
+def test_checkpoint_with_a_zeroed_file_is_skipped(parts):
     """A power cut can leave a file of the right size that holds zeros."""
     trainer = make(parts)
     trainer.train()
     folder = trainer.args.output_dir
-    zero(Path(folder, "checkpoint-6", name))
-    assert find_checkpoint(True, folder) == f"{folder}/checkpoint-3"
-    with pytest.raises(ValueError, match=f"checkpoint-6' is not complete: {name} is missing or damaged"):
-        find_checkpoint(f"{folder}/checkpoint-6", folder)
+    for name in ("model.safetensors", "optimizer.pt", "trainer_state.json", "contents.txt"):
+        file = Path(folder, "checkpoint-6", name)
+        content = file.read_bytes()
+        file.write_bytes(bytes(len(content)))
+        assert find_checkpoint(True, folder) == f"{folder}/checkpoint-3"
+        with pytest.raises(ValueError, match=f"checkpoint-6' is not complete: {name} is missing or damaged"):
+            find_checkpoint(f"{folder}/checkpoint-6", folder)
+        file.write_bytes(content)
+    assert find_checkpoint(True, folder) == f"{folder}/checkpoint-6"
 
 
 @pytest.mark.parametrize(

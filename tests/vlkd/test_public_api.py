@@ -2,6 +2,7 @@
 
 import ast
 import operator
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,6 @@ import vlkd
 from trainer.extras import OPTIONAL
 
 ROOT = Path(__file__).parents[2]
-
-
-def python(code: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
 
 
 def test_every_public_name_is_exported():
@@ -33,14 +30,26 @@ def test_type_checkers_see_every_name():
     assert {alias.name for line in block.body for alias in line.names} == {*vlkd.__all__} - {"__version__"}
 
 
-def test_a_class_registers_the_auto_classes():
-    code = "from vlkd import VLKDConfig; from transformers import AutoConfig; AutoConfig.for_model('vlkd')"
-    assert python(code).returncode == 0
+OF_COMMANDS = ("OMP_", "GOMP_", "TQDM_")  # variables that only the commands set
+LIBRARY = f"""
+import os, sys
+sys.modules |= dict.fromkeys({sorted(OPTIONAL)})
+from vlkd import VLKDConfig
+from transformers import AutoConfig
+AutoConfig.for_model("vlkd")
+from vlkd import VLKDModel
+try:
+    from vlkd import VLKDTrainer
+finally:
+    print([name for name in os.environ if name.startswith({OF_COMMANDS})])
+"""
 
 
-@pytest.mark.parametrize(("name", "is_missing"), [("VLKDTrainer", True), ("VLKDModel", False)])
-def test_a_missing_extra_is_named(name, is_missing):
-    ran = python(f"import sys; sys.modules |= dict.fromkeys({sorted(OPTIONAL)})\nfrom vlkd import {name}")
-    message = f"ImportError: {name} needs "
-    assert (ran.returncode, message in ran.stderr) == (int(is_missing), is_missing), ran.stderr
-    assert not is_missing or ran.stderr.endswith('pip install "vlkd[train]"\n')
+def test_a_process_that_uses_the_library():
+    """A class registers the Auto classes, sets no environment variable, and needs no extra or names it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(OF_COMMANDS)}
+    command = [sys.executable, "-c", LIBRARY]
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (1, "[]\n"), ran.stderr
+    *_, error = ran.stderr.splitlines()
+    assert error.startswith("ImportError: VLKDTrainer needs ") and error.endswith('pip install "vlkd[train]"')

@@ -306,17 +306,16 @@ def test_a_model_without_its_processor_is_one_line(photos, vlkd_dir, tmp_path, c
         )
 
 
-def test_a_reader_that_goes_away_and_an_interrupt(photos, vlkd_dir):
-    """As `vlkd caption … | head -1`, and Ctrl-C after the first batch: no traceback, and what was done is kept."""
+def test_an_interrupt(photos, vlkd_dir):
+    """As Ctrl-C after the first batch: no traceback, and what was done is kept."""
     for number in range(400):
         shutil.copy("photos/a.png", f"photos/{number}.png")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "trainer.cli", "caption", "photos", "--model", vlkd_dir]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment}
     pipes["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
-    for stop, code in ((lambda process: process.stdout.close(), 141), (lambda p: p.send_signal(signal.SIGINT), 130)):
-        with subprocess.Popen(command, **pipes) as process:
-            assert process.stdout.readline().startswith(b"photos/0.png\t")
-            stop(process)
-            errors = process.stderr.read()
-            assert process.wait() == code and b"Traceback" not in errors and b"Exception ignored" not in errors
+    with subprocess.Popen(command, **pipes) as process:
+        assert process.stdout.readline().startswith(b"photos/0.png\t")
+        process.send_signal(signal.SIGINT)
+        errors = process.stderr.read()
+        assert process.wait() == 130 and b"Traceback" not in errors and b"Exception ignored" not in errors
