@@ -158,8 +158,8 @@ def test_a_reader_that_goes_away(tmp_path):
     figures = [{"metric": "VQA", "row": "all", "condition": "direct", "value": 0.5, "n": 4, "low": 0.2, "high": 0.8}]
     write_metrics(tmp_path / "metrics.json", figures, command="vlkd", dataset="d", split="test")
     command = [sys.executable, "-m", "trainer.cli", "report", str(tmp_path / "metrics.json")]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": ROOT}
-    with subprocess.Popen(command, **pipes) as process:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
         process.stdout.close()
         assert process.stderr.read() == b"" and process.wait() == 141
 
