@@ -6,12 +6,13 @@ from typing import Any
 
 from trainer.cli.caption import add_options, describe_images
 from trainer.cli.images import names_image
+from trainer.cli.parser import utf8
 
 
 def add_command(commands: Any) -> None:
     parser = commands.add_parser("ask")
     add_options(parser)
-    parser.add_argument("question", help="the question about every image, after the images")
+    parser.add_argument("question", type=utf8, help="the question about every image, after the images")
     parser.set_defaults(run=run, sidecar=False, metadata=False)
 
 

@@ -11,6 +11,7 @@ from modeling_vlkd.image_loading_vlkd import read_image
 from trainer.cli.devices import add_device_options, read_device_options
 from trainer.cli.images import find_images, report_skipped, warn
 from trainer.cli.outputs import METADATA, Output, open_outputs
+from trainer.cli.parser import utf8
 from trainer.image_loader import load_images, min_jpeg_side
 from trainer.inference.backends import load_for_inference
 from trainer.inference.captioner import Captioner
@@ -25,7 +26,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--metadata", action="store_true", help=f"write {METADATA} into each folder, which makes it a dataset"
     )
-    parser.add_argument("--prompt", help="the text before each caption; with <mask>, the text around it")
+    parser.add_argument("--prompt", type=utf8, help="the text before each caption; with <mask>, the text around it")
     dataset = parser.add_argument_group("datasets, in place of images", "--output names a folder of Parquet files.")
     dataset.add_argument("--dataset", metavar="NAME", help="folder, or name on the Hub, as of `vlkd train`")
     dataset.add_argument("--dataset_kwargs", default="{}", metavar="JSON", help="arguments of `load_dataset`")
@@ -43,11 +44,18 @@ def run(args: argparse.Namespace) -> int:
         ValueError: there are both or neither, or an option is wrong.
     """
     if args.dataset is None:
+        if args.push_to_hub is not None or args.key_columns is not None:
+            raise ValueError("--push_to_hub and --key_columns need --dataset.")
         return describe_images(args)
     from trainer.cli.caption_dataset import caption_dataset  # needs the extra "train"
 
     if args.images or args.output is None:
         raise ValueError("--dataset needs --output FOLDER, and no images.")
+    if args.sidecar or args.metadata or args.json or args.recursive or args.skip_existing:
+        raise ValueError(
+            "--dataset has no --sidecar, --metadata, --json, --recursive or --skip_existing; a run that was stopped "
+            "continues by itself."
+        )
     check_numbers(args)
     return caption_dataset(args)
 

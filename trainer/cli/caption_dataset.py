@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from trainer.cli.caption import load_captioner
 from trainer.cli.images import warn
-from trainer.data.rows import check_column, load_image
+from trainer.data.rows import DataError, check_column, load_image
 from trainer.data.sources import SHARDS, load_split, with_undecoded
 from trainer.data.streaming import read_shard
 from trainer.image_loader import load_images, min_jpeg_side
@@ -37,7 +37,7 @@ def caption_dataset(args: argparse.Namespace) -> int:
     """Caption the shards of this process that are not in the output folder, and upload them if asked to.
 
     Returns:
-        0, or 1 if an image could not be read: its caption is null, and its column `error` holds the reason.
+        0, or 1 if a shard could not be read, or an image: its caption is null, and its column `error` has the reason.
 
     Raises:
         ValueError: an option is wrong, the dataset or the model cannot be loaded, or the folder is of other options.
@@ -47,8 +47,10 @@ def caption_dataset(args: argparse.Namespace) -> int:
     keys = args.key_columns if args.key_columns is not None else [KEY] * (KEY in source.column_names)
     for column, option in [(args.image_column, "--image_column"), *((key, "--key_columns") for key in keys)]:
         check_column(column, source.column_names, f"dataset '{args.dataset}'", option)
-    if taken := {"shard", "row", "caption", "error"}.intersection(keys):
+    if taken := {"shard", "row", "caption", "error", args.image_column}.intersection(keys):
         raise ValueError(f"--key_columns {min(taken)}: the captions have a column of this name. Rename the dataset's.")
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"--key_columns {' '.join(keys)} names a column twice.")
     source = with_undecoded(source.select_columns([args.image_column, *keys]), args.image_column)
     folder, shards = Path(args.output), source.num_shards
     check_settings(folder, args, shards)
@@ -57,8 +59,12 @@ def caption_dataset(args: argparse.Namespace) -> int:
     }
     if args.push_to_hub:
         HfApi().create_repo(args.push_to_hub, repo_type="dataset", exist_ok=True)
+    if args.overwrite:
+        for file in folder.glob("captions-*.parquet"):  # of this process, or of a run with other shards
+            if file in files.values() or not file.stem.endswith(f"-of-{shards:05d}"):
+                file.unlink(missing_ok=True)
     unreadable = 0
-    pending = {number: file for number, file in files.items() if args.overwrite or not file.exists()}
+    pending = {number: file for number, file in files.items() if not file.exists()}
     if pending:
         if torch.accelerator.is_available():
             torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", 0)))
@@ -66,9 +72,13 @@ def caption_dataset(args: argparse.Namespace) -> int:
         with tqdm(unit="image", disable=rank > 0) as progress:
             for number, file in pending.items():
                 progress.set_description(f"shard {number + 1} of {shards}")
-                unreadable += caption_shard(captioner, source, number, file, args.image_column, keys, progress)
+                try:
+                    unreadable += caption_shard(captioner, source, number, file, args.image_column, keys, progress)
+                except DataError as error:  # the other shards are captioned
+                    warn(file.name, error)
+                    unreadable += 1
     if args.push_to_hub and files:
-        names = [SETTINGS, *(file.name for file in files.values())]
+        names = [SETTINGS, *(file.name for file in files.values() if file.exists())]
         url = (
             HfApi()
             .upload_folder(
@@ -92,12 +102,16 @@ def open_shards(args: argparse.Namespace) -> IterableDataset:
     """
     try:
         options = json.loads(args.dataset_kwargs)
+        if not isinstance(options, dict):
+            raise ValueError("it is no object")
     except ValueError as error:
-        raise ValueError(f"--dataset_kwargs {args.dataset_kwargs} is not JSON: {error}.") from error
+        raise ValueError(f"--dataset_kwargs {args.dataset_kwargs} is not a JSON object: {error}.") from error
     source = load_split(args.dataset, args.split, streaming=True, **options)
     if isinstance(source, IterableDataset) and source.info.builder_name in FOLDERS:
         source = load_split(args.dataset, args.split, streaming=False, **options)
     if isinstance(source, Dataset):
+        if not len(source):
+            raise ValueError(f"split '{args.split}' of dataset '{args.dataset}' has no rows.")
         source = source.to_iterable_dataset(num_shards=max(1, min(SHARDS, len(source))))
     return source
 
@@ -112,7 +126,10 @@ def check_settings(folder: Path, args: argparse.Namespace, shards: int) -> None:
     settings = {name: getattr(args, name) for name in (*names, "num_beams")} | {"shards": shards}
     file = folder / SETTINGS
     if file.is_file() and not args.overwrite:
-        saved = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            saved = dict(json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{file} cannot be read: {error}. Give another --output, or --overwrite.") from error
         other = [name for name, value in settings.items() if saved.get(name) != value]
         if other:
             raise ValueError(
@@ -120,7 +137,8 @@ def check_settings(folder: Path, args: argparse.Namespace, shards: int) -> None:
                 "folder, or --overwrite."
             )
         return
-    if folder.is_dir() and not args.overwrite and any(folder.iterdir()):
+    others = [other for other in folder.glob("*") if other != file and other.suffix != ".part"]
+    if others and not args.overwrite:
         raise ValueError(f"--output {folder} is not empty, and has no {SETTINGS}. Give another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{SETTINGS}.{os.getpid()}.part")
@@ -175,4 +193,8 @@ def _captioned(
 
 
 def _as_text(value: Any) -> str | None:
-    return value.decode(errors="replace") if isinstance(value, bytes) else None if value is None else str(value)
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if value is None:
+        return None
+    return json.dumps(value, ensure_ascii=False, default=lambda part: _as_text(part) or "")

@@ -1,6 +1,7 @@
 """Where `vlkd caption` and `vlkd ask` write their texts: to stdout, to one file, or beside the images."""
 
 import argparse
+import codecs
 import csv
 import io
 import json
@@ -47,14 +48,14 @@ class Stdout:
 
 
 class RecordFile:
-    """A .jsonl or .csv file with one record per image.
+    """A .jsonl or .csv file with one record per image. A batch of records is one write at the end of the file.
 
     Args:
         file: the file.
         images: the images that it is for.
         identify: returns the columns of an image that come before its text. They tell the records apart.
         column: the column of the text.
-        existing: "keep" appends to an existing file, after cutting off an incomplete last line.
+        existing: "keep" appends to an existing file, after cutting off an incomplete last record.
 
     Raises:
         ValueError: the file exists and must not be changed, its folder does not exist, or its records are of another
@@ -73,10 +74,13 @@ class RecordFile:
             raise ValueError(f"{file} cannot be written: the folder {file.parent} does not exist. Create it.")
         check_new(file, existing)
         self.file, self.images, self.identify, self.column = file, set(images), identify, column
+        self.columns = [*identify(next(iter(self.images), "")), column]
+        self.is_csv = file.suffix == ".csv"
         self.done: set[tuple[str, ...]] = set()
         self.end = 0  # of the whole records, in bytes
         self.separator = b""  # before the next record
-        if existing == "keep" and file.exists():
+        self.size = file.stat().st_size if file.exists() else None
+        if existing == "keep" and self.size:
             self._read(file.read_bytes())
 
     def has(self, image: Image) -> bool:
@@ -91,44 +95,75 @@ class RecordFile:
                 self.done.add(tuple(columns.values()))
         if not records:
             return
-        with open(self.file, "r+b" if self.end else "wb") as file:
+        if self.size != (self.file.stat().st_size if self.file.exists() else None):
+            raise ValueError(
+                f"{self.file} was changed by another program. Run the command again with --skip_existing."
+            )
+        with open(self.file, "r+b" if self.end else "wb", buffering=0) as file:
             file.truncate(self.end)
             file.seek(self.end)
-            file.write(self.separator + self._encode(records))
-            self.end, self.separator = file.tell(), b""
+            data = self.separator + self._encode(records)
+            if file.write(data) < len(data):
+                file.truncate(self.end)
+                raise OSError(f"{self.file} cannot be written: the disk is full.")
+            self.end = self.size = file.tell()
+            self.separator = b""
 
     def _encode(self, records: list[dict[str, str]]) -> bytes:
-        if self.file.suffix != ".csv":
+        if not self.is_csv:
             return "".join(as_json(record, "utf-8") + "\n" for record in records).encode()
         rows = io.StringIO()
-        writer = csv.DictWriter(rows, fieldnames=list(records[0]))
+        writer = csv.DictWriter(rows, fieldnames=self.columns)
         if not self.end:
             writer.writeheader()
         writer.writerows({**record, self.column: as_one_line(record[self.column])} for record in records)
         return rows.getvalue().encode("utf-8", "surrogateescape")
 
     def _read(self, data: bytes) -> None:
-        is_csv = self.file.suffix == ".csv"
-        self.end = data.rfind(b"\n") + 1
-        if not is_csv and _is_json(data[self.end :]):  # a complete record of an editor that writes no last line break
-            self.end, self.separator = len(data), b"\n"
-        lines = data[: self.end].decode("utf-8", "surrogateescape").splitlines()
+        """Find the images that have their text, and the end of the last complete record."""
         try:
-            records = list(csv.DictReader(lines)) if is_csv else [json.loads(line) for line in lines if line.strip()]
-            columns = list(self.identify(next(iter(self.images), "")))
-            self.done = {tuple(record[column] for column in columns) for record in records if record[self.column]}
+            records = self._read_csv(data) if self.is_csv else self._read_json_lines(data)
+            self.done = {tuple(record[column] for column in self.columns[:-1]) for record in records}
+            if any(self.column not in record for record in records):
+                raise KeyError(self.column)
         except (ValueError, KeyError, TypeError, csv.Error) as error:
             raise ValueError(
-                f"{self.file} cannot be continued: a record is not of this command ({type(error).__name__}: {error}). "
-                "Give another file, or replace it with --overwrite."
+                f"{self.file} cannot be continued: it is not of this command ({type(error).__name__}: {error}). Give "
+                "another file, or replace it with --overwrite."
             ) from error
+
+    def _read_json_lines(self, data: bytes) -> list[dict[str, str]]:
+        *lines, last = data.removeprefix(codecs.BOM_UTF8).split(b"\n")
+        records = [json.loads(line) for line in lines if line.strip()]
+        self.end = len(data) - len(last)
+        start = json.dumps(self.columns[0])
+        if last.startswith(b"{") and not _is_json(last) and start.startswith(last[1 : len(start) + 1].decode()):
+            return records  # the run was stopped while it wrote this one
+        if last.strip():  # an editor may write no last line break
+            records.append(json.loads(last))
+            self.end, self.separator = len(data), b"\n"
+        return records
+
+    def _read_csv(self, data: bytes) -> list[dict[str, str]]:
+        end = len(data)
+        while end and (data[:end].count(b'"') % 2 or not data[:end].endswith(b"\n")):
+            end = data.rfind(b"\n", 0, end - 1) + 1
+        last = next(csv.reader(io.StringIO(data[end:].decode("utf-8", "surrogateescape"), newline="")), [])
+        if len(last) == len(self.columns) or (last and not end):  # an editor may write no last line break
+            end, self.separator = len(data), b"\r\n"
+        text = data[:end].decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+        header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+        if header != self.columns:
+            raise ValueError(f"its columns are {', '.join(header)}, not {', '.join(self.columns)}")
+        self.end = end
+        return [dict(zip(header, row, strict=True)) for row in rows if row]
 
 
 class Sidecars:
     """A text file beside each image: photo.txt beside photo.jpg.
 
     Raises:
-        ValueError: a text file exists and must not be changed, or it would belong to two images or to a URL.
+        ValueError: a text file exists and must not be changed, is an image, or would belong to two images or a URL.
     """
 
     def __init__(self, images: Iterable[Image], existing: Existing):
@@ -138,7 +173,9 @@ class Sidecars:
             if not isinstance(image, Path):
                 raise ValueError(f"--sidecar writes beside images, but {image} is a URL. Use --output.")
             file = image.with_suffix(".txt")
-            if file in owners:
+            if file == image:
+                raise ValueError(f"the text of {image} would replace the image. Rename it, or use --output.")
+            if owners.get(file, image) != image:
                 raise ValueError(f"{owners[file]} and {image} would share {file}. Rename one, or use --output.")
             owners[file] = image
             check_new(file, existing)
@@ -150,7 +187,7 @@ class Sidecars:
         for image, text in texts:
             if not self.has(image):
                 file = image.with_suffix(".txt")
-                part = file.with_name(f".{file.name}.part")
+                part = file.with_name(f".{os.getpid()}.part")  # no longer than a file name may be
                 part.write_text(as_one_line(text) + "\n", encoding="utf-8")
                 os.replace(part, file)
 
@@ -181,6 +218,9 @@ def open_outputs(args: argparse.Namespace, found: dict[str, list[Image]]) -> lis
         if not os.path.isdir(name):
             raise ValueError(f"--metadata writes {METADATA} into a folder of images, but {name} is not a folder.")
         outputs.append(RecordFile(Path(name, METADATA), found[name], _relative_to(name), column, existing))
+    files = [output.file.resolve() for output in outputs if isinstance(output, RecordFile)]
+    if len(set(files)) < len(files):
+        raise ValueError(f"{min(files)} would be written twice. Name another --output, or each folder once.")
     if not outputs and existing != "refuse":
         option = "--skip_existing" if args.skip_existing else "--overwrite"
         raise ValueError(f"{option} needs a file to write: --output, --sidecar or --metadata.")

@@ -120,6 +120,15 @@ def as_bool(text: str) -> bool:
     return string_to_bool({"on": "true", "off": "false"}.get(text.lower(), text))
 
 
+def utf8(text: str) -> str:
+    """The type of a text. Python keeps bytes that are not UTF-8 in a form that tokenizers refuse."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("the text is not UTF-8") from None
+    return text
+
+
 def find_config(name: str) -> str:
     """The path of a YAML file, or of the recipe with this name.
 

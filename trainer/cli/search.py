@@ -13,6 +13,7 @@ from modeling_vlkd import VLKDProcessor
 from trainer.cli.devices import add_device_options, read_device_options
 from trainer.cli.images import names_image, warn
 from trainer.cli.outputs import as_json
+from trainer.cli.parser import utf8
 from trainer.inference.backends import checkpoint_digest, load_for_inference
 from trainer.inference.contact_sheet import as_source, contact_sheet
 from trainer.inference.search import embed_images, embed_text, load_index, nearest
@@ -20,7 +21,7 @@ from trainer.inference.search import embed_images, embed_text, load_index, neare
 
 def add_command(commands: Any) -> None:
     parser = commands.add_parser("search")
-    parser.add_argument("query", nargs="?", help="a text, such as 'a dog on a beach'")
+    parser.add_argument("query", nargs="?", type=utf8, help="a text, such as 'a dog on a beach'")
     parser.add_argument("--image", metavar="FILE", help="find images like this file or URL, instead of a text")
     parser.add_argument("--index", required=True, metavar="DIR", help="folder that vlkd embed has written")
     parser.add_argument("--model", metavar="DIR", help="the model of the index, if it has moved")

@@ -124,7 +124,10 @@ def _call(spec: str, **kwargs: Any) -> Dataset:
 
 
 def _split_of_saved(folder: str, split: str) -> Dataset:
-    saved = datasets.load_from_disk(folder)
+    try:
+        saved = datasets.load_from_disk(folder)
+    except IndexError as error:  # of a dataset without rows
+        raise ValueError(f"dataset '{folder}' has no rows.") from error
     if isinstance(saved, Dataset):  # a single split, which may have no name
         saved = {str(saved.split or "train"): saved}
     if split not in saved:

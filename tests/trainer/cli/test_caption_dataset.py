@@ -132,7 +132,9 @@ def test_mistakes_change_nothing(caption, tmp_path):
     before = contents("out")
     for options, message in [
         ([], "has captions with other options (max_new_tokens)"),
-        (["--dataset_kwargs", "{"], "is not JSON"),
+        (["--dataset_kwargs", "{"], "is not a JSON object"),
+        (["--dataset_kwargs", "[]"], "is not a JSON object"),
+        (["--key_columns", "image"], "the captions have a column of this name"),
         (["--split", "test"], "split 'test'"),
         (["--image_column", "picture"], "has no column 'picture'"),
         (["--key_columns", "url"], "has no column 'url'"),
@@ -154,6 +156,56 @@ def test_overwrite(caption, tmp_path):
     assert caption("data", "--overwrite")[0] == 0
     assert json.loads(Path("out/captions.json").read_text())["max_new_tokens"] == 40
     assert max(len(row["caption"].split()) for row in read()) > 1
+
+
+def test_overwriting_is_continued_too(caption, tmp_path, monkeypatch):
+    write_parquet(tmp_path / "data", files=3)
+    caption("data", "--max_new_tokens", "1")
+    original, done = caption_dataset.caption_shard, []
+
+    def stop_after_one(*args):
+        if done:
+            raise KeyboardInterrupt
+        return done.append(original(*args)) or 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(caption_dataset, "caption_shard", stop_after_one)
+        assert caption("data", "--overwrite")[0] == 130
+    assert caption("data")[0] == 0
+    caption("data", output="whole")
+    assert contents("out") == contents("whole")
+
+
+def test_overwriting_leaves_no_shards_of_another_number(caption, tmp_path):
+    write_parquet(tmp_path / "data", files=3)
+    caption("data")
+    write_parquet(tmp_path / "other", files=1)
+    assert caption("other", "--overwrite")[0] == 0
+    assert sorted(contents("out")) == ["captions-00000-of-00001.parquet", "captions.json"] and len(read()) == 10
+
+
+def test_a_broken_shard_does_not_stop_the_others(caption, tmp_path):
+    write_parquet(tmp_path / "data", files=3)
+    whole = (tmp_path / "data" / "train-00001.parquet").read_bytes()
+    (tmp_path / "data" / "train-00001.parquet").write_bytes(b"PAR1 and then nothing")
+    code, _, errors = caption("data")
+    assert code == 1 and "captions-00001-of-00003.parquet: shard 2 of 3 cannot be read" in errors
+    assert sorted(contents("out")) == [f"captions-0000{n}-of-00003.parquet" for n in (0, 2)] + ["captions.json"]
+    (tmp_path / "data" / "train-00001.parquet").write_bytes(whole)
+    assert caption("data")[0] == 0 and len(contents("out")) == 4
+
+
+def test_a_dataset_without_rows(caption, tmp_path):
+    as_dataset().select([]).save_to_disk(tmp_path / "empty")
+    code, _, errors = caption("empty")
+    assert code == 2 and "dataset 'empty' has no rows" in errors and not Path("out").exists()
+
+
+def test_what_another_process_is_writing_is_no_foreign_file(caption, tmp_path):
+    write_parquet(tmp_path / "data", files=1)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "captions.json.1.part").write_text("{")
+    assert caption("data")[0] == 0
 
 
 @pytest.mark.slow

@@ -3,12 +3,14 @@
 import csv
 import json
 import os
+import resource
 from pathlib import Path
 
 import pytest
 from datasets import load_dataset
 
 from trainer.cli import main
+from trainer.cli.outputs import RecordFile
 
 QUESTION = "what is it?"
 
@@ -154,6 +156,77 @@ def test_a_line_of_an_editor_is_kept(folder, caption, captions):
     ]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_table_of_an_editor_is_continued(folder, caption, captions, end):
+    """With any line ends, a byte order mark, and no line break at its end."""
+    own = f"\ufeffimage,caption{end}photos/a.png,my own text".encode()
+    (folder / "out.csv").write_bytes(own)
+    assert caption("photos", "--output", "out.csv", "--skip_existing")[0] == 0
+    assert (folder / "out.csv").read_bytes() == own + f"\r\nphotos/b.png,{captions['photos/b.png']}\r\n".encode()
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv"])
+def test_names_of_all_kinds_are_continued(folder, caption, images, name):
+    for letter in ("\n", "\r", "\x0b", "\x1c", "\x85", "\u2028", '"', ",", "😀"):
+        images[0].save(f"photos/x{letter}y.png")
+    assert caption("photos", "--output", name)[0] == 0
+    whole = (folder / name).read_bytes()
+    assert caption("photos", "--output", name, "--skip_existing")[0] == 0
+    assert (folder / name).read_bytes() == whole
+
+
+def test_an_empty_caption_is_a_caption(folder, caption):
+    own = "".join(json.dumps({"image": f"photos/{name}.png", "caption": ""}) + "\n" for name in "ab")
+    (folder / "out.jsonl").write_text(own)
+    assert caption("photos", "--output", "out.jsonl", "--skip_existing")[0] == 0
+    assert (folder / "out.jsonl").read_text() == own
+
+
+def records(name: str) -> RecordFile:
+    return RecordFile(Path(name), ["a", "b"], lambda image: {"image": image}, "caption", "refuse")
+
+
+def test_two_programs_do_not_write_one_file(folder):
+    first, second = records("out.jsonl"), records("out.jsonl")
+    first.write([("a", "text")])
+    with pytest.raises(ValueError, match="was changed by another program"):
+        second.write([("b", "text")])
+    first.write([("b", "text")])
+    assert len(lines(folder / "out.jsonl")) == 2
+
+
+def test_a_full_disk_leaves_whole_records(folder):
+    file = records("out.jsonl")
+    file.write([("a", "text")])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.end + 10, hard))
+    try:
+        with pytest.raises(OSError):
+            file.write([("b", "text")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert lines(folder / "out.jsonl") == [{"image": "a", "caption": "text"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("out.csv", "caption,image\na dog,photos/a.png\n"),
+        ("out.csv", "id,image,caption\n1,photos/a.png,a dog\n"),
+        ("out.csv", "notes"),
+        ("out.csv", "notes\r of mine\r"),
+        ("out.jsonl", '[{"image": "photos/a.png", "caption": "a dog"}]'),
+        ("out.jsonl", "notes"),
+        ("out.jsonl", '{"file": "a.png"'),
+    ],
+)
+def test_files_of_another_kind_are_left_alone(folder, caption, name, content):
+    (folder / name).write_bytes(content.encode())
+    code, _, errors = caption("photos", "--output", name, "--skip_existing")
+    assert code == 2 and f"{name} cannot be continued" in errors
+    assert (folder / name).read_bytes() == content.encode()
+
+
 @pytest.mark.parametrize("content", ['{"file": "a.png"}\n', "[1]\n", "a dog\n", '{"image": "photos/a.png"}\n'])
 def test_records_of_another_kind(folder, caption, content):
     (folder / "out.jsonl").write_text(content)
@@ -173,6 +246,9 @@ def test_records_of_another_kind(folder, caption, content):
         (["photos/a.png", "--metadata"], "photos/a.png is not a folder"),
         (["http://127.0.0.1/a.png", "--sidecar"], "is a URL"),
         (["--prompt", "a <mask> and a <mask>"], "has 2 <mask>"),
+        (["--prompt", "\udcff"], "the text is not UTF-8"),
+        (["--push_to_hub", "user/name"], "need --dataset"),
+        (["--metadata", "--output", "photos/metadata.jsonl"], "would be written twice"),
     ],
 )
 def test_mistakes(folder, caption, options, message):
@@ -184,6 +260,19 @@ def test_two_images_of_one_name(folder, caption, images):
     images[0].save("photos/a.jpg")
     code, _, errors = caption("photos", "--sidecar")
     assert code == 2 and "photos/a.jpg and photos/a.png would share photos/a.txt" in errors
+
+
+def test_an_image_named_twice_has_one_text(folder, caption):
+    assert caption("photos", "photos/*.png", "--sidecar", "--output", "out.csv")[0] == 0
+    assert len(list(folder.rglob("*.txt"))) == 2 and len((folder / "out.csv").read_text().splitlines()) == 3
+
+
+def test_an_image_is_not_replaced_by_its_text(folder, caption, images):
+    images[0].save("photos/a.txt", "PNG")
+    before = (folder / "photos" / "a.txt").read_bytes()
+    code, _, errors = caption("photos/a.txt", "--sidecar", "--overwrite")
+    assert code == 2 and "the text of photos/a.txt would replace the image" in errors
+    assert (folder / "photos" / "a.txt").read_bytes() == before
 
 
 def test_names_that_are_not_utf8(folder, caption):
