@@ -1,10 +1,13 @@
 """`--backend`: exports that are made once, and again when the model changes."""
 
 import json
+import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from trainer.cli import main
 from trainer.inference import backends
@@ -54,6 +57,42 @@ def test_what_is_no_model_leaves_no_export(tmp_path, cache):
         with pytest.raises(ValueError, match="--model"):
             load_for_inference(name, "--model", find_device("cpu"), None, "onnx")
     assert list(cache.iterdir()) == before
+
+
+@pytest.fixture(scope="module")
+def export(model, processor, tmp_path_factory) -> Path:
+    """The files of an export, with one small program."""
+    pytest.importorskip("onnxruntime")
+    from transformers.exporters import ExportedModel, OnnxConfig, OnnxExporter
+
+    folder = tmp_path_factory.mktemp("export")
+    program = OnnxExporter().export(torch.nn.Linear(64, 64), {"input": torch.zeros(2, 64)}, OnnxConfig())
+    ExportedModel(program.components, "onnx", model.config, model.generation_config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+DAMAGES = [("export.json", content) for content in (b"{}", b"[]", b"no JSON")]
+DAMAGES += [(name, None) for name in ("config.json", "generation_config.json", "processor_config.json")]
+DAMAGES += [(name, None) for name in ("tokenizer.json", "model.onnx", "model.onnx.data")]
+DAMAGES += [("model.onnx", b"\x08\x0a\x3a"), ("model.onnx.data", b"short")]
+
+
+@pytest.mark.parametrize(("name", "content"), DAMAGES)
+def test_a_damaged_export(export, tmp_path, name, content):
+    folder = Path(shutil.copytree(export, tmp_path / "export"))
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    start = re.escape(f"--model: '{folder}' is an export that cannot be read: ")
+    with pytest.raises(ValueError, match=rf"^{start}\w.* Export it again with `vlkd export`\.$"):
+        load_for_inference(str(folder), "--model", find_device("cpu"), torch.float32)
+
+
+def test_a_missing_runtime_is_an_import_error(export, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match="onnxruntime"):
+        load_for_inference(str(export), "--model", find_device("cpu"), torch.float32)
 
 
 @pytest.mark.slow  # an export takes half a minute
