@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import shutil
 import sys
+import time
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -107,6 +109,9 @@ def _exported(name: str, option: str, precision: str) -> Path:
     folder = cache / _digest(name, option, precision)
     if folder.is_dir():
         return folder
+    for leftover in cache.glob("tmp*"):  # of an export that was killed
+        if time.time() - leftover.stat().st_mtime > 24 * 3600:
+            shutil.rmtree(leftover, ignore_errors=True)
     print(f"vlkd: exporting {name} to ONNX; the export is kept in {folder}", file=sys.stderr)
     model, processor = load_vlkd(name, option)
     try:

@@ -1,9 +1,11 @@
 """`--backend`: exports that are made once, and again when the model changes."""
 
 import json
+import os
 import re
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,27 @@ def test_a_missing_runtime_is_an_import_error(export, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ImportError, match="onnxruntime"):
         load_for_inference(str(export), "--model", find_device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize("option", [["--dtype", "bfloat16"], ["--device", "cuda"]])
+def test_an_export_has_its_own_device_and_dtype(images, tmp_path, capsys, option):
+    (tmp_path / "export.json").write_text("{}")
+    images[0].save(tmp_path / "a.png")
+    assert main(["caption", str(tmp_path / "a.png"), "--model", str(tmp_path), *option]) == 2
+    message = f"--model: '{tmp_path}' is an export; it runs on the CPU, with its own dtype; omit --device and --dtype."
+    assert message in capsys.readouterr().err
+
+
+def test_what_killed_exports_left_is_removed_after_a_day(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(backends, "cached_assets_path", lambda *names: tmp_path)
+    monkeypatch.setattr(backends, "write_export", lambda model, processor, folder, precision: None)
+    for name in ("tmpold", "tmpnew", "0123old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "decoder.onnx").touch()
+    for name in ("tmpold", "0123old"):
+        os.utime(tmp_path / name, (time.time() - 25 * 3600,) * 2)
+    backends._exported(str(folder), "--model", "fp32")
+    assert {file.name for file in tmp_path.iterdir()} == {"tmpnew", "0123old", "model"}
 
 
 @pytest.mark.slow  # an export takes half a minute
