@@ -1,7 +1,6 @@
 """Generation for VLKD: the decoder starts with the prompt, and prompts of different lengths share a batch."""
 
 import copy
-import math
 from collections.abc import Callable
 
 import torch
@@ -24,6 +23,7 @@ SHARED_OPTIONS |= {f"{name}_token_id" for name in ("bos", "pad", "eos", "decoder
 # Options of the same kind with the one value that changes nothing.
 NEUTRAL = {"return_dict_in_generate": False, "num_return_sequences": 1, "repetition_penalty": 1.0, "min_length": 0}
 NEUTRAL |= {"no_repeat_ngram_size": 0, "output_scores": False}
+DEFAULT_NEW_TOKENS = 20  # of transformers, if neither `max_new_tokens` nor `max_length` is set
 SPREAD = 16  # tokens by which the prompts of one call may differ in length
 
 # Inputs with one row for each prompt.
@@ -97,7 +97,8 @@ class VLKDGenerationMixin(GenerationMixin):
         With an image, the decoder starts with the tokens before the prompt's `<mask>`. The returned ids include them;
         `processor.post_process_generation` removes them. `decoder_input_ids` may also be a list of 1-D tensors of
         different lengths, as `decoder_prompt_ids` returns it, which answers prompts without an image. A row's result
-        does not depend on the other rows. It ends at BART's last position, also if `max_new_tokens` would allow more.
+        does not depend on the other rows. It ends at BART's last position, also if `max_new_tokens` or `max_length`
+        would allow more.
 
         Defaults come from `model.generation_config` with an image, and from `model.text_generation_config`, the BART
         checkpoint's own, without one.
@@ -126,16 +127,38 @@ class VLKDGenerationMixin(GenerationMixin):
             generation_config, kwargs = self._text_generation_config(generation_config, kwargs)
         defaults, fill = self.generation_config, self.config.text_config.pad_token_id
         limit = self.config.text_config.max_position_embeddings
-        return generate_by_prompt_length(super().generate, defaults, fill, generation_config, limit, **kwargs)
+        return generate_by_prompt_length(
+            self._generate_within_positions, defaults, fill, generation_config, limit, **kwargs
+        )
+
+    def _generate_within_positions(
+        self, generation_config: GenerationConfig | None = None, **kwargs
+    ) -> torch.LongTensor | ModelOutput:
+        """Same as `GenerationMixin.generate`, but a text ends at the decoder's last position at the latest."""
+        limit, prompt = self.config.text_config.max_position_embeddings, kwargs.get("decoder_input_ids")
+        start = 1 if prompt is None else prompt.shape[1]
+        config = _completed(generation_config, self.generation_config)
+        inputs = config.update(**kwargs)
+        new_tokens = DEFAULT_NEW_TOKENS if config.max_new_tokens is None else config.max_new_tokens
+        given = config.max_length if config.max_new_tokens is None else None  # `max_new_tokens` takes precedence
+        if (start + new_tokens if given is None else given) <= limit:
+            return super().generate(generation_config=generation_config, **kwargs)
+        config.max_new_tokens, config.max_length = limit - start, None
+        return super().generate(generation_config=config, **inputs)
 
     def _text_generation_config(
         self, generation_config: GenerationConfig | None, kwargs: dict
     ) -> tuple[GenerationConfig, dict]:
         """Returns the user's options, completed with the BART checkpoint's defaults, and the other keywords."""
-        config = GenerationConfig() if generation_config is None else copy.deepcopy(generation_config)
-        defaults = self.text_generation_config.to_diff_dict()
-        config.update(defaults_only=True, allow_custom_entries=True, **defaults)
+        config = _completed(generation_config, self.text_generation_config)
         return config, config.update(**kwargs)
+
+
+def _completed(generation_config: GenerationConfig | None, defaults: GenerationConfig) -> GenerationConfig:
+    """Returns a copy of the config, in which the options that are not set have the values of `defaults`."""
+    config = GenerationConfig() if generation_config is None else copy.deepcopy(generation_config)
+    config.update(defaults_only=True, allow_custom_entries=True, **defaults.to_diff_dict())
+    return config
 
 
 def default_generation_config(text_config: PreTrainedConfig) -> GenerationConfig:
@@ -223,16 +246,12 @@ def generate_by_prompt_length(
         raise ValueError(f"A prompt has {longest} tokens, and the decoder {limit} positions; shorten the prompt.")
     if len({len(prompt) for prompt in prompts}) == 1:
         prompts = prompts if isinstance(prompts, torch.Tensor) else torch.stack(prompts)
-        new_tokens = _max_new_tokens(kwargs, generation_config, defaults)
-        if None not in (limit, new_tokens):
-            kwargs["max_new_tokens"] = min(new_tokens, limit - longest)
         return generate(decoder_input_ids=prompts, generation_config=generation_config, **kwargs)
 
     for name in ("past_key_values", "streamer", "prefix_allowed_tokens_fn"):
         if kwargs.get(name) is not None:
             raise ValueError(f"`{name}` requires prompts of one length; call `generate` once for each length.")
-    config = GenerationConfig() if generation_config is None else copy.deepcopy(generation_config)
-    config.update(defaults_only=True, allow_custom_entries=True, **defaults.to_diff_dict())
+    config = _completed(generation_config, defaults)
     inputs = {name: kwargs.pop(name) for name in ROW_INPUTS if name in kwargs}
     known = {name: value for name, value in kwargs.items() if value is not None or hasattr(config, name)}
     options = config.update(**known)
@@ -241,14 +260,8 @@ def generate_by_prompt_length(
     for rows in _group([len(prompt) for prompt in prompts], 0 if new_tokens is None else SPREAD):
         own = [prompts[row] for row in rows]
         options |= {name: _take(value, rows) for name, value in inputs.items()}
-        sequences |= zip(rows, _generate_group(generate, own, new_tokens, config, limit, options), strict=True)
+        sequences |= zip(rows, _generate_group(generate, own, new_tokens, config, options), strict=True)
     return _pad([sequences[row] for row in range(len(prompts))], fill)
-
-
-def _max_new_tokens(kwargs: dict, *configs: GenerationConfig | None) -> int | None:
-    """Returns the first `max_new_tokens` that is set."""
-    given = [kwargs.get("max_new_tokens"), *(config.max_new_tokens for config in configs if config is not None)]
-    return next((value for value in given if value is not None), None)
 
 
 def _generate_group(
@@ -256,7 +269,6 @@ def _generate_group(
     prompts: list[torch.LongTensor],
     new_tokens: int | None,
     config: GenerationConfig,
-    limit: int | None,
     options: dict,
 ) -> list[torch.LongTensor]:
     """
@@ -267,12 +279,9 @@ def _generate_group(
         new_tokens: The number of tokens after each prompt, if the prompts have different lengths.
     """
     start, longest = len(prompts[0]), len(prompts[-1])
-    last = math.inf if limit is None else limit
     if new_tokens is not None:
         options = options | {"logits_processor": LogitsProcessorList([ForcedPrompts(prompts)])}
-        config.max_new_tokens = min(longest + new_tokens, last) - start
-    elif config.max_new_tokens is not None:
-        options = options | {"max_new_tokens": min(config.max_new_tokens, last - start)}
+        config.max_new_tokens = longest + new_tokens - start
     decoder_input_ids = torch.stack([prompt[:start] for prompt in prompts])
     ids = generate(decoder_input_ids=decoder_input_ids, generation_config=config, **options)
     if not isinstance(ids, torch.Tensor):
@@ -280,7 +289,7 @@ def _generate_group(
             "`return_dict_in_generate` requires prompts of one length; call `generate` once for each length."
         )
     groups = ids.view(len(prompts), -1, ids.shape[-1])
-    ends = [None if new_tokens is None else min(len(prompt) + new_tokens, last) for prompt in prompts]
+    ends = [None if new_tokens is None else len(prompt) + new_tokens for prompt in prompts]
     return [group[:, :end] for group, end in zip(groups, ends, strict=True)]
 
 

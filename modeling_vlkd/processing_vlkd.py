@@ -2,6 +2,7 @@
 
 import os
 import re
+from itertools import dropwhile
 from typing import Unpack
 
 import torch
@@ -218,7 +219,8 @@ class VLKDProcessor(ProcessorMixin):
         """Removes the decoder start and the prompt's tokens before `<mask>`, if the generated ids start with them."""
         tokenizer = self.tokenizer
         end = prompt.index(tokenizer.mask_token_id) if tokenizer.mask_token_id in prompt else 0
-        prefix = [token for token in prompt[:end] if token != tokenizer.pad_token_id]
+        # Only padding is left out: a `<pad>` that the prompt itself has is in the generated ids too.
+        prefix = list(dropwhile(lambda token: token == tokenizer.pad_token_id, prompt[:end]))
         return generated[1 + len(prefix) :] if generated[1 : 1 + len(prefix)] == prefix else generated
 
 

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -80,7 +82,7 @@ def load_images(
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=list,
-        worker_init_fn=_leave_interrupts_to_the_parent,
+        worker_init_fn=_follow_the_parent,
         generator=torch.Generator(),  # the global one does not change
     )
     for items in _iterate(loader):
@@ -104,8 +106,16 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _leave_interrupts_to_the_parent(worker: int) -> None:
+def _follow_the_parent(worker: int) -> None:
+    """Leave interrupts to the parent, and end with it, also if it was killed while this process waits to send."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def min_jpeg_side(processor: ProcessorMixin) -> int:

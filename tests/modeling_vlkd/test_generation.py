@@ -64,6 +64,30 @@ def test_a_text_ends_at_the_last_position(model, processor, images, options):
     assert both.shape[1] <= limit and torch.equal(both[0, : alone.shape[1]], alone[0])
 
 
+@pytest.mark.parametrize("options", [{}, {"max_length": 300}, {"max_length": 300, "num_beams": 2}])
+def test_a_default_or_total_length_ends_at_the_last_position(model, processor, images, options):
+    limit = model.config.text_config.max_position_embeddings
+    inputs = processor(images=images[0], text="Question: " + "why " * 12 + "? Answer: <mask>")
+    room = limit - len(model.decoder_prompt_ids(inputs["input_ids"])[0])
+    assert 0 < room < 20
+    beams = {"num_beams": options.get("num_beams", 1), "min_length": limit}
+    due = model.generate(**inputs, max_new_tokens=room, **beams)
+    assert due.shape[1] == limit
+    assert torch.equal(model.generate(**inputs, **options | beams), due)
+
+
+@pytest.mark.parametrize("length", ["max_new_tokens", "max_length"])
+def test_a_text_without_a_decoder_prompt_ends_at_the_last_position(model, processor, images, length):
+    limit = model.config.text_config.max_position_embeddings
+    text, encoded = processor(text="a red circle"), model.get_encoder()(**processor(images=images[0]))
+    for inputs in (text, {"encoder_outputs": encoded}):
+        due = model.generate(**inputs, max_length=limit, min_length=limit, num_beams=1)
+        assert due.shape[1] == limit
+        assert torch.equal(model.generate(**inputs, **{length: 500}, min_length=limit, num_beams=1), due)
+        config = GenerationConfig(**{length: 500}, min_length=limit, num_beams=1)
+        assert torch.equal(model.generate(**inputs, generation_config=config), due)
+
+
 def test_a_prompt_leaves_room_for_an_answer(model, image, processor):
     limit = model.config.text_config.max_position_embeddings
     inputs = processor(images=image, text="<mask>")

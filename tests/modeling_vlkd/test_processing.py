@@ -97,6 +97,21 @@ def test_new_text_is_what_follows_the_prompt(processor, images):
     assert processor.post_process_generation(torch.tensor(written), padded)[0] == "red. Question: how many?"
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_prompt_with_a_pad_token_is_removed(model, processor, images, side):
+    texts = ["Question: what <pad> is it? Answer: <mask>", "a <pad> photo, and a longer prompt with more words <mask>"]
+    batch = processor(images=images[:2], text=texts, padding_side=side)
+    written = model.generate(**batch, max_new_tokens=5)
+    new = [
+        row[len(prompt) :]
+        for row, prompt in zip(
+            written, model.decoder_prompt_ids(batch["input_ids"], batch["attention_mask"]), strict=True
+        )
+    ]
+    answers = [text.strip() for text in processor.tokenizer.batch_decode(new, skip_special_tokens=True)]
+    assert processor.post_process_generation(written, batch["input_ids"]) == answers
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [("red. blue", "red"), ("3.5 meters", "3.5 meters"), ("yes!", "yes"), ("two\nmore", "two"), ("red", "red")],

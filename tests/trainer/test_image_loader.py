@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,8 @@ from PIL import Image
 
 from modeling_vlkd.image_loading_vlkd import read_image
 from trainer.image_loader import load_images, min_jpeg_side
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -55,6 +60,50 @@ def read_or_die(path: Path) -> Image.Image:
 def test_a_killed_process_is_an_error(processor, paths):
     with pytest.raises(ValueError, match="A process that reads images has ended"):
         list(load_images(read_or_die, paths, processor, 2))
+
+
+LOAD = """
+import sys, time
+from PIL import Image
+from transformers import CLIPImageProcessor
+from trainer.image_loader import load_images
+
+class Processor:
+    image_processor = CLIPImageProcessor(size=448, crop_size=448)
+
+def read(number):
+    return Image.new("RGB", (448, 448))
+
+batches = load_images(read, range(64), Processor, 4)  # 10 MB each: more than a pipe holds
+next(batches)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="the test reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_worker_processes_end_with_a_killed_parent(number):
+    with subprocess.Popen([sys.executable, "-c", LOAD], stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
+        assert parent.stdout.readline() == "ready\n"
+        workers = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        assert workers
+        time.sleep(2)  # until the workers wait to send their next batch
+        parent.send_signal(number)
+        parent.wait()
+        end = time.monotonic() + 10
+        while (alive := [pid for pid in workers if is_running(pid)]) and time.monotonic() < end:
+            time.sleep(0.2)
+        for pid in alive:
+            os.kill(int(pid), signal.SIGKILL)
+        assert not alive
+
+
+def is_running(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[-1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_large_jpegs_are_decoded_at_reduced_size(processor, tmp_path):

@@ -4,6 +4,7 @@ import argparse
 
 import torch
 
+from trainer.inference.backends import is_export
 from trainer.precision import fastest_dtype, find_device
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -28,13 +29,15 @@ def read_device_options(args: argparse.Namespace) -> tuple[torch.device, torch.d
     """The chosen device and dtype. With `auto`, a model as small as the microworld's may be faster in float32.
 
     Raises:
-        ValueError: PyTorch does not find the device, or the backend does not support the device or dtype.
+        ValueError: PyTorch does not find the device, or the backend or export does not support the device or dtype.
     """
+    on_cpu = args.device in ("auto", "cpu") and args.dtype in ("auto", "float32")
+    own = "runs on the CPU, with its own dtype; omit --device and --dtype"
     if args.backend not in (None, "torch"):
-        if args.device not in ("auto", "cpu") or args.dtype not in ("auto", "float32"):
-            raise ValueError(
-                f"--backend {args.backend} runs on the CPU, with its own dtype; omit --device and --dtype."
-            )
+        if not on_cpu:
+            raise ValueError(f"--backend {args.backend} {own}.")
         return torch.device("cpu"), torch.float32
+    if not on_cpu and args.model and is_export(args.model):
+        raise ValueError(f"--model: '{args.model}' is an export; it {own}.")
     device = find_device(args.device)
     return device, fastest_dtype(device) if args.dtype == "auto" else getattr(torch, args.dtype)

@@ -3,11 +3,14 @@
 import hashlib
 import json
 import os
+import shutil
 import sys
+import time
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -43,6 +46,7 @@ def load_for_inference(
 
     Raises:
         ValueError: `name` is not a VLKD checkpoint, or cannot be read.
+        ImportError: the runtime of the export is not installed.
     """
     is_exported = is_export(name)
     if is_exported and backend is not None:
@@ -52,9 +56,16 @@ def load_for_inference(
     from trainer.inference.export import VLKDExportedModel  # transformers' exporters take a second to import
 
     folder = name if is_exported else _exported(name, option, PRECISION[backend])
-    model = VLKDExportedModel.from_pretrained(folder)
+    try:
+        model, processor = VLKDExportedModel.from_pretrained(folder), VLKDProcessor.from_pretrained(folder)
+    except ImportError:
+        raise
+    except Exception as error:  # the runtimes' own classes have no common one
+        advice = "Export it again with `vlkd export`." if is_exported else "Remove the folder, and it is made again."
+        reason = shorten(f"{type(error).__name__}: {error}", 400)
+        raise ValueError(f"{option}: '{folder}' is an export that cannot be read: {reason} {advice}") from error
     model.digest = checkpoint_digest(name, option) if is_exported else folder.name
-    return model, VLKDProcessor.from_pretrained(folder)
+    return model, processor
 
 
 def is_export(name: str) -> bool:
@@ -98,6 +109,9 @@ def _exported(name: str, option: str, precision: str) -> Path:
     folder = cache / _digest(name, option, precision)
     if folder.is_dir():
         return folder
+    for leftover in cache.glob("tmp*"):  # of an export that was killed
+        if time.time() - leftover.stat().st_mtime > 24 * 3600:
+            shutil.rmtree(leftover, ignore_errors=True)
     print(f"vlkd: exporting {name} to ONNX; the export is kept in {folder}", file=sys.stderr)
     model, processor = load_vlkd(name, option)
     try:

@@ -278,12 +278,15 @@ class VLKDExportedModel(VLKDGenerationMixin, PreTrainedModel):
 
         Raises:
             ImportError: The runtime of the export is not installed.
-            OSError: There is no export.
+            OSError: There is no export, or a file of it is missing.
         """
         with open(cached_file(name, MANIFEST, **kwargs), encoding="utf-8") as file:
             is_onnx = json.load(file)["export_format"] == "onnx"
         options = _session_options() if is_onnx else _compile_options()
-        return cls(ExportedModel.from_pretrained(name, device="cpu", **options, **kwargs))
+        exported = ExportedModel.from_pretrained(name, device="cpu", **options, **kwargs)
+        if None in (exported.config, exported.generation_config):
+            raise OSError(f"'{name}' has no config.json or no generation_config.json.")
+        return cls(exported)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """Writes the programs, their description `export.json`, and the configs. Options: those of `ExportedModel`."""

@@ -1,10 +1,15 @@
 """`--backend`: exports that are made once, and again when the model changes."""
 
 import json
+import os
+import re
 import shutil
+import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from trainer.cli import main
 from trainer.inference import backends
@@ -54,6 +59,63 @@ def test_what_is_no_model_leaves_no_export(tmp_path, cache):
         with pytest.raises(ValueError, match="--model"):
             load_for_inference(name, "--model", find_device("cpu"), None, "onnx")
     assert list(cache.iterdir()) == before
+
+
+@pytest.fixture(scope="module")
+def export(model, processor, tmp_path_factory) -> Path:
+    """The files of an export, with one small program."""
+    pytest.importorskip("onnxruntime")
+    from transformers.exporters import ExportedModel, OnnxConfig, OnnxExporter
+
+    folder = tmp_path_factory.mktemp("export")
+    program = OnnxExporter().export(torch.nn.Linear(64, 64), {"input": torch.zeros(2, 64)}, OnnxConfig())
+    ExportedModel(program.components, "onnx", model.config, model.generation_config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+DAMAGES = [("export.json", content) for content in (b"{}", b"[]", b"no JSON")]
+DAMAGES += [(name, None) for name in ("config.json", "generation_config.json", "processor_config.json")]
+DAMAGES += [(name, None) for name in ("tokenizer.json", "model.onnx", "model.onnx.data")]
+DAMAGES += [("model.onnx", b"\x08\x0a\x3a"), ("model.onnx.data", b"short")]
+
+
+@pytest.mark.parametrize(("name", "content"), DAMAGES)
+def test_a_damaged_export(export, tmp_path, name, content):
+    folder = Path(shutil.copytree(export, tmp_path / "export"))
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    start = re.escape(f"--model: '{folder}' is an export that cannot be read: ")
+    with pytest.raises(ValueError, match=rf"^{start}\w.* Export it again with `vlkd export`\.$"):
+        load_for_inference(str(folder), "--model", find_device("cpu"), torch.float32)
+
+
+def test_a_missing_runtime_is_an_import_error(export, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match="onnxruntime"):
+        load_for_inference(str(export), "--model", find_device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize("option", [["--dtype", "bfloat16"], ["--device", "cuda"]])
+def test_an_export_has_its_own_device_and_dtype(images, tmp_path, capsys, option):
+    (tmp_path / "export.json").write_text("{}")
+    images[0].save(tmp_path / "a.png")
+    assert main(["caption", str(tmp_path / "a.png"), "--model", str(tmp_path), *option]) == 2
+    message = f"--model: '{tmp_path}' is an export; it runs on the CPU, with its own dtype; omit --device and --dtype."
+    assert message in capsys.readouterr().err
+
+
+def test_what_killed_exports_left_is_removed_after_a_day(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(backends, "cached_assets_path", lambda *names: tmp_path)
+    monkeypatch.setattr(backends, "write_export", lambda model, processor, folder, precision: None)
+    for name in ("tmpold", "tmpnew", "0123old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "decoder.onnx").touch()
+    for name in ("tmpold", "0123old"):
+        os.utime(tmp_path / name, (time.time() - 25 * 3600,) * 2)
+    backends._exported(str(folder), "--model", "fp32")
+    assert {file.name for file in tmp_path.iterdir()} == {"tmpnew", "0123old", "model"}
 
 
 @pytest.mark.slow  # an export takes half a minute
