@@ -97,10 +97,7 @@ def test_limits(server):
         response = post(client, photo(0), "what is it? " * 20)
         assert response.status_code == 400 and "question" in response.json()["detail"]
         response = post(client, photo(0), "a" * 1001)
-        assert (response.status_code, response.json()["detail"]) == (
-            400,
-            "The question has 1001 characters; 1000 are allowed.",
-        )
+        assert response.status_code == 400 and "has 1001 characters; 1000 are allowed" in response.json()["detail"]
         response = client.post("/", data={"question": "what is it?"})
         assert response.status_code == 422 and "image" in response.text
         file = io.BytesIO()

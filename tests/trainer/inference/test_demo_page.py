@@ -174,9 +174,8 @@ def test_no_request_stops_the_deletion_of_uploads(model, processor, files, tmp_p
     (tmp_path / "folder").mkdir()
     (tmp_path / "photo.png").write_bytes(files[0].read_bytes())
     folder = {"path": str(tmp_path / "folder"), "meta": META}
-    photo = {"path": str(tmp_path / "photo.png"), "meta": META}
     with served(model, processor) as url:
-        bad = [folder, {**folder, "path": str(tmp_path)}, [folder], {"path": photo["path"], "more": folder}]
+        bad = [folder, {**folder, "path": str(tmp_path)}, [folder], {"path": f"{tmp_path}/photo.png", "more": folder}]
         bad += [{**folder, "path": f"{tmp_path}/{name}"} for name in ("photo.png/a", "a" * 300, "\0", "..")]
         for value in bad:
             assert post(url, "caption", value)[0] == "error"
@@ -188,7 +187,7 @@ def test_no_request_stops_the_deletion_of_uploads(model, processor, files, tmp_p
         end = time.monotonic() + 20
         while upload.exists() and time.monotonic() < end:
             time.sleep(0.2)
-    assert not upload.exists()
+        assert not upload.exists()
 
 
 @pytest.mark.parametrize(
