@@ -28,6 +28,7 @@ from vlkd import VLKDProcessor
 
 MAX_UPLOAD = 16 * 2**20  # bytes of a request
 MAX_PIXELS = 25_000_000  # of an image, before Pillow warns; it refuses twice as many
+MAX_LETTERS = 1000  # of a question
 READERS = 2  # images that are decoded at a time
 
 
@@ -79,6 +80,8 @@ def build_app(model: PreTrainedModel, processor: VLKDProcessor, max_batch: int, 
         return processor.image_processor(image, return_tensors="pt")["pixel_values"]
 
     def build_prompt(question: str | None) -> str:
+        if question and len(question) > MAX_LETTERS:  # a long one would keep the tokenizer busy
+            raise HTTPException(400, f"The question has {len(question)} characters; {MAX_LETTERS} are allowed.")
         try:
             prompt = processor.build_vqa_prompt(question) if question else processor.build_prompt()
             tokens = processor.encode_prompts(prompt, 1)["input_ids"].shape[1]
@@ -103,6 +106,11 @@ def build_app(model: PreTrainedModel, processor: VLKDProcessor, max_batch: int, 
     return app
 
 
+def refuse_eps(*file: object) -> Image.Image:
+    """Opens EPS files in place of Pillow, which would run them in Ghostscript."""
+    raise ValueError("it is an EPS file; send JPEG or PNG")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="Hub name or folder of a VLKD model")
@@ -115,6 +123,8 @@ def main() -> None:
     args = parser.parse_args()
     model, processor = load_for_inference(args.model, "--model", *read_device_options(args), args.backend)
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+    Image.init()
+    Image.register_open("EPS", refuse_eps, Image.OPEN["EPS"][1])
     app = build_app(model.eval(), processor, args.max_batch, args.max_new_tokens)
     uvicorn.run(app, host=args.host, port=args.port, limit_concurrency=args.max_connections)
 

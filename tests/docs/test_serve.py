@@ -96,12 +96,18 @@ def test_limits(server):
         assert post(client, bytes(serve.MAX_UPLOAD)).status_code == 413
         response = post(client, photo(0), "what is it? " * 20)
         assert response.status_code == 400 and "question" in response.json()["detail"]
+        response = post(client, photo(0), "a" * 1001)
+        assert response.status_code == 400 and "has 1001 characters; 1000 are allowed" in response.json()["detail"]
         response = client.post("/", data={"question": "what is it?"})
         assert response.status_code == 422 and "image" in response.text
         file = io.BytesIO()
         Image.new("1", (8000, 8000)).save(file, "PNG")  # 64 megapixels in a few kB
         response = post(client, file.getvalue())
         assert response.status_code == 400 and "exceeds limit" in response.json()["detail"]
+        file = io.BytesIO()
+        Image.new("RGB", (40, 40)).save(file, "EPS")
+        response = post(client, file.getvalue())
+        assert response.status_code == 400 and "it is an EPS file" in response.json()["detail"]
     others = [socket.create_connection(("127.0.0.1", port)) for _ in range(CLIENTS + 14)]
     with httpx.Client(base_url=address, timeout=60, trust_env=False) as client:
         assert post(client, photo(0)).status_code == 503

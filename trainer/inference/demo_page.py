@@ -3,6 +3,7 @@
 It imports only gradio, torch and transformers: `vlkd push --space` copies this file into a Space.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,6 +19,7 @@ MAX_TOKENS = 40  # of a caption or an answer
 MAX_TEXTS = 20  # compared at once
 MAX_LETTERS = 1000  # of a question, and of all compared texts
 MAX_UPLOAD = "20mb"
+MAX_PIXELS = 25_000_000  # of an image, before Pillow warns; it refuses twice as many
 MAX_WAITING = 32  # requests in the queue
 KEPT = 3600  # seconds for which an uploaded file is kept
 
@@ -43,6 +45,25 @@ CSS = """
   .gallery-item .container {width: 100% !important; height: 60px !important}
 }
 """
+
+
+class Page(gr.Blocks):
+    """Blocks that take no file from a client but an upload or an example."""
+
+    def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
+        """Refuse other files, before Gradio notes them to delete them later: it fails for a folder, and then stops."""
+        super().validate_inputs(block_fn, inputs)
+        if not all(self._is_stored(value) for value in inputs if isinstance(value, (dict, list))):
+            raise _message("The server does not have this image. Upload it.")
+
+    def _is_stored(self, value: dict[str, Any] | list[Any]) -> bool:
+        """Whether `value` is a file in Gradio's folder. Without `meta`, Gradio would look for files inside `value`."""
+        if not isinstance(value, dict) or value.get("meta") != {"_type": "gradio.FileData"}:
+            return False
+        path = value.get("path")
+        if not isinstance(path, str) or not os.path.isfile(path):
+            return False
+        return Path(path).resolve().is_relative_to(Path(self.GRADIO_CACHE).resolve())
 
 
 class ImageTasks:
@@ -123,7 +144,7 @@ def _message(text: str) -> gr.Error:
 
 def build_page(tasks: ImageTasks, name: str, examples: Sequence[Path | Image.Image] = ()) -> gr.Blocks:
     """The page, for a model called `name`, with images to try."""
-    with gr.Blocks(title=f"{name}: ask about an image", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
+    with Page(title=f"{name}: ask about an image", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
         gr.Markdown(HEAD)
         with gr.Row(equal_height=False):
             with gr.Column():
@@ -156,6 +177,17 @@ def _results(label: str) -> gr.Label:
     return gr.Label(label=label, show_heading=False, elem_classes="result")
 
 
+def limit_images() -> None:
+    """Let Pillow refuse large images, and EPS files, which it would run in Ghostscript. Holds for the process."""
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+    Image.init()
+    Image.register_open("EPS", _refuse_eps, Image.OPEN["EPS"][1])
+
+
+def _refuse_eps(*file: Any) -> Image.Image:
+    raise ValueError("it is an EPS file; use JPEG or PNG")
+
+
 def launch(
     model: PreTrainedModel,
     processor: ProcessorMixin,
@@ -163,7 +195,7 @@ def launch(
     examples: Sequence[Path | Image.Image] = (),
     **options: Any,
 ) -> gr.Blocks:
-    """Serve the page.
+    """Serve the page. Pillow's limits change as `limit_images` says.
 
     Args:
         model: a `VLKDForConditionalGeneration`.
@@ -178,6 +210,7 @@ def launch(
     Raises:
         OSError: `server_port` is in use.
     """
+    limit_images()
     page = build_page(ImageTasks(model, processor), name, examples)
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # nothing from the web
     style = {"theme": gr.themes.Default(primary_hue="indigo", **fonts), "css": CSS, "footer_links": ["api", "gradio"]}

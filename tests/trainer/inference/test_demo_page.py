@@ -1,8 +1,11 @@
 """The page of `vlkd demo`, as clients see it over HTTP."""
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
@@ -14,17 +17,29 @@ gr = pytest.importorskip("gradio")
 gradio_client = pytest.importorskip("gradio_client")
 
 QUESTION = "what color is the circle?"
+META = {"_type": "gradio.FileData"}  # of files in Gradio's API
 QUESTIONS = [QUESTION, "how many?", "is there a dog?", "what is it?"]
 
 
-@pytest.fixture(scope="module")
-def url(model, processor):
+@contextmanager
+def served(model, processor, examples=()):
+    """The page's URL. Pillow's limits end with the page."""
     from trainer.inference.demo_page import launch
 
+    Image.init()
     options = {"server_name": "127.0.0.1", "server_port": free_port(), "share": False, "quiet": True}
-    page = launch(model.eval(), processor, "tiny", prevent_thread_lock=True, **options)
-    yield page.local_url
-    page.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+        patch.setitem(Image.OPEN, "EPS", Image.OPEN["EPS"])
+        page = launch(model.eval(), processor, "tiny", examples, prevent_thread_lock=True, **options)
+        yield page.local_url
+        page.close()
+
+
+@pytest.fixture(scope="module")
+def url(model, processor, files, images):
+    with served(model, processor, [files[0], images[1]]) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -126,15 +141,65 @@ def test_mistakes(client, files, name, values, message):
     assert message in error_of(client, name, *values)
 
 
-@pytest.mark.parametrize("name", ["model/config.json", "photo 0.png"])
-def test_files_that_nobody_uploaded_are_not_read(url, vlkd_dir, files, name):
-    """Over plain HTTP, as gradio_client would upload a local file first."""
-    path = Path(vlkd_dir, "config.json") if name.startswith("model") else files[0]
-    body = json.dumps({"data": [{"path": str(path), "meta": {"_type": "gradio.FileData"}}]}).encode()
-    request = Request(f"{url}gradio_api/call/caption", body, {"Content-Type": "application/json"})
+def post(url: str, name: str, *values) -> tuple[str, Any]:
+    """The kind of the last event and its data, over plain HTTP: gradio_client would upload a local file first."""
+    body = json.dumps({"data": values}).encode()
+    request = Request(f"{url}gradio_api/call/{name}", body, {"Content-Type": "application/json"})
     event = json.load(urlopen(request))["event_id"]
-    events = urlopen(f"{url}gradio_api/call/caption/{event}").read().decode()
-    assert "event: error" in events and "label" not in events and "model_type" not in events
+    *_, kind, data = urlopen(f"{url}gradio_api/call/{name}/{event}").read().decode().split("\n")[:-2]
+    return kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))
+
+
+@pytest.mark.parametrize("meta", [{"meta": META}, {}, {"meta": {}}])
+@pytest.mark.parametrize("name", ["config.json", "photo 0.png", "/etc/passwd", "no such file", "http://127.0.0.1:9/a"])
+def test_files_that_nobody_uploaded_are_not_read(url, vlkd_dir, files, name, meta):
+    path = {"config.json": f"{vlkd_dir}/{name}", "photo 0.png": str(files[0])}.get(name, name)
+    kind, data = post(url, "caption", {"path": path, **meta})
+    assert kind == "error" and data["error"] == "The server does not have this image. Upload it."
+    assert path not in json.dumps(data)
+
+
+def test_examples_are_read(url, images, model, processor):
+    """A file, and a PIL image."""
+    for number in (0, 1):
+        kind, (update,) = post(url, "load_example", number)
+        assert kind == "complete" and (found := post(url, "caption", update["value"]))[0] == "complete"
+        assert found[1][0]["label"] == written(model, processor, images[number])[0]
+
+
+def test_no_request_stops_the_deletion_of_uploads(model, processor, files, tmp_path, monkeypatch):
+    """Gradio's task for it ends at the first path that it cannot delete."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr("trainer.inference.demo_page.KEPT", 1)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "photo.png").write_bytes(files[0].read_bytes())
+    folder = {"path": str(tmp_path / "folder"), "meta": META}
+    with served(model, processor) as url:
+        bad = [folder, {**folder, "path": str(tmp_path)}, [folder], {"path": f"{tmp_path}/photo.png", "more": folder}]
+        bad += [{**folder, "path": f"{tmp_path}/{name}"} for name in ("photo.png/a", "a" * 300, "\0", "..")]
+        for value in bad:
+            assert post(url, "caption", value)[0] == "error"
+            assert post(url, "ask", None, value)[0] == "error"
+        time.sleep(2.5)
+        upload = tmp_path / "upload.png"
+        upload.write_bytes(files[0].read_bytes())
+        post(url, "caption", {"path": str(upload), "meta": META})
+        end = time.monotonic() + 20
+        while upload.exists() and time.monotonic() < end:
+            time.sleep(0.2)
+        assert not upload.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "side", "message"),
+    [
+        ("large.png", "P", 7100, "Image size (50410000 pixels) exceeds limit"),
+        ("a.eps", "RGB", 40, "it is an EPS file"),
+    ],
+)
+def test_images_that_cost_too_much_are_refused(client, tmp_path, name, mode, side, message):
+    Image.new(mode, (side, side)).save(tmp_path / name)
+    assert f"{name} cannot be read as an image: {message}" in error_of(client, "caption", tmp_path / name)
 
 
 def test_large_files_are_refused(client, tmp_path):
