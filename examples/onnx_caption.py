@@ -9,6 +9,7 @@ docs/export.md explains the five programs.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -23,7 +24,11 @@ MAX_NEW_TOKENS = 40
 
 def preprocess(image: Image.Image, settings: dict) -> np.ndarray:
     """Pixel values, (1, 3, size, size): the shorter side is scaled to `size`, and the middle is cropped."""
-    image, size = ImageOps.exif_transpose(image).convert("RGB"), settings["crop_size"]["height"]
+    image, size = ImageOps.exif_transpose(image), settings["crop_size"]["height"]
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
     scale = settings["size"]["shortest_edge"] / min(image.size)
     width, height = (int(side * scale) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
@@ -67,8 +72,11 @@ def main(folder: str, image: str, prompt: str = "<mask>") -> str:
         if tokens[0] == ids["eos_token_id"]:
             break
         written += tokens
-    return tokenizer.decode(written).strip()
+    text = tokenizer.decode(written).strip()
+    return text if prompt == "<mask>" else re.split(r"[.!?](?:\s|$)", text)[0]  # of an answer, the first sentence
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (3, 4) or "<mask>" not in [*sys.argv[3:], "<mask>"][0]:
+        sys.exit(__doc__)
     print(main(*sys.argv[1:]))

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, IterableDataset
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
 from tqdm.auto import tqdm
 
 from trainer.cli.caption import load_captioner
@@ -27,7 +28,7 @@ from trainer.data.streaming import read_shard
 from trainer.image_loader import load_images, min_jpeg_side
 from trainer.inference.captioner import Captioner
 
-SETTINGS = "captions.json"  # the options with which all shards of a folder were made
+SETTINGS = "_captions.json"  # the options of all shards of a folder; readers of Parquet folders ignore names with _
 KEY = "__key__"  # names a row of a tar file
 ROWS = 512  # read at once
 FOLDERS = ("imagefolder",)  # a stream of such a dataset has a shard for each image
@@ -45,12 +46,7 @@ def caption_dataset(args: argparse.Namespace) -> int:
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     source = open_shards(args)
     keys = args.key_columns if args.key_columns is not None else [KEY] * (KEY in source.column_names)
-    for column, option in [(args.image_column, "--image_column"), *((key, "--key_columns") for key in keys)]:
-        check_column(column, source.column_names, f"dataset '{args.dataset}'", option)
-    if taken := {"shard", "row", "caption", "error", args.image_column}.intersection(keys):
-        raise ValueError(f"--key_columns {min(taken)}: the captions have a column of this name. Rename the dataset's.")
-    if len(set(keys)) < len(keys):
-        raise ValueError(f"--key_columns {' '.join(keys)} names a column twice.")
+    check_columns(args, keys, source.column_names)
     source = with_undecoded(source.select_columns([args.image_column, *keys]), args.image_column)
     folder, shards = Path(args.output), source.num_shards
     check_settings(folder, args, shards)
@@ -58,7 +54,10 @@ def caption_dataset(args: argparse.Namespace) -> int:
         number: folder / f"captions-{number:05d}-of-{shards:05d}.parquet" for number in range(rank, shards, world_size)
     }
     if args.push_to_hub:
-        HfApi().create_repo(args.push_to_hub, repo_type="dataset", exist_ok=True)
+        try:
+            HfApi().create_repo(args.push_to_hub, repo_type="dataset", exist_ok=True)
+        except (HTTPError, ConnectionError) as error:
+            raise ValueError(f"--push_to_hub {args.push_to_hub}: {' '.join(str(error).split())}") from error
     if args.overwrite:
         for file in folder.glob("captions-*.parquet"):  # of this process, or of a run with other shards
             if file in files.values() or not file.stem.endswith(f"-of-{shards:05d}"):
@@ -114,6 +113,16 @@ def open_shards(args: argparse.Namespace) -> IterableDataset:
             raise ValueError(f"split '{args.split}' of dataset '{args.dataset}' has no rows.")
         source = source.to_iterable_dataset(num_shards=max(1, min(SHARDS, len(source))))
     return source
+
+
+def check_columns(args: argparse.Namespace, keys: list[str], columns: list[str]) -> None:
+    """Raise a ValueError if the dataset lacks a column, or if a key has the name of a column of the captions."""
+    for column, option in [(args.image_column, "--image_column"), *((key, "--key_columns") for key in keys)]:
+        check_column(column, columns, f"dataset '{args.dataset}'", option)
+    if taken := {"shard", "row", "caption", "error", args.image_column}.intersection(keys):
+        raise ValueError(f"--key_columns {min(taken)}: the captions have a column of this name. Rename the dataset's.")
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"--key_columns {' '.join(keys)} names a column twice.")
 
 
 def check_settings(folder: Path, args: argparse.Namespace, shards: int) -> None:

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 METADATA = "metadata.jsonl"  # what `datasets` reads in a folder of images
 FORMATS = (".jsonl", ".csv")
+SPLITS = set("train training validation valid val dev test testing eval evaluation".split())  # folders, to `datasets`
 
 Image = Path | str  # a file or a URL
 Existing = Literal["refuse", "keep", "replace"]  # what happens to a file that exists
@@ -217,6 +218,7 @@ def open_outputs(args: argparse.Namespace, found: dict[str, list[Image]]) -> lis
     for name in found if args.metadata else ():
         if not os.path.isdir(name):
             raise ValueError(f"--metadata writes {METADATA} into a folder of images, but {name} is not a folder.")
+        check_dataset_folder(Path(name), found[name])
         outputs.append(RecordFile(Path(name, METADATA), found[name], _relative_to(name), column, existing))
     files = [output.file.resolve() for output in outputs if isinstance(output, RecordFile)]
     if len(set(files)) < len(files):
@@ -225,6 +227,17 @@ def open_outputs(args: argparse.Namespace, found: dict[str, list[Image]]) -> lis
         option = "--skip_existing" if args.skip_existing else "--overwrite"
         raise ValueError(f"{option} needs a file to write: --output, --sidecar or --metadata.")
     return outputs or [Stdout(args)]
+
+
+def check_dataset_folder(folder: Path, images: list[Image]) -> None:
+    """Raise a ValueError if `datasets` would not find the captions of a folder in its metadata.jsonl."""
+    if splits := {Path(image).relative_to(folder).parts[0] for image in images} & SPLITS:
+        split = Path(folder, min(splits))
+        raise ValueError(
+            f"--metadata: {split} is a split of a dataset. Caption it by its name: vlkd caption {split} ..."
+        )
+    if (other := folder / "metadata.csv").exists():
+        raise ValueError(f"--metadata: {other} exists, and a dataset has one file of metadata. Rename it.")
 
 
 def identify(image: Image, args: argparse.Namespace) -> dict[str, str]:

@@ -30,7 +30,11 @@ def load_files(
     with names such as `train/1.jpg`.
     """
     options = {name: value for name, value in kwargs.items() if name not in LOADING}
-    builder = datasets.load_dataset_builder(spec, **options)
+    if os.path.isdir(spec) and "data_files" not in options and any(Path(spec, name).is_file() for name in METADATA):
+        options["data_dir"] = spec  # also if it has as many text files as images
+        builder = datasets.load_dataset_builder("imagefolder", **options)
+    else:
+        builder = datasets.load_dataset_builder(spec, **options)
     if hasattr(builder.config, "converters"):  # the CSV reader
         texts_as_written = {"converters": dict.fromkeys(texts, str), "keep_default_na": False, "na_values": [""]}
         kwargs = {**texts_as_written, **kwargs}

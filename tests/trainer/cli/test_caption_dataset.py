@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import datasets
+import pandas as pd
 import pytest
 from loopback_hub import running_hub
 from PIL import Image
@@ -56,14 +57,15 @@ def expected(model, processor, rows: list[Image.Image]) -> list[str]:
 def test_parquet(caption, model, processor, tmp_path):
     write_parquet(tmp_path / "data", files=2)
     assert caption("data")[0] == 0
+    assert len(pd.read_parquet("out")) == 10
     rows = read()
     assert [(row["shard"], row["row"]) for row in rows] == [(shard, row) for shard in range(2) for row in range(5)]
     images = [image for shard in range(2) for image in as_dataset().shard(2, shard)["image"]]
     assert [row["caption"] for row in rows] == expected(model, processor, images)
     assert sorted(contents("out")) == [
+        "_captions.json",
         "captions-00000-of-00002.parquet",
         "captions-00001-of-00002.parquet",
-        "captions.json",
     ]
 
 
@@ -154,7 +156,7 @@ def test_overwrite(caption, tmp_path):
     write_parquet(tmp_path / "data", files=1)
     caption("data", "--max_new_tokens", "1")
     assert caption("data", "--overwrite")[0] == 0
-    assert json.loads(Path("out/captions.json").read_text())["max_new_tokens"] == 40
+    assert json.loads(Path("out/_captions.json").read_text())["max_new_tokens"] == 40
     assert max(len(row["caption"].split()) for row in read()) > 1
 
 
@@ -181,7 +183,7 @@ def test_overwriting_leaves_no_shards_of_another_number(caption, tmp_path):
     caption("data")
     write_parquet(tmp_path / "other", files=1)
     assert caption("other", "--overwrite")[0] == 0
-    assert sorted(contents("out")) == ["captions-00000-of-00001.parquet", "captions.json"] and len(read()) == 10
+    assert sorted(contents("out")) == ["_captions.json", "captions-00000-of-00001.parquet"] and len(read()) == 10
 
 
 def test_a_broken_shard_does_not_stop_the_others(caption, tmp_path):
@@ -190,7 +192,7 @@ def test_a_broken_shard_does_not_stop_the_others(caption, tmp_path):
     (tmp_path / "data" / "train-00001.parquet").write_bytes(b"PAR1 and then nothing")
     code, _, errors = caption("data")
     assert code == 1 and "captions-00001-of-00003.parquet: shard 2 of 3 cannot be read" in errors
-    assert sorted(contents("out")) == [f"captions-0000{n}-of-00003.parquet" for n in (0, 2)] + ["captions.json"]
+    assert sorted(contents("out")) == ["_captions.json", *(f"captions-0000{n}-of-00003.parquet" for n in (0, 2))]
     (tmp_path / "data" / "train-00001.parquet").write_bytes(whole)
     assert caption("data")[0] == 0 and len(contents("out")) == 4
 
@@ -204,7 +206,7 @@ def test_a_dataset_without_rows(caption, tmp_path):
 def test_what_another_process_is_writing_is_no_foreign_file(caption, tmp_path):
     write_parquet(tmp_path / "data", files=1)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "captions.json.1.part").write_text("{")
+    (tmp_path / "out" / "_captions.json.1.part").write_text("{")
     assert caption("data")[0] == 0
 
 

@@ -12,6 +12,7 @@ import yaml
 from loopback_hub import running_hub
 from transformers import CLIPImageProcessorPil
 
+from modeling_vlkd.image_loading_vlkd import read_image
 from trainer.cli import main
 
 ROOT = Path(__file__).parents[3]
@@ -61,7 +62,7 @@ def test_without_this_package(export, vlkd_dir, photo, capsys, prompt):
     """The example, which uses neither PyTorch nor transformers, writes what the model writes."""
     if export.name != "onnx":
         pytest.skip("the example runs ONNX")
-    command = ["caption", photo, *(["--prompt", prompt] if prompt else [])]
+    command = ["ask", photo, "what is it?"] if prompt else ["caption", photo]
     due = text_of(capsys, *command, "--model", vlkd_dir, "--dtype", "float32", "--device", "cpu")
     found = onnx_caption.main(str(export), photo, *([prompt] if prompt else []))
     assert f"{photo}\t{' '.join(found.split())}\n" == due
@@ -104,5 +105,8 @@ def test_preprocessing_of_the_example(images, size):
     processor = CLIPImageProcessorPil(**settings)
     settings |= {"image_mean": processor.image_mean, "image_std": processor.image_std}
     image = images[0].resize(size)
-    due = processor(image, return_tensors="np")["pixel_values"]
-    np.testing.assert_allclose(onnx_caption.preprocess(image, settings), due, atol=1e-5)
+    transparent = image.copy()
+    transparent.putalpha(100)
+    for one in (image, transparent):
+        due = processor(read_image(one), return_tensors="np")["pixel_values"]
+        np.testing.assert_allclose(onnx_caption.preprocess(one, settings), due, atol=1e-5)

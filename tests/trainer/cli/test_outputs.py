@@ -11,6 +11,7 @@ from datasets import load_dataset
 
 from trainer.cli import main
 from trainer.cli.outputs import RecordFile
+from trainer.data.sources import load_split
 
 QUESTION = "what is it?"
 
@@ -95,6 +96,26 @@ def test_metadata_makes_a_dataset(folder, caption, captions):
         "b.png",
         "more/c.png",
     }
+
+
+def test_captions_of_all_kinds_are_a_dataset_for_training(folder, caption, captions):
+    assert caption("photos", "--sidecar", "--metadata")[0] == 0
+    rows = load_split("photos", "train")
+    assert sorted(rows["caption"]) == sorted(captions[name] for name in list(captions)[:2])
+
+
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_splits_have_metadata_of_their_own(folder, caption, name):
+    os.rename("photos/more", f"photos/{name}")
+    code, _, errors = caption("photos", "--recursive", "--metadata")
+    assert code == 2 and f"photos/{name} is a split of a dataset" in errors
+    assert caption(f"photos/{name}", "--metadata")[0] == 0
+
+
+def test_a_folder_has_one_file_of_metadata(folder, caption):
+    (folder / "photos" / "metadata.csv").write_text("file_name,label\na.png,1\n")
+    code, _, errors = caption("photos", "--metadata")
+    assert code == 2 and "photos/metadata.csv exists" in errors
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv"])
