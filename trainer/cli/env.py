@@ -7,7 +7,7 @@ from typing import Any
 
 PACKAGES = (
     *("torch", "transformers", "huggingface_hub", "pillow", "accelerate", "datasets", "peft", "torchdata"),
-    *("evaluate", "pycocoevalcap", "scipy"),
+    *("evaluate", "pycocoevalcap", "scipy", "onnxruntime", "openvino", "gradio", "faiss-cpu"),
 )
 
 
