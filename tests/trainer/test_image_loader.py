@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -81,28 +82,27 @@ time.sleep(60)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="the test reads /proc")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_worker_processes_end_with_a_killed_parent(number):
     with subprocess.Popen([sys.executable, "-c", LOAD], stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
         assert parent.stdout.readline() == "ready\n"
-        workers = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        workers = psutil.Process(parent.pid).children()
         assert workers
         time.sleep(2)  # until the workers wait to send their next batch
         parent.send_signal(number)
         parent.wait()
         end = time.monotonic() + 10
-        while (alive := [pid for pid in workers if is_running(pid)]) and time.monotonic() < end:
+        while (alive := [worker for worker in workers if is_alive(worker)]) and time.monotonic() < end:
             time.sleep(0.2)
-        for pid in alive:
-            os.kill(int(pid), signal.SIGKILL)
+        for worker in alive:
+            worker.kill()
         assert not alive
 
 
-def is_running(pid: str) -> bool:
+def is_alive(process: psutil.Process) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[-1].split()[0] != "Z"
-    except OSError:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
 
 

@@ -142,7 +142,7 @@ def results(parts, tmp_path_factory) -> list[dict]:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_learn_what_one_learns(parts, results, name):
-    """Every term at each of 9 steps, and the weights after them; dropout is 0, which draws anew in each process."""
+    """The losses of 9 steps, and the weights afterwards. Dropout is 0: each process draws its own random numbers."""
     options = {**RUNS[name], "contrastive_chunk_size": None}  # nor do chunks change anything
     expected, expected_logs = run(parts, 8, **options)
     weights, logs = results[0][name]

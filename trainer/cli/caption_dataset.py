@@ -31,7 +31,6 @@ from trainer.inference.captioner import Captioner
 SETTINGS = "_captions.json"  # the options of all shards of a folder; readers of Parquet folders ignore names with _
 KEY = "__key__"  # names a row of a tar file
 ROWS = 512  # read at once
-FOLDERS = ("imagefolder",)  # a stream of such a dataset has a shard for each image
 
 
 def caption_dataset(args: argparse.Namespace) -> int:
@@ -106,7 +105,9 @@ def open_shards(args: argparse.Namespace) -> IterableDataset:
     except ValueError as error:
         raise ValueError(f"--dataset_kwargs {args.dataset_kwargs} is not a JSON object: {error}.") from error
     source = load_split(args.dataset, args.split, streaming=True, **options)
-    if isinstance(source, IterableDataset) and source.info.builder_name in FOLDERS:
+    if (
+        isinstance(source, IterableDataset) and source.info.builder_name == "imagefolder"
+    ):  # with a shard for each image
         source = load_split(args.dataset, args.split, streaming=False, **options)
     if isinstance(source, Dataset):
         if not len(source):
@@ -204,6 +205,6 @@ def _captioned(
 def _as_text(value: Any) -> str | None:
     if isinstance(value, bytes):
         return value.decode(errors="replace")
-    if value is None:
-        return None
+    if value is None or isinstance(value, str):
+        return value
     return json.dumps(value, ensure_ascii=False, default=lambda part: _as_text(part) or "")

@@ -43,7 +43,8 @@ class Stdout:
             if self.args.json:
                 line = as_json({**identify(image, self.args), text_column(self.args): text}, sys.stdout.encoding)
             else:
-                line = f"{str(image).replace(chr(10), chr(92) + 'n')}\t{as_one_line(text)}"
+                name = str(image).replace("\n", "\\n")
+                line = f"{name}\t{as_one_line(text)}"
             tqdm.write(line)
         sys.stdout.flush()
 
