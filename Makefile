@@ -33,10 +33,12 @@ test: $(READY)
 
 # Installed for these tests only: libraries that slow down every import of transformers; the driver of Chromium, which must be on
 # the path (else the tests of the web page in a browser are skipped); and lmms-eval, which needs an old filelock.
-test-slow: $(READY)
+$(VENV)/lmms_eval: $(READY)
+	$(BIN)/pip install --quiet --upgrade --no-deps --target $@ $(LMMS_EVAL)
+
+test-slow: $(VENV)/lmms_eval
 	$(BIN)/pip install --quiet --upgrade --no-deps --constraint constraints.txt --target $(VENV)/slow bitsandbytes torchao \
 		nncf ninja pydot tabulate playwright pyee greenlet
-	$(BIN)/pip install --quiet --upgrade --no-deps --target $(VENV)/lmms_eval $(LMMS_EVAL)
 	PYTHONPATH=$(CURDIR)/$(VENV)/slow $(BIN)/python -m pytest -q -m slow --continue-on-collection-errors
 
 # The README's commands with full-size checkpoints from a local Hub: docs/rehearsal.md. Not in CI.

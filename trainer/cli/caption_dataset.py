@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, IterableDataset
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HTTPError
+from huggingface_hub.utils import validate_repo_id
 from tqdm.auto import tqdm
 
 from trainer.cli.caption import load_captioner
@@ -25,6 +24,7 @@ from trainer.cli.images import warn
 from trainer.data.rows import DataError, check_column, load_image
 from trainer.data.sources import SHARDS, load_split, with_undecoded
 from trainer.data.streaming import read_shard
+from trainer.hub.repository import create_and_upload
 from trainer.image_loader import load_images, min_jpeg_side
 from trainer.inference.captioner import Captioner
 
@@ -53,10 +53,7 @@ def caption_dataset(args: argparse.Namespace) -> int:
         number: folder / f"captions-{number:05d}-of-{shards:05d}.parquet" for number in range(rank, shards, world_size)
     }
     if args.push_to_hub:
-        try:
-            HfApi().create_repo(args.push_to_hub, repo_type="dataset", exist_ok=True)
-        except (HTTPError, ConnectionError) as error:
-            raise ValueError(f"--push_to_hub {args.push_to_hub}: {' '.join(str(error).split())}") from error
+        validate_repo_id(args.push_to_hub)
     if args.overwrite:
         for file in folder.glob("captions-*.parquet"):  # of this process, or of a run with other shards
             if file in files.values() or not file.stem.endswith(f"-of-{shards:05d}"):
@@ -76,19 +73,9 @@ def caption_dataset(args: argparse.Namespace) -> int:
                     warn(file.name, error)
                     unreadable += 1
     if args.push_to_hub and files:
-        names = [SETTINGS, *(file.name for file in files.values() if file.exists())]
-        url = (
-            HfApi()
-            .upload_folder(
-                repo_id=args.push_to_hub,
-                repo_type="dataset",
-                folder_path=folder,
-                allow_patterns=names,
-                commit_message=f"Captions by {args.model}",
-            )
-            .commit_url
-        )
-        print(url)
+        uploads = {file.name: file for file in (folder / SETTINGS, *files.values()) if file.exists()}
+        message = f"Captions by {args.model}"
+        print(create_and_upload(uploads, args.push_to_hub, repo_type="dataset", message=message).commit_url)
     return 1 if unreadable else 0
 
 

@@ -67,7 +67,13 @@ def push_folder(
 
 
 def create_and_upload(
-    files: dict[str, Path | bytes], repo_id: str, *, private: bool, space_sdk: str | None = None, **options: Any
+    files: dict[str, Path | bytes],
+    repo_id: str,
+    *,
+    private: bool = False,
+    repo_type: str = "model",
+    space_sdk: str | None = None,
+    **options: Any,
 ) -> CommitInfo:
     """Create a repository if it does not exist, and upload files to it.
 
@@ -75,13 +81,13 @@ def create_and_upload(
         files: by their paths in the repository.
         repo_id: "user/name".
         private: whether a new repository is private.
-        space_sdk: of a Space; None for a model.
+        repo_type: "model", "dataset" or "space".
+        space_sdk: of a Space.
         options: of `upload`.
 
     Raises:
         ValueError: the repository should be private and is public, or the Hub rejects the upload.
     """
-    repo_type = "space" if space_sdk else "model"
     kind = {"repo_type": repo_type, "space_sdk": space_sdk}
     try:
         repo_id = HUB.create_repo(repo_id, private=private or None, exist_ok=True, **kind).repo_id

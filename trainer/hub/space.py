@@ -61,7 +61,9 @@ def push_space(space_id: str, model: CommitInfo, *, private: bool = False) -> Co
         ValueError: the Hub rejects the upload.
     """
     files = space_files(model.repo_url.repo_id, model.oid)
-    return create_and_upload(files, space_id, private=private, space_sdk="gradio", message="Upload the page of VLKD")
+    return create_and_upload(
+        files, space_id, private=private, repo_type="space", space_sdk="gradio", message="Upload the page of VLKD"
+    )
 
 
 def space_files(model: str, revision: str) -> dict[str, bytes]:
