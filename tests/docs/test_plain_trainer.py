@@ -23,7 +23,7 @@ FAST = ("--learning-rate", "1e-3", "--batch-size", "10")
 
 
 @pytest.mark.parametrize(("kind", "epochs"), [("caption", "30"), ("question", "20")])
-def test_four_texts_are_learnt_by_heart(workplace, monkeypatch, kind, epochs):
+def test_four_texts_are_learned_by_heart(workplace, monkeypatch, kind, epochs):
     lines = write_images(workplace / "my_images", kind, number=4)
     run_command("Fine-tune with transformers' own Trainer", monkeypatch, *FAST, "--epochs", epochs)
     files = [f"my_images/{line['file_name']}" for line in lines]

@@ -232,8 +232,8 @@ def test_questions_that_a_scene_does_not_allow():
         assert question(ROW, type, random.Random(0), middle) is None
     many = Scene((replace(FROG, count=3), SNAILS), "sea")  # five animals have no number word
     assert asked(many, "count", SNAILS) == {"how many snails are there?": "two"}
-    with pytest.raises(ValueError, match="type='colour' is unknown: choose one of kind, category"):
-        question(ALONE, "colour", random.Random(0))
+    with pytest.raises(ValueError, match="type='color' is unknown: choose one of kind, category"):
+        question(ALONE, "color", random.Random(0))
 
 
 def test_yes_no_questions():

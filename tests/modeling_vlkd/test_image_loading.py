@@ -20,7 +20,7 @@ WHITE, RED, BLUE = (255, 255, 255), (200, 30, 30), (30, 30, 200)
 REFUSED = r"image .* cannot be read as an image: "
 
 
-def two_coloured(mode: str = "RGB") -> Image.Image:
+def two_colored(mode: str = "RGB") -> Image.Image:
     """Red on the left, blue on the right, 8 wide and 4 high."""
     image = Image.new("RGB", (8, 4), RED)
     image.paste(BLUE, (4, 0, 8, 4))
@@ -77,16 +77,16 @@ def row(image: Image.Image) -> list[tuple[int, int, int]]:
 # kinds of images: the bytes, and what the first row shows
 
 FILES = {
-    "png": (encoded(two_coloured(), "png"), [RED] * 4 + [BLUE] * 4),
+    "png": (encoded(two_colored(), "png"), [RED] * 4 + [BLUE] * 4),
     "cmyk": (encoded(Image.new("CMYK", (2, 1), (0, 255, 255, 0)), "tiff"), [(255, 0, 0)] * 2),
     "black and white": (
-        encoded(two_coloured("L").point([0] * 60 + [255] * 196, "1"), "png"),
+        encoded(two_colored("L").point([0] * 60 + [255] * 196, "1"), "png"),
         [WHITE] * 4 + [(0,) * 3] * 4,
     ),
     "palette": (palette(0), [WHITE, (0, 255, 0)]),
     "palette, half transparent": (palette(b"\x80\xff"), [(255, 127, 127), (0, 255, 0)]),
-    "grey with alpha": (encoded(Image.new("LA", (1, 1), (10, 0)), "png"), [WHITE]),
-    "color key": (encoded(two_coloured(), "png", transparency=RED), [WHITE] * 4 + [BLUE] * 4),
+    "gray with alpha": (encoded(Image.new("LA", (1, 1), (10, 0)), "png"), [WHITE]),
+    "color key": (encoded(two_colored(), "png", transparency=RED), [WHITE] * 4 + [BLUE] * 4),
     "alpha": (encoded(Image.new("RGBA", (1, 1), (255, 0, 0, 0)), "png"), [WHITE]),
     "webp with alpha": (encoded(Image.new("RGBA", (1, 1), (0, 0, 0, 128)), "webp", lossless=True), [(127, 127, 127)]),
     "16 bits": (encoded(deep(), "png"), [(0,) * 3, (128,) * 3, WHITE]),
@@ -97,9 +97,9 @@ FILES = {
     "gif, animated": (animation("gif"), [RED] * 4),
     "png, animated": (animation("png"), [RED] * 4),
     "webp, animated": (animation("webp"), [RED] * 4),
-    "turned": (encoded(two_coloured(), "png", exif=exif(3)), [BLUE] * 4 + [RED] * 4),
-    "turned, tiff": (encoded(two_coloured(), "tiff", exif=exif(3)), [BLUE] * 4 + [RED] * 4),
-    "broken exif": (encoded(two_coloured(), "png", exif=b"Exif\0\0garbage"), [RED] * 4 + [BLUE] * 4),
+    "turned": (encoded(two_colored(), "png", exif=exif(3)), [BLUE] * 4 + [RED] * 4),
+    "turned, tiff": (encoded(two_colored(), "tiff", exif=exif(3)), [BLUE] * 4 + [RED] * 4),
+    "broken exif": (encoded(two_colored(), "png", exif=b"Exif\0\0garbage"), [RED] * 4 + [BLUE] * 4),
 }
 
 
@@ -152,9 +152,9 @@ def test_every_mode_becomes_rgb(mode):
 
 
 def test_an_image_in_memory_is_neither_copied_nor_changed():
-    image = two_coloured()
+    image = two_colored()
     assert read_image(image) is image
-    turned = two_coloured()
+    turned = two_colored()
     turned.info["exif"] = exif(3).tobytes()
     assert row(read_image(turned)) == [BLUE] * 4 + [RED] * 4
     assert row(turned) == [RED] * 4 + [BLUE] * 4 and turned.getexif()[0x0112] == 3
@@ -198,7 +198,7 @@ def test_arrays_and_tensors(array):
 
 
 def test_channels_may_come_first():
-    pixels = np.asarray(two_coloured())
+    pixels = np.asarray(two_colored())
     for array in (pixels.transpose(2, 0, 1), torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255):
         assert row(read_image(array)) == [RED] * 4 + [BLUE] * 4
     assert row(read_image(np.array([[True, False]]))) == [WHITE, (0, 0, 0)]

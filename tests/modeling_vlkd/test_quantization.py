@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def original(tmp_path_factory) -> tuple[Path, PreTrainedModel, BatchFeature]:
     """The folder that holds `my_vlkd`, the model in float32, and a batch.
 
-    It has learnt for 60 steps: an untrained join often has no first choice to speak of, whole or quantised.
+    It has learned for 60 steps: an untrained join often has no first choice to speak of, whole or quantized.
     """
     folder = tmp_path_factory.mktemp("quantization")
     with pytest.MonkeyPatch.context() as patch:
@@ -86,7 +86,7 @@ def test_generate(original, quantized):
 
 
 def test_cached_features_enter_in_half_precision(original, quantized):
-    """The features take the model's dtype, and not that of a quantised matrix, which is an integer's."""
+    """The features take the model's dtype, and not that of a quantized matrix, which is an integer's."""
     _, _, batch = original
     features = quantized.get_image_features(batch["pixel_values"]).last_hidden_state.half()
     inputs = {**batch, "image_features": features}

@@ -8,7 +8,7 @@ PLACES = ("on the grass", "under the table", "left of it", "about nothing at all
 
 
 def load(split: str = "train", rows: int = 16) -> Dataset:
-    """Squares of one colour with two captions each; another split has other images."""
+    """Squares of one color with two captions each; another split has other images."""
     rng = np.random.default_rng([len(split), rows])
     names = [list(COLORS)[index % 4] for index in range(rows)]
     images = [rng.integers(0, 80, (32, 32, 3), dtype=np.uint8) // 2 + np.uint8(COLORS[name]) // 2 for name in names]

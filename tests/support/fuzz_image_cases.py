@@ -48,7 +48,7 @@ class Cases:
         size = self.look(path, str(path), file)
         if size != self.look(file.data, "bytes", file):
             raise Failure(f"{file.story}: the file is {size}, its bytes are another")
-        if file.colour is not None and size is None:
+        if file.color is not None and size is None:
             raise Failure(f"{file.story}: a sound image is refused")
         batch, _ = refusal(lambda: self.processor(images=[GOOD, str(path)]), "images[1]")
         self.check(batch, size is not None, file)
@@ -64,10 +64,10 @@ class Cases:
             return None
         if picture.mode != "RGB":
             raise Failure(f"{file.story}: {picture}")
-        if file.colour is not None:
+        if file.color is not None:
             seen = np.asarray(picture, dtype=float).mean((0, 1))
-            if np.abs(seen - file.colour).max() > 8:
-                raise Failure(f"{file.story}: the colour is {seen}, not {file.colour}")
+            if np.abs(seen - file.color).max() > 8:
+                raise Failure(f"{file.story}: the color is {seen}, not {file.color}")
         return picture.size
 
     def as_trained(self, path: Path, file: File) -> str:

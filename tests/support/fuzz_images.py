@@ -27,13 +27,13 @@ class File:
     """What a person would find: a name, the bytes, and what was done to them.
 
     Args:
-        colour: the mean colour of an image that is sound and can be read; None of every other.
+        color: the mean color of an image that is sound and can be read; None of every other.
     """
 
     name: str
     data: bytes
     story: str
-    colour: tuple[int, int, int] | None = None
+    color: tuple[int, int, int] | None = None
 
 
 def draw(number: int) -> File:
@@ -48,21 +48,21 @@ def draw(number: int) -> File:
     right = kind.lower().replace("jpeg", "jpg")
     ending = rng.choice(ENDINGS) if rng.random() < 0.2 else right
     readable = data == sound and max(size) <= 100 * min(size) and size != (1, 1)
-    colour = (255, 255, 255) if "transparency" in options else expected(mode)
+    color = (255, 255, 255) if "transparency" in options else expected(mode)
     return File(
-        f"{number}.{ending}", data, f"{kind} {mode} {size} {options} {harm.__name__}", colour if readable else None
+        f"{number}.{ending}", data, f"{kind} {mode} {size} {options} {harm.__name__}", color if readable else None
     )
 
 
 def expected(mode: str) -> tuple[int, int, int]:
-    """Black and white are drawn white, colourless modes in a grey of 128."""
+    """Black and white are drawn white, colorless modes in a gray of 128."""
     if mode == "1":
         return (255, 255, 255)
     return COLOR if mode in ("RGB", "RGBA", "P", "CMYK", "YCbCr", "LAB") else (128, 128, 128)
 
 
 def plain(mode: str, size: tuple[int, int]) -> Image.Image:
-    """One colour; LA and RGBA opaque."""
+    """One color; LA and RGBA opaque."""
     color = Image.new("RGB", size, COLOR)
     if mode == "I;16":
         return Image.fromarray(np.full(size[::-1], 32_896, np.uint16))
@@ -74,7 +74,7 @@ def plain(mode: str, size: tuple[int, int]) -> Image.Image:
         to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
         return ImageCms.applyTransform(color, to_lab)
     if mode == "P":
-        return color.quantize(2)  # `convert` would mix its colours of others
+        return color.quantize(2)  # `convert` would mix its colors of others
     if mode in ("L", "LA"):
         return Image.new("L", size, 128).convert(mode)
     return Image.new("1", size, 1) if mode == "1" else color.convert(mode)

@@ -191,7 +191,7 @@ def jpeg(split: str, row: int) -> bytes:
     clouds = PIL.fromarray(chance.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((width, height), PIL.BICUBIC)
     grain = chance.normal(0, 12, (height, width, 3))
     image = PIL.fromarray(np.clip(np.asarray(clouds) + grain, 0, 255).astype(np.uint8))
-    image = image.convert("L") if row % 16 == 15 else image  # some are grey
+    image = image.convert("L") if row % 16 == 15 else image  # some are gray
     file = io.BytesIO()
     image.save(file, "JPEG", quality=85)
     return file.getvalue()

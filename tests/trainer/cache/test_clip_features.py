@@ -104,9 +104,9 @@ def test_other_data_weights_or_settings_are_computed_anew(
 
     add_image_features(load(rows=4), model, processor, cache_dir=str(tmp_path))
     add_image_features(load(rows=4), model, processor, "pooled", cache_dir=str(tmp_path))
-    grey = copy.deepcopy(processor)
-    grey.image_processor.image_mean = [0.5, 0.5, 0.5]
-    add_image_features(load(rows=4), model, grey, cache_dir=str(tmp_path))
+    gray = copy.deepcopy(processor)
+    gray.image_processor.image_mean = [0.5, 0.5, 0.5]
+    add_image_features(load(rows=4), model, gray, cache_dir=str(tmp_path))
     assert len(files()) == 8
     headed = copy.deepcopy(model)
     headed.config.vision_config.num_attention_heads = 2

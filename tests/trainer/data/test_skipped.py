@@ -72,7 +72,7 @@ FLAWED = {
     "too large": (encoded(Image.new("1", (20_000, 10_000))), "too many pixels"),
     "a number": (12, "not an image"),
 }
-SOUND = {  # and the mean colour that a person sees
+SOUND = {  # and the mean color that a person sees
     "CMYK": (encoded(Image.new("CMYK", (30, 20), (0, 255, 255, 0)), "JPEG"), (254, 0, 0)),
     "16 bits": (sixteen_bits(), (128, 128, 128)),
     "palette with transparency": (palette(), (255, 255, 255)),

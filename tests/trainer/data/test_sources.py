@@ -54,7 +54,7 @@ def reader(args: DataArguments, folder: Path, rows: int | None = None) -> RowDec
 
 
 def pictures(rows: list[dict]) -> Counter:
-    """The rows' captions and, rounded, their images' mean colours."""
+    """The rows' captions and, rounded, their images' mean colors."""
     return Counter((row["caption"][0], tuple(np.asarray(row["image"]).mean((0, 1)).round(1))) for row in rows)
 
 
