@@ -70,8 +70,8 @@ def save_photos(folder: Path, count: int, size: tuple[int, int]) -> dict[str, An
     for number in range(count):
         file, first = folder / f"{number}.jpg", folder / f"{number % DISTINCT}.jpg"
         if number < DISTINCT:
-            shapes = Image.fromarray(rng.integers(0, 256, (height // 64 + 2, width // 64 + 2, 3), dtype=np.uint8))
-            pixels = np.asarray(shapes.resize(size, Image.Resampling.BICUBIC), dtype=np.int16)
+            coarse = Image.fromarray(rng.integers(0, 256, (height // 64 + 2, width // 64 + 2, 3), dtype=np.uint8))
+            pixels = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), dtype=np.int16)
             grain = rng.normal(0, 4, (height, width, 1)).astype(np.int16)
             Image.fromarray((pixels + grain).clip(0, 255).astype(np.uint8)).save(file, quality=90)
         else:
