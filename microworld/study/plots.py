@@ -17,18 +17,18 @@ def draw_differences(groups: dict[str, list[str]], measures: list[str], found: d
     figure = Figure(figsize=(11, 0.29 * len(lines) + 0.8), layout="constrained")
     for measure, axis in zip(measures, figure.subplots(1, len(measures), sharey=True), strict=True):
         axis.spines[:].set_visible(False)
-        axis.set_axisbelow(True)
         axis.grid(axis="x", color="#e4e7eb")
         axis.tick_params(colors=GRAY, labelsize=10, length=0)
         axis.axvline(0, color=GRAY, linewidth=1)
-        axis.set_title(measure, fontsize=11)
         for y, line in enumerate(lines):
             if line not in groups:
                 value, margin, _ = found["difference", measure, line]
                 color = GRAY if abs(value) <= margin else BLUE if value > 0 else ORANGE
-                face = "white" if color == GRAY else color
-                axis.errorbar(value, y, xerr=margin, fmt="o", color=color, markerfacecolor=face, linewidth=2)
+                face = {"markerfacecolor": "white"} if color == GRAY else {}
+                axis.errorbar(value, y, xerr=margin, fmt="o", color=color, linewidth=2, **face)
+        axis.set(title=measure, axisbelow=True, facecolor="#f6f8fa")
         axis.set(ylim=(len(lines) - 0.4, -0.6), yticks=range(len(lines)))
+        axis.locator_params(axis="x", nbins=3)
     for label in figure.axes[0].set_yticklabels(lines, fontsize=10, color="black"):
         label.set_fontweight("bold" if label.get_text() in groups else "normal")
     figure.savefig(path, dpi=150, facecolor="white")

@@ -120,7 +120,7 @@ def write_report(runs: Runs, args: argparse.Namespace, command: str) -> str:
     if present := {question: rows for question, rows in present.items() if rows}:
         draw_differences(present, PLOTTED, found, args.docs / "study.png")
         parts += ["## Differences to the recipe", "![Differences to the recipe](study.png)"]
-        parts += ["A filled mark's interval excludes 0: orange is worse than the recipe, blue is better."]
+        parts += ["A filled mark's interval excludes 0: orange is below the recipe, blue is above."]
     for question, rows in present.items():
         parts += [f"## {question}", table(found, [BASE, *rows], runs)]
     parts += ["## Measurement", f"{how_measured(metrics)} Seconds are the mean of a run."]
