@@ -31,6 +31,7 @@ from trainer.evaluation.tasks.task import FOLDER
 PARTS = ("microworld-vqa", "microworld-knowledge", "microworld-captions", "microworld-retrieval")  # without controls
 POOL = 100  # images and captions among which retrieval searches
 TEXT_QUESTIONS = 4  # for each scene
+GROUPS = ("one group", "two or three groups")  # rows of the table
 Result = dict[str, Any]
 
 
@@ -54,8 +55,7 @@ class Exam:
 
     def shuffled(self) -> list[int]:
         """For each scene, the row of another scene."""
-        order = list(range(len(self.scenes)))
-        random.Random(0).shuffle(order)
+        order = random.Random(0).sample(range(len(self.scenes)), len(self.scenes))
         following = dict(zip(order, order[1:] + order[:1], strict=True))
         return [following[row] for row in range(len(order))]
 
@@ -158,7 +158,7 @@ def table_rows(scene: Scene, asked: Question) -> list[str]:
     """The rows of the table that a question counts in."""
     if asked.type == "knowledge":
         return [f"knowledge, {'never' if asked.subject in NEVER_TWO_STEP else 'seen'} two-step"]
-    return ["all", asked.type, "one group" if len(scene.groups) == 1 else "two or three groups"]
+    return ["all", asked.type, GROUPS[len(scene.groups) > 1]]
 
 
 @cache
@@ -205,8 +205,12 @@ def score_captions(rows: Sequence[dict[str, Any]], texts: Sequence[str]) -> list
     """Captions that name every object and say nothing false."""
     split, size, seed = rows[0]["exam"].split()
     drawn = sample_exam(split, int(size), int(seed)).scenes
-    true = [caption_is_true(text, drawn[row["image_id"]]) for row, text in zip(rows, texts, strict=True)]
-    return [{"metric": "captions", "row": "every object, nothing false", **proportion(true).as_dict()}]
+    hits: dict[str, list[bool]] = defaultdict(list)
+    for row, text in zip(rows, texts, strict=True):
+        scene = drawn[row["image_id"]]
+        for kind in ("every object, nothing false", GROUPS[len(scene.groups) > 1]):
+            hits[kind].append(caption_is_true(text, scene))
+    return [{"metric": "captions", "row": kind, **proportion(found).as_dict()} for kind, found in hits.items()]
 
 
 def score_retrieval(images: torch.Tensor, texts: torch.Tensor, image_of_text: Sequence[int]) -> list[Result]:

@@ -74,8 +74,8 @@ def show(folder: Path, metrics: dict[str, Any], scenes: int) -> None:
     answers, captions = "microworld-vqa.direct.json", "microworld-captions.direct.json"
     unseen, knowledge = "unseen_artist", sample_exam(split, scenes, seed=1, knowledge=True)
     cards = {
-        "scenes": sample_cards(sample_exam(split, scenes), 12, out / split / answers, out / split / captions),
         "knowledge": sample_cards(knowledge, 4, out / split / "microworld-knowledge.direct.json"),
+        "scenes": sample_cards(sample_exam(split, scenes), 12, out / split / answers, out / split / captions),
         unseen: sample_cards(sample_exam(unseen, scenes), 8, out / unseen / answers, out / unseen / captions),
     }
     draw_gallery(cards["scenes"], folder / "gallery.png")

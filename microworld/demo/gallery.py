@@ -23,9 +23,8 @@ def draw_gallery(cards: list[Card], file: Path, columns: int = 4) -> None:
     rows = [cards[start : start + columns] for start in range(0, len(cards) - columns + 1, columns)]
     texts = [[_texts(card, rng) for card in row] for row in rows]
     heights = [_SIDE + 10 + max(map(_height, row)) + _GAP for row in texts]
-    y = sum(heights) + _GAP  # of the row's upper edge
-    figure = Figure(((columns * (_SIDE + _GAP) + _GAP) / _DPI, y / _DPI), dpi=_DPI)
-    y -= _GAP
+    y = sum(heights)  # of the row's upper edge
+    figure = Figure(((columns * (_SIDE + _GAP) + _GAP) / _DPI, (y + _GAP) / _DPI), dpi=_DPI)
     for row, row_texts, height in zip(rows, texts, heights, strict=True):
         for column, (card, card_texts) in enumerate(zip(row, row_texts, strict=True)):
             _draw_card(figure, card, card_texts, _GAP + column * (_SIDE + _GAP), y)

@@ -10,7 +10,7 @@ import yaml
 
 from microworld.demo.results import Card, Said
 from microworld.drawings import ARTISTS, FOLDER, HELD_OUT_ARTIST, drawing
-from trainer.evaluation.metrics_file import how_measured, markdown_table
+from trainer.evaluation.metrics_file import how_measured, interval, markdown_table
 
 _TEXTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 SUMMARY, SECTIONS = _TEXTS["summary"], _TEXTS["sections"]
@@ -32,7 +32,7 @@ def write_page(metrics: dict[str, Any], sections: dict[str, list[Card]], folder:
 
     Args:
         metrics: the content of metrics.json.
-        sections: the cards of each of `SECTIONS`.
+        sections: the cards of each of `SECTIONS`; the first is shown above the results.
     """
     artists = (*ARTISTS, HELD_OUT_ARTIST)
     attribution = (FOLDER / "ATTRIBUTION.md").read_text(encoding="utf-8")
@@ -41,12 +41,14 @@ def write_page(metrics: dict[str, Any], sections: dict[str, list[Card]], folder:
     for artist in artists:
         drawing("octopus", artist).save(folder / "pictures" / f"{artist}.png")
         sets[artist]["unseen"] = "unseen" if artist == HELD_OUT_ARTIST else ""
+    first, *others = (_section(name, cards, metrics["split"], folder) for name, cards in sections.items())
     page = _PAGE.substitute(
         artists="".join(_ARTIST.substitute(sets[artist]) for artist in artists),
         summary=_summary(metrics["figures"]),
         table=_table(markdown_table(metrics["figures"])),
         measured=re.sub("`(.+?)`", r"<code>\1</code>", html.escape(how_measured(metrics))),
-        sections="".join(_section(name, cards, metrics["split"], folder) for name, cards in sections.items()),
+        first=first,
+        sections="".join(others),
         credits="".join(_CREDIT.substitute(sets[artist]) for artist in artists),
     )
     (folder / "index.html").write_text(page, encoding="utf-8")
@@ -61,8 +63,7 @@ def _summary(figures: list[dict[str, Any]]) -> str:
         if own:
             mark = f'<i style="left: {blind["value"]:.1%}"></i>' if blind else ""
             bar = f'<span class="bar" style="--value: {own["value"]:.1%}">{mark}</span>'
-            interval = f"{own['low']:.3f}–{own['high']:.3f}"
-            lines.append(_line([label.format(before=_value(before)) + bar, _value(own), interval, _value(blind)]))
+            lines.append(_line([label.format(before=_value(before)) + bar, _value(own), interval(own), _value(blind)]))
     return f'<table class="summary">{"".join(lines)}</table>'
 
 

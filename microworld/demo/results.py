@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from microworld.exam import Exam
+from microworld.exam import GROUPS, Exam
 from microworld.world.caption_reader import caption_is_true
 from microworld.world.language import QUESTION_TYPES, is_right
 from trainer.evaluation.formats import EMPTY, read_results
@@ -19,15 +19,15 @@ SCALE = 3  # of the pictures, relative to the images that the model reads
 CONDITIONS = ("VLKD", "before VLKD", "blind", "shuffled images", "majority answer", CLIP_TEXT)
 _NAMES = {"direct": "VLKD", "model": "VLKD", "reference": "before VLKD"}
 _CONTROLS = {"VQA with shuffled images": "shuffled images", "VQA by the majority answer": "majority answer"}
-_GROUPS, _KNOWLEDGE = "two or three groups", ("knowledge, seen two-step", "knowledge, never two-step")
+_KNOWLEDGE = ("knowledge, seen two-step", "knowledge, never two-step")
 _CAPTIONS, _RETRIEVAL = ("every object, nothing false",), ("text to image", "image to text")
 ROWS = {
-    "VQA": ("all", *QUESTION_TYPES, "one group", _GROUPS, *_KNOWLEDGE),
-    "captions": _CAPTIONS,
+    "VQA": ("all", *QUESTION_TYPES, *GROUPS, *_KNOWLEDGE),
+    "captions": (*_CAPTIONS, *GROUPS),
     "retrieval R@1 of 100": _RETRIEVAL,
     "text QA": ("exact match", "exact match, change"),
     "VQA, unseen pairs": ("all",),
-    "VQA, unseen artist": ("all", _GROUPS, "yes/no", *_KNOWLEDGE),
+    "VQA, unseen artist": ("all", GROUPS[1], "yes/no", *_KNOWLEDGE),
     "captions, unseen artist": _CAPTIONS,
     "retrieval R@1 of 100, unseen artist": _RETRIEVAL,
 }

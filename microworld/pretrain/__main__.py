@@ -1,7 +1,6 @@
 """`python -m microworld.pretrain [clip|bart|measure]`: train the microworld's CLIP and BART, and measure them.
 
-They set the ceiling of all that VLKD can reach here. Measured on the validation split: text question answering by
-type, retrieval, and what a linear probe reads from each image token.
+They are measured on the validation split: text QA by type, retrieval, and what linear maps read from image tokens.
 """
 
 import argparse
@@ -26,8 +25,8 @@ def report(folder: Path, seconds: dict[str, float]) -> str:
         size = (folder / name / "model.safetensors").stat().st_size
         cost = f", pretrained in {seconds[name] / 60:.0f} minutes on one CPU core" if name in seconds else ""
         lines.append(f"- `{name}`: {parameters:,} parameters, {size / 1e6:.1f} MB in fp16{cost}")
-    lines += ["", "Linear R² is the share of a trait's variance that a linear map of one image token explains."]
-    lines += ["", "| figure | value | 95% interval | n |", "| --- | ---: | ---: | ---: |"]
+    lines += ["", "Linear R² is the share of a trait's variance that a linear map of one image token explains.", ""]
+    lines += ["| figure | value | 95% interval | n |", "| --- | ---: | ---: | ---: |"]
     return "\n".join([*lines, *(f"| {name} | {text} |" for name, text in figures.items())]) + "\n"
 
 

@@ -175,7 +175,10 @@ def test_the_majority_is_that_of_training_scenes():
 def test_score_captions():
     exam, data = sample_exam("test", SIZE), captions(size=SIZE)
     rows = [{"image_id": i, "exam": data["exam"][i]} for i in range(SIZE)]
-    assert shares(score_captions(rows, exam.captions)) == {"every object, nothing false": (1.0, SIZE)}
+    single = sum(len(scene.groups) == 1 for scene in exam.scenes)
+    numbers = {"every object, nothing false": SIZE, "one group": single, "two or three groups": SIZE - single}
+    assert 0 < single < SIZE
+    assert shares(score_captions(rows, exam.captions)) == {row: (1.0, number) for row, number in numbers.items()}
     texts = exam.captions[:12] + [f"{text} and" for text in exam.captions[12:24]] + [""] * 6
     assert score_captions(rows, texts)[0]["value"] == 0.4
     assert score_captions(rows[::-1], exam.captions[::-1])[0]["value"] == 1.0  # by id, not by place

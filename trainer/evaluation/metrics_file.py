@@ -54,11 +54,19 @@ def _cells(results: list[dict[str, Any]]) -> list[list[str]]:
     lines = [["", first, "95% interval", "n", *others]]
     for (metric, row), found in rows.items():
         main = found.get(first)
-        interval = f"{main['low']:.3f}–{main['high']:.3f}" if main else _NONE
         n = str(next(iter(found.values()))["n"])
-        values = [f"{found[name]['value']:.3f}" if name in found else _NONE for name in (first, *others)]
-        lines.append([f"{metric}: {row}", values[0], interval, n, *values[1:]])
+        values = [_number(found[name]["value"]) if name in found else _NONE for name in (first, *others)]
+        lines.append([f"{metric}: {row}", values[0], interval(main) if main else _NONE, n, *values[1:]])
     return lines
+
+
+def interval(result: dict[str, Any]) -> str:
+    """`0.665–0.697`, or `−0.010 to 0.001` with a negative bound."""
+    return (" to " if result["low"] < 0 else "–").join(_number(result[bound]) for bound in ("low", "high"))
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}".replace("-", "−")
 
 
 def terminal_table(results: list[dict[str, Any]]) -> str:
