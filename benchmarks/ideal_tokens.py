@@ -8,8 +8,10 @@ The class token, which ITCL and TTDM use, is CLIP's in both. Evaluates on the va
 """
 
 import random
+import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from itertools import islice
 from typing import Any
 
@@ -77,7 +79,8 @@ def train(model: Any, processor: VLKDProcessor, tokens: torch.Tensor, texts: lis
     options = {**recipe("microworld"), "clip": str(TEACHERS / "clip"), **options}
     (args,) = HfArgumentParser(VLKDTrainingArguments).parse_dict(options, allow_extra_keys=True)
     dataset = Dataset.from_dict(columns, features=types)
-    VLKDTrainer(model, args, train_dataset=dataset, processing_class=processor).train()
+    with redirect_stdout(sys.stderr):  # the losses; the report is all that goes to stdout
+        VLKDTrainer(model, args, train_dataset=dataset, processing_class=processor).train()
 
 
 def evaluate(model: Any, processor: VLKDProcessor, tokens: torch.Tensor, size: int, seed: int) -> dict[str, Any]:
