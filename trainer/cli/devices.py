@@ -38,6 +38,6 @@ def read_device_options(args: argparse.Namespace) -> tuple[torch.device, torch.d
             raise ValueError(f"--backend {args.backend} {own}.")
         return torch.device("cpu"), torch.float32
     if not on_cpu and args.model and is_export(args.model):
-        raise ValueError(f"--model: '{args.model}' is an export; it {own}.")
+        raise ValueError(f"'{args.model}' is an export; it {own}.")
     device = find_device(args.device)
     return device, fastest_dtype(device) if args.dtype == "auto" else getattr(torch, args.dtype)

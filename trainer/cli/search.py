@@ -45,13 +45,14 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     dataset, made_by, digest = load_index(Path(args.index))
     option = "--model" if args.model else f"--index {args.index}, whose model can be given with --model"
-    name = args.model or made_by
-    if checkpoint_digest(name, option) != digest:
+    args.model = args.model or made_by
+    if checkpoint_digest(args.model, option) != digest:
         raise ValueError(
-            f"'{name}' has other files than the model that made --index {args.index} ('{made_by}'), so that their "
-            "embeddings cannot be compared. Give that model, or run `vlkd embed ... --overwrite` with the new one."
+            f"'{args.model}' has other files than the model that made --index {args.index} ('{made_by}'), so that "
+            "their embeddings cannot be compared. Give that model, or run `vlkd embed ... --overwrite` with the new "
+            "one."
         )
-    model, processor = load_for_inference(name, option, *read_device_options(args), args.backend)
+    model, processor = load_for_inference(args.model, option, *read_device_options(args), args.backend)
     results = nearest(dataset, _embed_query(model.eval(), processor, args), args.top_k)
     for path, score in results:
         values = {"image": path, "score": score}

@@ -47,6 +47,16 @@ def test_it_runs_by_its_name(export, vlkd_dir, photo, capsys):
 
 
 @pytest.mark.slow
+def test_an_index_is_searched_by_the_export_that_made_it(export, photo, tmp_path, capsys):
+    index = str(tmp_path / "index")
+    assert main(["embed", photo, "--model", str(export), "--output", index]) == 0
+    capsys.readouterr()
+    assert main(["search", "a dog", "--index", index]) == 0 and photo in capsys.readouterr().out
+    assert main(["search", "a dog", "--index", index, "--dtype", "bfloat16"]) == 2
+    assert f"'{export}' is an export; it runs on the CPU" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_files(export):
     suffixes = (".onnx", ".onnx.data") if export.name == "onnx" else (".xml", ".bin")
     prefix = "" if export.name == "onnx" else "openvino_"

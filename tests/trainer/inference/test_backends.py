@@ -102,7 +102,7 @@ def test_an_export_has_its_own_device_and_dtype(images, tmp_path, capsys, option
     (tmp_path / "export.json").write_text("{}")
     images[0].save(tmp_path / "a.png")
     assert main(["caption", str(tmp_path / "a.png"), "--model", str(tmp_path), *option]) == 2
-    message = f"--model: '{tmp_path}' is an export; it runs on the CPU, with its own dtype; omit --device and --dtype."
+    message = f"'{tmp_path}' is an export; it runs on the CPU, with its own dtype; omit --device and --dtype."
     assert message in capsys.readouterr().err
 
 
