@@ -2,7 +2,8 @@
 
 A picture has a caption of the whole, and a phrase for each of its groups ("two small penguins"), as the captions of a
 photograph tell all of it or a part. Each has a hard negative or two. Pictures grow from stage to stage, as a CLIP of
-photographs is trained at a low resolution and finished at a higher one.
+photographs is trained at a low resolution and finished at a higher one. In the last stage, the tokens of patches learn
+from phrases too, as in FILIP (Yao et al., ICLR 2022).
 """
 
 import itertools
@@ -37,7 +38,7 @@ _TOLD = {
 class Stage(NamedTuple):
     """Steps on pictures of `canvas` × `canvas` pixels; each caption has `negatives` hard negatives.
 
-    `options` of `sample_scene` choose what fits into the pictures.
+    `options` of `sample_scene` choose what fits into the pictures. `tokens`: phrases are also compared with patches.
     """
 
     canvas: int
@@ -45,6 +46,8 @@ class Stage(NamedTuple):
     steps: int
     options: dict[str, Any]
     negatives: int = 2
+    tokens: bool = False
+    learning_rate: float = 1e-3
 
 
 class Texts(NamedTuple):
@@ -62,6 +65,7 @@ STAGES = (
     Stage(48, 256, 500, {"numbers": (1,), "counts": (1,)}, negatives=0),
     Stage(96, 128, 1500, {"numbers": (1, 2, 2, 3), "counts": (1, 1, 2, 3)}),
     Stage(CANVAS, 96, 2000, {"numbers": (1, 2, 2, 3, 3)}),
+    Stage(CANVAS, 96, 1100, {"numbers": (1, 2, 2, 3, 3)}, tokens=True, learning_rate=4e-4),
 )
 
 
@@ -214,45 +218,41 @@ def embed_texts(model: CLIPModel, processor: CLIPProcessor, texts: Sequence[str]
 
 
 def pretrain_clip(folder: Path, stages: Sequence[Stage] = STAGES, seed: int = 0, captions: int = 10_000) -> None:
-    """Pretrain and write the checkpoint (fp16 safetensors) and its processor to `folder`.
-
-    `captions` is the number of captions that the tokenizer takes its words from.
-    """
+    """Write the checkpoint (fp16) and its processor to `folder`. `captions` captions give the tokenizer its words."""
     torch.manual_seed(seed)
     processor = build_processor(captions)
     model = build_model(processor.tokenizer, stages[0].canvas)
-    for stage in stages:
+    for number, stage in enumerate(stages):
         model = with_canvas(model, stage.canvas)
-        train(model, processor, stage, folder, seed)
+        train(model, processor, stage, folder, seed + number)
 
 
-def train(
-    model: CLIPModel, processor: CLIPProcessor, stage: Stage, folder: Path, seed: int, learning_rate: float = 1e-3
-) -> None:
+def train(model: CLIPModel, processor: CLIPProcessor, stage: Stage, folder: Path, seed: int) -> None:
     """Train on the pictures of a stage."""
 
     def loss_of(batch: tuple[torch.Tensor, Texts, Texts]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         pixels, *both = batch
         with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16_fast("cpu")):
-            images = nn.functional.normalize(model.get_image_features(pixels).pooler_output, dim=-1).float()
+            states = model.vision_model.post_layernorm(model.vision_model(pixels).last_hidden_state)
+            tokens = nn.functional.normalize(model.visual_projection(states), dim=-1).float()  # class token first
             embeds = [embed_texts(model, processor, texts).float() for texts, _, _ in both]
-        scores = [model.logit_scale.exp() * images @ each.T for each in embeds]
-        wholes, parts = (contrastive_loss(each, *about) for each, (_, *about) in zip(scores, both, strict=True))
-        return wholes + parts, {"captions": wholes, "phrases": parts}
+        scale, losses = model.logit_scale.exp(), {}
+        for name, each, (_, *about) in zip(("captions", "phrases"), embeds, both, strict=True):
+            losses[name] = contrastive_loss(scale * tokens[:, 0] @ each.T, *about)
+        if stage.tokens:  # of a phrase, the patches that it fits best count most
+            losses["tokens"] = contrastive_loss((scale * tokens[:, 1:] @ each.T).logsumexp(dim=1), *about)
+        return sum(losses.values()), losses
 
     stream, warmup = batches(processor, stage, seed), min(200, stage.steps // 4)
-    fit(model, processor, folder, stream, loss_of, stage.steps, learning_rate, warmup, name=f"clip {stage.canvas}")
+    options = {"steps": stage.steps, "learning_rate": stage.learning_rate, "warmup": warmup}
+    fit(model, processor, folder, stream, loss_of, **options, name=f"clip {stage.canvas}")
 
 
 def contrastive_loss(scores: torch.Tensor, owners: torch.Tensor, is_true: torch.Tensor) -> torch.Tensor:
     """CLIP's loss of N texts and B images, where a text may be true of images other than its own.
 
-    Those are left out of its denominators, as are the other true texts of its image.
-
-    Args:
-        scores: (B, N + negatives), of each image and text, scaled.
-        owners: (N,), the image of each text.
-        is_true: (B, N + negatives).
+    Those are left out of its denominators, as are the other true texts of its image. `scores` (B, N + negatives) are
+    scaled; `owners` (N,) and `is_true` (B, N + negatives) are those of `Texts`.
     """
     texts = torch.arange(len(owners))
     others = is_true[owners]  # (N, N + negatives), a copy
