@@ -245,5 +245,5 @@ def test_the_parts_of_the_microworld_are_scored():
         figures, _ = score_task(task, rows, right)
         assert {figure["value"] for figure in figures if "majority" not in figure["metric"]} == {1.0}
     assert len(rows) == 10  # of the captions
-    (figure,), _ = score_task(task, rows, [right[1], *right[1:]])
-    assert figure["value"] == 0.9
+    (figure, *by_groups), _ = score_task(task, rows, [right[1], *right[1:]])
+    assert figure["value"] == 0.9 and sum(part["n"] for part in by_groups) == 10
