@@ -23,7 +23,7 @@ from transformers import HfArgumentParser
 
 from microworld.exam import captions, questions, sample_exam, score_answers, score_captions
 from microworld.pretrain.clip import positions
-from microworld.study.report import estimate
+from microworld.study.report import as_text, estimate
 from microworld.world.kinds import KINDS
 from microworld.world.language import caption
 from microworld.world.rendering import render
@@ -96,19 +96,23 @@ def evaluate(model: Any, processor: VLKDProcessor, tokens: torch.Tensor, size: i
     return {name: (result["value"], result["n"]) for name, result in found.items()}
 
 
-def run(ideal: bool, seed: int, args: Any, folder: str) -> dict[str, Any]:
-    """Train and evaluate with one seed, which draws the new weights, the batches and the exam."""
+def results(args: Any, folder: str) -> dict[str, list[dict[str, Any]]]:
+    """The measures of each seed, by setting. A seed draws the new weights, the batches and the exam."""
     teachers = str(TEACHERS / "clip"), str(TEACHERS / "bart")
-    model = VLKDForConditionalGeneration.from_vision_text_pretrained(*teachers, seed=seed)
     processor = VLKDProcessor.from_vision_text_pretrained(*teachers)
-    shown = list(islice(scenes("train"), args.images))
-    tokens, texts = training_rows(model, processor, shown)
-    exam = sample_exam("validation", args.scenes, seed)
-    exam_tokens = encode_images(model, processor, [exam.picture(row) for row in range(args.scenes)])
-    if ideal:
-        tokens, exam_tokens = with_ideal_patches(tokens, shown), with_ideal_patches(exam_tokens, exam.scenes)
-    train(model, processor, tokens, texts, max_steps=args.steps, seed=seed, output_dir=folder)
-    return evaluate(model, processor, exam_tokens, args.scenes, seed)
+    shown, found = list(islice(scenes("train"), args.images)), {name: [] for name in SETTINGS}
+    model = VLKDForConditionalGeneration.from_vision_text_pretrained(*teachers)
+    tokens, texts = training_rows(model, processor, shown)  # CLIP is frozen: they are the same for every seed
+    for seed in range(1, args.seeds + 1):
+        exam = sample_exam("validation", args.scenes, seed)
+        exam_tokens = encode_images(model, processor, [exam.picture(row) for row in range(args.scenes)])
+        for name, ideal in SETTINGS.items():
+            new = VLKDForConditionalGeneration.from_vision_text_pretrained(*teachers, seed=seed)
+            own = with_ideal_patches(tokens, shown) if ideal else tokens
+            train(new, processor, own, texts, max_steps=args.steps, seed=seed, output_dir=folder)
+            own = with_ideal_patches(exam_tokens, exam.scenes) if ideal else exam_tokens
+            found[name].append(evaluate(new, processor, own, args.scenes, seed))
+    return found
 
 
 def main() -> None:
@@ -118,13 +122,12 @@ def main() -> None:
     options.add_argument("--scenes", type=int, default=300, help="of each exam")
     options.add_argument("--seeds", type=int, default=3)
     args = options.parse_args()
-    rows = []
     with tempfile.TemporaryDirectory(prefix="vlkd-benchmark-") as folder:
-        for tokens, ideal in SETTINGS.items():
-            found = [run(ideal, seed, args, folder) for seed in range(1, args.seeds + 1)]
-            means = {name: estimate([result[name] for result in found]) for name in found[0]}
-            cells = {name: f"{mean.value:.3f} ± {mean.margin:.3f}" for name, mean in means.items()}
-            rows.append({"image tokens": tokens, **cells})
+        found = results(args, folder)
+    rows = []
+    for tokens, seeds in found.items():
+        means = {name: estimate([result[name] for result in seeds]) for name in seeds[0]}
+        rows.append({"image tokens": tokens} | {name: as_text(mean) for name, mean in means.items()})
     report("ideal-tokens", rows, args.into)
 
 

@@ -224,7 +224,7 @@ def pretrain_clip(folder: Path, stages: Sequence[Stage] = STAGES, seed: int = 0,
     model = build_model(processor.tokenizer, stages[0].canvas)
     for number, stage in enumerate(stages):
         model = with_canvas(model, stage.canvas)
-        train(model, processor, stage, folder, seed + number)
+        train(model, processor, stage, folder, seed + number)  # no stage repeats the scenes of another
 
 
 def train(model: CLIPModel, processor: CLIPProcessor, stage: Stage, folder: Path, seed: int) -> None:
@@ -236,11 +236,11 @@ def train(model: CLIPModel, processor: CLIPProcessor, stage: Stage, folder: Path
             states = model.vision_model.post_layernorm(model.vision_model(pixels).last_hidden_state)
             tokens = nn.functional.normalize(model.visual_projection(states), dim=-1).float()  # class token first
             embeds = [embed_texts(model, processor, texts).float() for texts, _, _ in both]
-        scale, losses = model.logit_scale.exp(), {}
-        for name, each, (_, *about) in zip(("captions", "phrases"), embeds, both, strict=True):
-            losses[name] = contrastive_loss(scale * tokens[:, 0] @ each.T, *about)
-        if stage.tokens:  # of a phrase, the patches that it fits best count most
-            losses["tokens"] = contrastive_loss((scale * tokens[:, 1:] @ each.T).logsumexp(dim=1), *about)
+        tokens = model.logit_scale.exp() * tokens
+        named = zip(("captions", "phrases"), embeds, both, strict=True)
+        losses = {name: contrastive_loss(tokens[:, 0] @ each.T, *about) for name, each, (_, *about) in named}
+        if stage.tokens:  # the patches that a phrase fits best count most
+            losses["tokens"] = contrastive_loss((tokens[:, 1:] @ embeds[1].T).logsumexp(dim=1), *both[1][1:])
         return sum(losses.values()), losses
 
     stream, warmup = batches(processor, stage, seed), min(200, stage.steps // 4)
