@@ -29,7 +29,9 @@ def prompt_and_target(row: dict[str, Any], processor: VLKDProcessor) -> tuple[st
     if row.get("question") and row.get("answer"):
         prompt = processor.build_vqa_prompt(row["question"])
         return prompt, prompt.replace("<mask>", row["answer"])
-    raise ValueError(f"row {row} has no `caption` and no `question` with an `answer`; add them to metadata.jsonl.")
+    raise ValueError(
+        f"row {row} has no `caption` and no `question` with an `answer`; add them to metadata.jsonl or metadata.csv."
+    )
 
 
 def collate(rows: list[dict[str, Any]], processor: VLKDProcessor, model: PreTrainedModel) -> dict[str, Tensor]:
@@ -68,7 +70,7 @@ def build_trainer(
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="Hub name or folder of a VLKD model")
-    parser.add_argument("--data", required=True, help="folder of images with metadata.jsonl")
+    parser.add_argument("--data", required=True, help="folder of images with metadata.jsonl or metadata.csv")
     parser.add_argument("--output", required=True, help="output folder")
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--batch-size", type=int, default=16)

@@ -1,4 +1,4 @@
-"""Configuration of VLKD: a frozen CLIP vision tower and a BART, joined by two linear maps."""
+"""Configuration of VLKD: a frozen CLIP vision tower and a BART, joined by two projections."""
 
 import os
 import shutil

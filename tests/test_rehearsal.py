@@ -144,7 +144,7 @@ def test_table_and_page(tmp_path):
     write_page(page, "base", [row], "make rehearsal")
     text = page.read_text()
     assert text.startswith("Before.") and text.endswith("After.\n") and "| 12 | 3.70 |" in text
-    assert "By `make rehearsal` on commit" in text and f"{os.cpu_count()} cores" in text
+    assert "Measured with `make rehearsal` on commit" in text and f"{os.cpu_count()} cores" in text
 
 
 def test_page_has_a_place_for_each_size_and_every_script():

@@ -30,7 +30,10 @@ def build_trainer(model_args: ModelArguments, data_args: DataArguments, args: VL
         ValueError: a checkpoint, dataset, split or column is missing, or two options contradict each other.
     """
     if args.eval_strategy != "no" and data_args.dataset_test_split is None:
-        raise ValueError(f"eval_strategy={args.eval_strategy.value} requires dataset_test_split.")
+        raise ValueError(
+            f"eval_strategy is {args.eval_strategy.value}, but dataset_test_split is not set. Set it to the split to "
+            "evaluate on, or set eval_strategy to no."
+        )
     if model_args.use_peft and args.push_to_hub and args.hub_strategy != HubStrategy.END:
         raise ValueError(
             f"hub_strategy={args.hub_strategy.value} would push checkpoints, which are adapters with use_peft; set it "

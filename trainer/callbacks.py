@@ -17,7 +17,7 @@ from trainer.data.epoch_dataset import EpochDataset
 from trainer.data.skipped import FILE, count_skipped
 
 MAX_NAMED_ROWS = 16  # in an error message
-CAUSE = "because of "
+CAUSE = " because of "
 logger = logging.getLogger(__name__)
 
 
@@ -144,10 +144,10 @@ class FiniteCheck(TrainerCallback):
             return
         own = [_describe(*batch, self.trainer.accelerator) for batch in checked.batches]
         found = gather_object([line for line in own if line])
-        found = [line for line in found if line.startswith(CAUSE)] or found  # ITCL spreads one row's NaN to others
+        found = [line for line in found if CAUSE in line] or found  # ITCL spreads one row's NaN to others
         raise FloatingPointError(
             f"step {checked.step}: {'; '.join(found) or 'the losses are finite, but their gradient is not'}. "
-            "Training stopped before the optimizer's step. Check these rows, or lower the learning rate and resume."
+            "Training stopped. Check these rows, or lower the learning rate, and resume from the last checkpoint."
         )
 
     def _norm(self, gradients: list[Tensor]) -> Tensor:
@@ -168,11 +168,11 @@ def _describe(
     if names is None:
         names = [f"row {place} of the batch" for place in range(len(suspects))]
     named = [name for name, suspect in zip(names, suspects.tolist(), strict=True) if suspect]
-    prefix = CAUSE if named else "a batch of "
+    link = CAUSE if named else " in a batch of "
     named = named or names
     more = f" and {len(named) - MAX_NAMED_ROWS} more" if len(named) > MAX_NAMED_ROWS else ""
     place = f" on process {accelerator.process_index}" if accelerator.num_processes > 1 else ""
-    return f"{prefix}{', '.join(named[:MAX_NAMED_ROWS])}{more}{place}: {' and '.join(wrong)}"
+    return f"{' and '.join(wrong)}{link}{', '.join(named[:MAX_NAMED_ROWS])}{more}{place}"
 
 
 class ReportSkipped(TrainerCallback):

@@ -45,7 +45,10 @@ def check_trainer_arguments(
             f"dataset[{next(iter(train_dataset), 'train')!r}]."
         )
     if args.n_gpu > 1:
-        raise ValueError(f"{args.n_gpu} GPUs in one process are not supported; start one process per GPU: torchrun.")
+        raise ValueError(
+            f"{args.n_gpu} GPUs are visible, but one process trains on one GPU. Start one process per GPU with "
+            f"`torchrun --nproc_per_node {args.n_gpu} ...`, or set CUDA_VISIBLE_DEVICES=0."
+        )
     if args.world_size > 1 and not args.accelerator_config.even_batches:
         raise ValueError(
             "accelerator_config: ITCL compares the rows of all processes, which even_batches=False can leave with "

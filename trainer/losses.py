@@ -83,12 +83,12 @@ def itdd(
 ) -> Tensor:
     """Image-text decoder distillation (ITDD, not in the paper).
 
-    It matches the decoder's hidden states h on the image to the untrained BART's h* on a caption of the image, for the
-    same target text: the mean over layers and tokens of ‖h − h*‖² / ‖h*‖².
+    It matches the decoder's hidden states h on the image to the original BART's h₀ on a caption of the image, for the
+    same target text: the mean over layers and tokens of ‖h − h₀‖² / ‖h₀‖².
 
     Args:
         states: h of each layer, (batch, tokens, d_model).
-        teacher_states: h* of each layer, without gradient.
+        teacher_states: h₀ of each layer, without gradient.
         labels: (batch, tokens); -100 is ignored.
         num_items: as in `icti`.
     """

@@ -47,7 +47,7 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
     the captions of a `datasets.Dataset` once and caches the result. To use a teacher of your own, add the column
     `teacher_embeds`: for each row, the embeddings of its captions, concatenated.
 
-    A loss or gradient that is not finite raises a FloatingPointError that names the rows, before the optimizer's step.
+    A loss or gradient that is not finite raises a FloatingPointError that names the rows. It changes no weights.
 
     Args:
         model: the model to train.
@@ -117,7 +117,7 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
                     "freeze='none'."
                 )
             model.freeze_language_model(args.freeze)
-        # The untrained BART, which reads captions for ITDD.
+        # The original BART, which reads captions for ITDD.
         self.reader = model.to_bart().to(args.device).eval().requires_grad_(False) if args.itdd_weight else None
         if args.torch_compile and args.itdd_weight:
             # transformers installs hooks in the first call with hidden states, under a lock that breaks the graph.
@@ -284,7 +284,7 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
 
     @torch.no_grad()
     def _read_captions(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...] | None:
-        """Pop ITDD's captions from the batch, and return the untrained decoder's hidden states on them, by layer."""
+        """Pop ITDD's captions from the batch, and return the original BART's hidden states on them, by layer."""
         if "itdd_input_ids" not in inputs:
             return None
         output = self.reader.model(

@@ -33,7 +33,7 @@ def report(folder: Path, seconds: dict[str, float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", nargs="?", choices=("all", "clip", "bart", "measure"), default="all")
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/teachers"), help="of clip, bart, README.md")
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/teachers"), help="folder to write to")
     args = parser.parse_args()
     what, folder = args.what, args.output_dir
     torch.set_num_threads(1)  # models this small gain nothing from a second thread: run `clip` and `bart` side by side

@@ -52,7 +52,7 @@ def build_tokenizer(documents: int = 20_000) -> BartTokenizer:
 
 
 def build_model(tokenizer: BartTokenizer) -> BartForConditionalGeneration:
-    """A BART of 1.5M parameters, random but for its positions (sinusoids) and cross-attention (near the identity)."""
+    """A BART of 1.6M parameters, random but for its positions (sinusoids) and cross-attention (near the identity)."""
     config = BartConfig(
         vocab_size=len(tokenizer),
         max_position_embeddings=160,

@@ -138,7 +138,7 @@ def with_canvas(model: CLIPModel, canvas: int) -> CLIPModel:
 def hard_negatives(scene: Scene, detail: str, rng: random.Random, number: int) -> list[Scene]:
     """`number` scenes that differ in one thing that a caption of this detail tells.
 
-    Among random captions these seldom decide which is right: only against such must the picture tell them.
+    Random captions rarely differ in one thing only. These do, so the image must decide which one is right.
     """
     told = [name for name in _TOLD[detail] if name != "swap" or len(scene.groups) > 1]
     return [_change(scene, name, rng) for name in rng.choices(told, k=number)]

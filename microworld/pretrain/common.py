@@ -53,8 +53,7 @@ def fit(
 def build_optimizer(model: PreTrainedModel, learning_rate: float) -> torch.optim.Optimizer:
     """Muon, at twice the learning rate, for the matrices of the layers and projections; AdamW for all else.
 
-    By AdamW alone CLIP's tokens come to vary in few directions and hardly in any other: kinds lie close
-    together, where the paper's linear W_d cannot tell them apart.
+    With AdamW alone, CLIP's tokens vary in a few directions only, and a linear W_d cannot tell the kinds apart.
     """
     tables = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}  # rows are looked up singly
     matrices, others = [], []

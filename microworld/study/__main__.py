@@ -30,7 +30,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="training steps instead of the recipe's; omits rows with their own")
     parser.add_argument("--scenes", type=int, default=300, help=f"scenes of each exam, {POOL} or more")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, each with one thread")
-    parser.add_argument("--teachers", type=Path, default=TEACHERS, help="has clip/ and bart/")
+    parser.add_argument("--teachers", type=Path, default=TEACHERS, help="folder with clip/ and bart/")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/study"), help="folder of the runs")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the report")
     parser.add_argument("--report", action="store_true", help="train nothing, write the report of the finished runs")
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         if not args.report:
             failed = train_and_evaluate(args)
         if not (runs := load_runs(args)):
-            raise ValueError(f"No report: {args.output_dir} has no two finished runs of {BASE} with these settings.")
+            raise ValueError(f"No report: {args.output_dir} needs two finished runs of {BASE} with these settings.")
         print(write_report(runs, args, command_of(args)))
     except (ValueError, OSError) as error:
         print(f"study: error: {error}", file=sys.stderr)

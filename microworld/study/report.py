@@ -71,7 +71,7 @@ def measured(run: dict[str, Any], measure: str, split: str = "validation") -> tu
     found = {(figure["metric"], figure["row"], figure["condition"]): figure for figure in run["figures"]}
     names = [(metric, row, f"{condition}, {split}") for metric, row, condition in MEASURES[measure]]
     if missing := [name for name in names if name not in found]:
-        raise ValueError(f"{run['file']} lacks {missing[0]}; delete it, to run the row again.")
+        raise ValueError(f"{run['file']} lacks {missing[0]}. Delete the file and run the row again.")
     figures = [found[name] for name in names]
     return sum(figure["value"] for figure in figures) / len(figures), figures[0]["n"]
 

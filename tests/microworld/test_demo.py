@@ -178,7 +178,7 @@ def test_page_has_the_figures(page):
     assert "(BART before: 0.980)" in short and "<td>0.970</td><td>0.870–1.070</td><td>·</td>" in short
     assert "<tr><th></th><th>VLKD</th><th>95% interval</th><th>n</th><th>before VLKD</th>" in full
     assert "<td>VQA, unseen artist: all</td><td>0.600</td><td>0.500–0.700</td><td>100</td>" in full
-    assert "By <code>make demo</code> on" in full
+    assert "Measured with <code>make demo</code> on" in full
 
 
 def test_page_needs_no_network(page, tmp_path):

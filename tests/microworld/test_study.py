@@ -223,7 +223,7 @@ def test_sigterm_stops_all_runs_as_ctrl_c_does(args, monkeypatch, capsys):
 def test_exit_codes(args, monkeypatch, capsys):
     assert main(words(args, "--seeds=1")) == 2 and "--seeds is 1; it must be 2 or more" in capsys.readouterr().err
     assert main(words(args, "--scenes=99")) == 2 and "must be 100 or more" in capsys.readouterr().err
-    assert main(words(args, "--report")) == 2 and "no two finished runs of recipe" in capsys.readouterr().err
+    assert main(words(args, "--report")) == 2 and "needs two finished runs of recipe" in capsys.readouterr().err
     (args.teachers / "bart" / "model.safetensors").unlink()
     assert main(words(args)) == 2 and f"--teachers {args.teachers} must have" in capsys.readouterr().err
     (args.teachers / "bart" / "model.safetensors").touch()
@@ -292,7 +292,7 @@ def test_report_of_all_rows(args):
     assert cells[1] == "0.440 ± 0.050<br>**−0.300 ± 0.000**"
     assert cells[8] == "−0.010 ± 0.000<br>+0.000 ± 0.000" and cells[9] == "200<br> |"
     command = f"python -m microworld.study --seeds 3 --scenes 300 --teachers {args.teachers}"
-    assert f"By `{command}` on commit `abc1234`; 200 s to train and 100 s" in text
+    assert f"Measured with `{command}` on commit `abc1234`; 200 s to train and 100 s" in text
     assert "fewer than" not in text
     with Image.open(args.docs / "study.png") as picture:
         assert picture.width == 1650 and "](study.png)" in text

@@ -189,7 +189,7 @@ def test_a_loss_that_is_not_finite_stops_all_processes(results):
     """Row 11 is the second process's; the first, whose ITCL it spoils, names it too, and nobody waits for anybody."""
     first, second = (result["message"] for result in results)
     assert first == second
-    assert first.startswith("step 2: because of row 11 of epoch 0 on process 1: itcl is nan and icti is nan. ")
+    assert first.startswith("step 2: itcl is nan and icti is nan because of row 11 of epoch 0 on process 1. ")
 
 
 @pytest.mark.slow

@@ -26,9 +26,9 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--metadata", action="store_true", help=f"write {METADATA} into each folder, which makes it a dataset"
     )
-    parser.add_argument("--prompt", type=utf8, help="the text before each caption; with <mask>, the text around it")
+    parser.add_argument("--prompt", type=utf8, help="text before each caption, or around its place, <mask>")
     dataset = parser.add_argument_group("datasets, in place of images", "--output names a folder of Parquet files.")
-    dataset.add_argument("--dataset", metavar="NAME", help="folder, or name on the Hub, as of `vlkd train`")
+    dataset.add_argument("--dataset", metavar="NAME", help="folder, Hub name or module:function, as for `vlkd train`")
     dataset.add_argument("--dataset_kwargs", default="{}", metavar="JSON", help="arguments of `load_dataset`")
     dataset.add_argument("--split", default="train", help="split of the dataset")
     dataset.add_argument("--image_column", default="image", help="column of the images")

@@ -20,7 +20,7 @@ EXAMPLES = 10  # of the microworld
 def add_command(commands: Any) -> None:
     parser = commands.add_parser("demo")
     parser.add_argument("--model", required=True, metavar="DIR", help="folder or Hub name of a VLKD checkpoint")
-    parser.add_argument("--examples", metavar="FOLDER", help="images to try; of the microworld's model, test images")
+    parser.add_argument("--examples", metavar="FOLDER", help="example images; the microworld's model has its own")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: the whole network")
     parser.add_argument("--port", type=int, help="port to listen on; if unset, the first free one from 7860 on")
     parser.add_argument("--share", action="store_true", help="make a public link for a week, through Gradio's servers")

@@ -48,8 +48,8 @@ def as_text(found: dict[str, Any]) -> str:
         f"{s['clip']} and {s['language_model']}: freeze {s['freeze']}, image_tokens {s['image_tokens']}, "
         f"image_projector {s['image_projector']}" + (f", lora_r {s['lora_r']}" if s["lora_r"] else "")
     ]
-    lines += ["", f"{'Parameters':32}{'all':>15}{'learning':>15}"]
-    lines += [f"  {name:30}{n['all']:15,}{n['learning']:15,}" for name, n in found["parameters"].items()]
+    lines += ["", f"{'Parameters':32}{'total':>15}{'trainable':>15}"]
+    lines += [f"  {name:30}{n['total']:15,}{n['trainable']:15,}" for name, n in found["parameters"].items()]
     lines += ["", f"{'GB in training, float32':32}{sum(found['memory_bytes'].values()) / 1e9:15.2f}"]
     lines += [f"  {name:30}{size / 1e9:15.2f}" for name, size in found["memory_bytes"].items()]
     lines += ["", f"{'GFLOP per sample':32}{s['caption_tokens']:>15} tokens per caption"]

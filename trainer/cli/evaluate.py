@@ -37,7 +37,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--task", required=True, help=f"{', '.join(task_names())}, or the path of a YAML file")
     parser.add_argument("--model", required=True, metavar="DIR", help="folder or Hub name of a VLKD checkpoint")
     parser.add_argument("--dataset_name", help="a folder, a name on the Hub or module:function, instead of the task's")
-    parser.add_argument("--split", help="instead of the task's")
+    parser.add_argument("--split", help="split to evaluate on, instead of the task's")
     parser.add_argument("--columns", metavar="'{image: photo}'", help="the dataset's names of the task's columns")
     parser.add_argument("--questions", metavar="FILE", help="VQA's official questions, instead of a dataset")
     parser.add_argument(
@@ -134,7 +134,10 @@ def check_options(args: argparse.Namespace, tasks: list[Task]) -> None:
         if name in ("batch_size", "limit") and value < 1:
             raise ValueError(f"--{name} {value} must be 1 or more.")
     if "text-retention" in kinds and args.reference_model is None:
-        raise ValueError(f"task '{args.task}' requires --reference_model.")
+        raise ValueError(
+            f"task '{args.task}' requires --reference_model: the BART that the model was made from, such as "
+            "facebook/bart-base."
+        )
 
 
 def as_columns(text: str | None) -> dict[str, str | None] | None:

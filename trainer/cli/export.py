@@ -12,7 +12,7 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser("export")
     parser.add_argument("--model", required=True, metavar="DIR", help="folder or Hub name of a VLKD checkpoint")
     parser.add_argument("--output", required=True, metavar="DIR", help="new folder for the export")
-    parser.add_argument("--format", choices=("onnx", "openvino"), default="onnx", help="of the programs")
+    parser.add_argument("--format", choices=("onnx", "openvino"), default="onnx", help="runtime of the export")
     parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32", help="int8: with 8-bit weights")
     parser.set_defaults(run=run)
 

@@ -130,7 +130,7 @@ class RecordFile:
                 raise KeyError(self.column)
         except (ValueError, KeyError, TypeError, csv.Error) as error:
             raise ValueError(
-                f"{self.file} cannot be continued: it is not of this command ({type(error).__name__}: {error}). Give "
+                f"{self.file} cannot be continued: this command did not write it ({type(error).__name__}: {error}). Give "
                 "another file, or replace it with --overwrite."
             ) from error
 

@@ -55,7 +55,7 @@ def estimate(args: argparse.Namespace) -> dict[str, Any]:
             **{name: getattr(args, name) for name in settings},
         },
         "parameters": {
-            name: {"all": count(part, learning=False), "learning": count(part)} for name, part in parts.items()
+            name: {"total": count(part, trainable=False), "trainable": count(part)} for name, part in parts.items()
         },
         "memory_bytes": memory_bytes(model, parts, args),
         "flops_per_sample": flops,
@@ -149,10 +149,10 @@ def model_parts(model: PreTrainedModel, teacher: CLIPTextModelWithProjection) ->
     }
 
 
-def count(modules: list[nn.Module], learning: bool = True, matrices: bool = False) -> int:
+def count(modules: list[nn.Module], trainable: bool = True, matrices: bool = False) -> int:
     """The number of parameters: all, those that are trained, or those that are trained and belong to a matrix."""
     parameters = [parameter for module in modules for parameter in module.parameters()]
-    return sum(p.numel() for p in parameters if (p.requires_grad or not learning) and (p.ndim == 2 or not matrices))
+    return sum(p.numel() for p in parameters if (p.requires_grad or not trainable) and (p.ndim == 2 or not matrices))
 
 
 def memory_bytes(
@@ -163,13 +163,13 @@ def memory_bytes(
     AdamW holds two moments of each trained parameter, Muon one. The teacher is not in memory during training, since
     its embeddings are cached. ITDD needs a second BART.
     """
-    learning = count([model])
-    moments = 2 * learning
+    trainable = count([model])
+    moments = 2 * trainable
     if args.projector_optimizer == "muon":
         moments -= count(parts["W_e and W_d"], matrices=True)
-    itdd_teacher = count(parts["BART"], learning=False) if args.itdd_weight else 0
-    weights = count([model], learning=False) + itdd_teacher
-    return {"weights": 4 * weights, "gradients": 4 * learning, "optimizer": 4 * moments}
+    itdd_teacher = count(parts["BART"], trainable=False) if args.itdd_weight else 0
+    weights = count([model], trainable=False) + itdd_teacher
+    return {"weights": 4 * weights, "gradients": 4 * trainable, "optimizer": 4 * moments}
 
 
 def cache_bytes(config: VLKDConfig, samples: int) -> dict[str, dict[str, int]]:

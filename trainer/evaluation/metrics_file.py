@@ -105,7 +105,7 @@ def how_measured(metrics: dict[str, Any]) -> str:
     machine, versions = metrics.get("machine"), metrics.get("versions", {})
     with_what = [f"{machine['cores']} cores, threads: {machine['threads']}"] if machine else []
     with_what += [f"{name} {version}" for name, version in versions.items()]
-    parts = [f"By `{metrics['command']}` on {commit}", limit, seconds, ", ".join(with_what)]
+    parts = [f"Measured with `{metrics['command']}` on {commit}", limit, seconds, ", ".join(with_what)]
     return "; ".join(part for part in parts if part) + "."
 
 

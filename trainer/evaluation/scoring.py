@@ -65,8 +65,8 @@ def _score_vqa(rows: Sequence[Row], texts: Sequence[str], style: str) -> list[Re
     for row in rows:
         if len(row["answers"]) != ANNOTATORS:
             raise ValueError(
-                f"question_id {row['question_id']} has {len(row['answers'])} answers, but the VQA accuracy is defined "
-                f"over {ANNOTATORS}."
+                f"question_id {row['question_id']} has {len(row['answers'])} answers, but VQA accuracy needs "
+                f"{ANNOTATORS}. For other data, write a task with a metric of your own (docs/evaluation.md)."
             )
     scores = vqa_scores(
         texts,

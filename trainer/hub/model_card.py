@@ -94,7 +94,8 @@ def describe_export(card: ModelCard, folder: str | os.PathLike, repo_id: str) ->
 
 def training_section(run: dict[str, Any]) -> str:
     """The configuration of a run as a Markdown table."""
-    lines = ["`vlkd train --config train.yaml`, with the `train.yaml` of this repository:", "", "| key | value |"]
+    how = "`vlkd train --config train.yaml`, with the `train.yaml` of this repository, on images with captions alone:"
+    lines = [how, "", "| key | value |"]
     return "\n".join([*lines, "| --- | --- |", *(f"| {name} | `{value}` |" for name, value in run.items())])
 
 

@@ -61,7 +61,11 @@ def load_for_inference(
     except ImportError:
         raise
     except Exception as error:  # the runtimes' own classes have no common one
-        advice = "Export it again with `vlkd export`." if is_exported else "Remove the folder, and it is made again."
+        advice = (
+            "Export it again with `vlkd export`."
+            if is_exported
+            else "Delete the folder; the next run exports the model again."
+        )
         reason = shorten(f"{type(error).__name__}: {error}", 400).rstrip(".")
         raise ValueError(f"{option}: '{folder}' is an export that cannot be read: {reason}. {advice}") from error
     model.digest = checkpoint_digest(name, option) if is_exported else folder.name

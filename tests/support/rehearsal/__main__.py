@@ -276,7 +276,7 @@ def write_page(page: Path, size: str, measured: list[Measured], command: str) ->
         f"{name} {version(name)}" for name in ("torch", "transformers", "datasets", "huggingface_hub")
     )
     total = sum(row.seconds for row in measured) / 60
-    how = f"By `{command}` on commit `{checkout_commit()}`; {total:.0f} minutes; {machine}, {versions}."
+    how = f"Measured with `{command}` on commit `{checkout_commit()}`; {total:.0f} minutes; {machine}, {versions}."
     replace_figures(page, f"rehearsal-{size}", f"{table(measured)}\n\n{how}\n")
 
 

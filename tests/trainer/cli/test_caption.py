@@ -168,9 +168,12 @@ def test_options_reach_generate(photos, vlkd_dir, processor, capsys):
     [
         (["caption", "empty", "*.gif"], "no images found in empty, *.gif"),
         (["ask", "photos", " "], "the question is empty"),
-        (["ask", "photos/a.png", "photos/b.png"], "must be the question, but 'photos/b.png' is an image"),
-        (["ask", "what is it?", "nowhere.jpg"], "must be the question, but 'nowhere.jpg' is an image"),
-        (["ask", "what is it?", "http://127.0.0.1/a"], "must be the question, but 'http://127.0.0.1/a' is an image"),
+        (["ask", "photos/a.png", "photos/b.png"], "must be the question, but 'photos/b.png' is a file, folder or URL"),
+        (["ask", "what is it?", "nowhere.jpg"], "must be the question, but 'nowhere.jpg' is a file, folder or URL"),
+        (
+            ["ask", "what is it?", "http://127.0.0.1/a"],
+            "must be the question, but 'http://127.0.0.1/a' is a file, folder or URL",
+        ),
         (["ask", "photos/a.png"], "required: question"),
         (["caption"], "no images; give files"),
         (["caption", "photos", "--beams", "2"], "unknown key 'beams'"),

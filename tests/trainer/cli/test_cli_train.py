@@ -163,7 +163,7 @@ def test_attention_is_set_in_both_towers(clip_dir, bart_dir):
         ({"caption_column": "text"}, "caption_column: dataset 'caption_data:load' has no column 'text'; it has image"),
         ({"image_column": "picture"}, "image_column: dataset"),
         ({"cache_image_features": "pooled"}, "image_tokens=all"),
-        ({"eval_strategy": "epoch"}, "eval_strategy=epoch requires dataset_test_split"),
+        ({"eval_strategy": "epoch"}, "eval_strategy is epoch, but dataset_test_split is not set"),
         ({"mask_ratio": 2}, "mask_ratio is 2"),
         ({"output_dir": "/dev/null/out"}, "Not a directory: '/dev/null/out"),
         ({"contrastive_chunk_size": 0}, "contrastive_chunk_size is 0"),

@@ -38,10 +38,10 @@ def test_an_adapter_is_what_learns(capsys):
     adapted = estimate(capsys, MICRO, "--itdd_weight", "0", "--use_peft")
     # 3 encoder attentions and 6 of the decoder, two projections of 128 x 128 in each: 128 x 16 and 16 x 128.
     adapter = 9 * 2 * 2 * 16 * 128
-    bart = whole["parameters"]["BART"]["all"]
-    assert adapted["parameters"]["BART"] == {"all": bart + adapter, "learning": adapter}
+    bart = whole["parameters"]["BART"]["total"]
+    assert adapted["parameters"]["BART"] == {"total": bart + adapter, "trainable": adapter}
     assert adapted["parameters"]["W_e and W_d"] == whole["parameters"]["W_e and W_d"]
-    maps = whole["parameters"]["W_e and W_d"]["all"]
+    maps = whole["parameters"]["W_e and W_d"]["total"]
     weights = whole["memory_bytes"]["weights"] + 4 * (adapter + maps)  # PEFT keeps the maps it began with
     assert adapted["memory_bytes"]["weights"] == weights and adapted["settings"]["lora_r"] == 16
     assert adapted["memory_bytes"]["gradients"] == 4 * (adapter + maps)
@@ -51,14 +51,14 @@ def test_large(capsys):
     """W_d is an MLP of 768, 2048 and 1024 units."""
     found, matrices, biases = estimate(capsys, LARGE), 2 * 1024 * 768 + 768 * 1024 + 2048 * 1024, 2048 + 1024
     assert found["parameters"] == {
-        "vision tower": {"all": 303_179_776 + 1024 * 768, "learning": 0},
+        "vision tower": {"total": 303_179_776 + 1024 * 768, "trainable": 0},
         # 49408 words and 77 places; 12 layers of 12 · 768² weights and 13 · 768 biases and norms; norm; projection
         "teacher": {
-            "all": 49485 * 768 + 12 * (12 * 768**2 + 13 * 768) + 2 * 768 + 768**2,
-            "learning": 0,
+            "total": 49485 * 768 + 12 * (12 * 768**2 + 13 * 768) + 2 * 768 + 768**2,
+            "trainable": 0,
         },
-        "BART": {"all": 406_291_456, "learning": 406_291_456},
-        "W_e and W_d": {"all": matrices + biases, "learning": matrices + biases},
+        "BART": {"total": 406_291_456, "trainable": 406_291_456},
+        "W_e and W_d": {"total": matrices + biases, "trainable": matrices + biases},
     }
     whole = 406_291_456 + matrices + biases
     assert found["memory_bytes"] == {
@@ -92,9 +92,9 @@ def test_recipe_decides(capsys):
     assert micro["settings"]["epochs"] == 7
     found = estimate(capsys, MICRO, "--max_steps", "100", "--samples", "6400", "--freeze", "all")
     assert found["settings"]["epochs"] == 0.5  # 100 batches of 32
-    assert found["parameters"]["BART"]["learning"] == 0
+    assert found["parameters"]["BART"]["trainable"] == 0
     plain = estimate(capsys, MICRO, "--itdd_weight", "0")  # ITDD has a second BART, which is not trained
-    second = 4 * micro["parameters"]["BART"]["all"]
+    second = 4 * micro["parameters"]["BART"]["total"]
     assert micro["memory_bytes"]["weights"] == plain["memory_bytes"]["weights"] + second
     assert micro["memory_bytes"]["gradients"] == plain["memory_bytes"]["gradients"]
 

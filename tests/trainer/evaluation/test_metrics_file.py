@@ -160,7 +160,7 @@ def test_checkout_commit(tmp_path, monkeypatch):
 
 # -------------------------------------------------------------------------------------------------------- vlkd report
 
-BENEATH = "By `make demo` on commit `v0.1-3-g1234567`; 224 s to train and 40 s to evaluate; "
+BENEATH = "Measured with `make demo` on commit `v0.1-3-g1234567`; 224 s to train and 40 s to evaluate; "
 
 
 def test_report_is_printed(metrics, tmp_path, capsys):
@@ -230,7 +230,7 @@ def test_card(metrics):
     about = "From `metrics.json` (dataset `microworld` split `test` recipe `paper`):"
     assert section.startswith(f"{about}\n\n{MARKDOWN}\n{BENEATH}")
     metrics |= {"commit": None, "limit": 100}
-    beneath = "By `make demo` on code outside a git checkout; the first 100 rows only; 224 s to train"
+    beneath = "Measured with `make demo` on code outside a git checkout; the first 100 rows only; 224 s to train"
     assert beneath in evaluation_section(metrics)
     found = [(r.task_type, r.metric_type, r.metric_name, r.metric_value) for r in eval_results(metrics)]
     vqa = ("visual-question-answering", "accuracy")

@@ -63,7 +63,7 @@ TABLE = """\
 | captions: all objects | 0.500 | 0.237–0.763 | 10 | · | · |
 | VQA: count | · | · | 9 | · | 0.000 |
 
-By `make demo` on commit `1234567-dirty`."""
+Measured with `make demo` on commit `1234567-dirty`."""
 
 
 def client(script: str, *argv: str, cwd: Path, **environment: str) -> dict:
