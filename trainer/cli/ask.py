@@ -32,6 +32,6 @@ def check_question(question: str) -> None:
         raise ValueError("the question is empty; write it after the images.")
     if os.path.exists(question) or names_image(question):
         raise ValueError(
-            f"the last argument must be the question, but '{question}' is a file, folder or URL. Put the question last: "
-            "vlkd ask IMAGE 'what is in the picture?' --model DIR."
+            f"the last argument must be the question, but '{question}' is a file, folder or URL. Put the question "
+            "last: vlkd ask IMAGE 'what is in the picture?' --model DIR."
         )

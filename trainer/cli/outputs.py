@@ -130,8 +130,8 @@ class RecordFile:
                 raise KeyError(self.column)
         except (ValueError, KeyError, TypeError, csv.Error) as error:
             raise ValueError(
-                f"{self.file} cannot be continued: this command did not write it ({type(error).__name__}: {error}). Give "
-                "another file, or replace it with --overwrite."
+                f"{self.file} cannot be continued: this command did not write it ({type(error).__name__}: {error}). "
+                "Give another file, or replace it with --overwrite."
             ) from error
 
     def _read_json_lines(self, data: bytes) -> list[dict[str, str]]:
