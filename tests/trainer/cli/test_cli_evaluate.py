@@ -28,7 +28,7 @@ def world(images, micro_dir, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("evaluation")
     for name, target in (
         ("my_model", micro_dir),
-        ("bart_before", ROOT / "microworld" / "teachers" / "bart"),
+        ("facebook/bart-base", ROOT / "microworld" / "teachers" / "bart"),
         ("openai/clip-vit-base-patch16", ROOT / "microworld" / "teachers" / "clip"),
     ):
         (folder / name).parent.mkdir(exist_ok=True)
