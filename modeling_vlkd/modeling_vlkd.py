@@ -326,7 +326,7 @@ def _language_modeling_loss(logits, labels=None, num_items_in_batch=None) -> tor
     """Cross-entropy over the labels that are not -100: their mean, or their sum divided by `num_items_in_batch`."""
     if labels is None:
         return None
-    logits, labels = logits.flatten(0, 1), labels.to(logits.device).flatten()
+    logits, labels = logits.flatten(0, 1).float(), labels.to(logits.device).flatten()  # fp16 overflows in the sum
     if num_items_in_batch is None:
         return nn.functional.cross_entropy(logits, labels)
     return nn.functional.cross_entropy(logits, labels, reduction="sum") / num_items_in_batch

@@ -61,7 +61,7 @@ class CombinedOptimizer(Optimizer):
 
     def __init__(self, first: Optimizer, second: Optimizer):
         self.pair = (first, second)
-        super().__init__(first.param_groups + second.param_groups, {})
+        super().__init__(first.param_groups + second.param_groups, dict(first.defaults))  # schedulers read `lr`
         self._share_groups()
 
     def _share_groups(self) -> None:

@@ -204,6 +204,19 @@ def test_loss_is_not_shifted_twice_and_can_be_scaled(model, batch):
     torch.testing.assert_close(scaled.loss, by_hand.sum() / 100)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_loss_in_half_precision_is_computed_in_float32(own_model, batch, dtype):
+    """The sum over 18,000 tokens exceeds fp16's largest number, 65,504."""
+    model = copy.deepcopy(own_model).to(dtype)
+    texts = batch["input_ids"][:1].repeat(300, 1)
+    labels = torch.full((300, 60), model.config.text_config.eos_token_id)
+    output = model(input_ids=texts, labels=labels)
+    by_hand = torch.nn.functional.cross_entropy(output.logits.flatten(0, 1).float(), labels.flatten())
+    torch.testing.assert_close(output.loss, by_hand)
+    scaled = model(input_ids=texts, labels=labels, num_items_in_batch=torch.tensor(9000))
+    torch.testing.assert_close(scaled.loss, 2 * by_hand)
+
+
 def test_itdd_hidden_states_are_the_decoders_on_the_image(own_model, processor, batch):
     written = processor(text=["a blue", "the red square", "two", "a"])["input_ids"]
     features = own_model.get_image_features(batch["pixel_values"]).last_hidden_state.requires_grad_()

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch.optim import SGD, AdamW
+from transformers import get_scheduler
 
 from trainer import optimizers
 from trainer.optimizers import CombinedOptimizer, Muon, orthogonalize, with_muon
@@ -133,3 +134,18 @@ def test_muon_computes_in_the_fastest_dtype(monkeypatch, dtype):
     assert asked == [dtype]
     # Average 0.05, Nesterov's update 1 + 0.95 (0.05 - 1) = 0.0975, scale 0.2 √9.
     torch.testing.assert_close(matrix.data, torch.full((4, 9), -0.1 * 0.2 * 3 * 0.0975))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("polynomial", {"lr_end": 0.01}), ("cosine_with_min_lr", {"min_lr": 0.01}), ("cosine", {}), ("linear", {})],
+)
+def test_schedules_end_at_the_least_rate_of_transformers(name, options):
+    """A schedule reads the initial rate from the optimizer's `defaults`."""
+    first, second = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    pair = CombinedOptimizer(AdamW([first], lr=0.1), AdamW([second], lr=0.1))
+    scheduler = get_scheduler(name, pair, num_warmup_steps=0, num_training_steps=3, scheduler_specific_kwargs=options)
+    for _ in range(3):
+        pair.step()
+        scheduler.step()
+    assert scheduler.get_last_lr() == pytest.approx([0.01 if options else 0.0] * 2)
