@@ -181,7 +181,7 @@ def test_bad_results_are_named(spoil, message):
 
 BAD_ANNOTATIONS = [
     (lambda a: a["annotations"][0].pop("answers"), "annotations: record 0 of `annotations` has no `answers`"),
-    (lambda a: a["annotations"][0]["answers"].pop(), "question_id 10 has 9 answers.*defined over 10"),
+    (lambda a: a["annotations"][0]["answers"].pop(), "question_id 10 has 9 answers.*needs 10"),
     (lambda a: a["annotations"][0]["answers"][0].pop("answer"), "question_id 10: `answers` must be a list of"),
     (lambda a: a["annotations"][0].pop("image_id"), "record 0 of `annotations` has no `image_id`"),
     (lambda a: a.pop("annotations"), "annotations must hold a non-empty list of `annotations`"),
