@@ -82,9 +82,7 @@ class VLKDConfig(PreTrainedConfig):
             (patches only) or `"pooled"` (class token only).
         image_projector (`str`): Map from the joint space to BART's width: `"mlp"` (two layers with a GELU in
             between) or `"linear"` (as in the paper).
-        image_projector_hidden_size (`int`): Width of the MLP's hidden layer. Defaults to `d_model` times 2 or
-            `image_token_expansion`, whichever is larger.
-        image_token_expansion (`int`): Number of vectors that represent an image token in BART (1 in the paper).
+        image_projector_hidden_size (`int`): Width of the MLP's hidden layer. Defaults to twice `d_model`.
         logit_scale_init_value (`float`): Logarithm of CLIP's temperature factor.
         mask_token_id (`int`): Id of `<mask>`. Defaults to the last id of the vocabulary, as in BART.
         default_prompt_ids (`list[int]`): Prompt of an image without a text. Defaults to `<s><mask></s>`.
@@ -93,7 +91,7 @@ class VLKDConfig(PreTrainedConfig):
         base_models (`list[str]`): Hub names of the two base checkpoints, for the model card.
 
     Raises:
-        ValueError: A sub-config belongs to another kind of model, or a value is unknown, out of range or removed.
+        ValueError: A sub-config belongs to another kind of model, or a value is unknown or out of range.
     """
 
     model_type = "vlkd"
@@ -111,7 +109,6 @@ class VLKDConfig(PreTrainedConfig):
     image_tokens: str = "all"
     image_projector: str = "mlp"
     image_projector_hidden_size: int | None = None
-    image_token_expansion: int = 1
     logit_scale_init_value: float = 2.6592
     mask_token_id: int | None = None
     default_prompt_ids: list[int] | None = None
@@ -133,7 +130,7 @@ class VLKDConfig(PreTrainedConfig):
         if self.projection_dim is None:
             self.projection_dim = self.vision_config.projection_dim
         if self.image_projector_hidden_size is None:
-            self.image_projector_hidden_size = max(2, self.image_token_expansion) * text.d_model
+            self.image_projector_hidden_size = 2 * text.d_model
         if self.mask_token_id is None:
             self.mask_token_id = text.vocab_size - 1
         if self.default_prompt_ids is None:
@@ -151,8 +148,6 @@ class VLKDConfig(PreTrainedConfig):
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"`{name}`={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}.")
-        if self.image_token_expansion < 1:
-            raise ValueError(f"`image_token_expansion`={self.image_token_expansion} must be 1 or more.")
         if not 0 <= self.mask_token_id < self.text_config.vocab_size:
             raise ValueError(
                 f"`mask_token_id`={self.mask_token_id} is outside the vocabulary of {self.text_config.vocab_size}."

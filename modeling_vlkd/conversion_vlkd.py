@@ -40,11 +40,6 @@ def join_checkpoints(
     config = VLKDConfig(vision_config=clip_config.vision_config, text_config=bart_config, **options)
     if projector_init not in ("pinv", "random"):
         raise ValueError(f"`projector_init`={projector_init!r} is unknown; choose one of pinv, random.")
-    if projector_init == "pinv" and config.image_token_expansion != 1:
-        raise ValueError(
-            f"`image_token_expansion`={config.image_token_expansion} requires projector_init='random'; vectors that "
-            "start equal stay equal."
-        )
 
     vision = load_part(CLIPModel, "clip", clip, dtype)
     language = load_part(BartForConditionalGeneration, "bart", bart, dtype)

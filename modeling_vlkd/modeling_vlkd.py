@@ -95,7 +95,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
     def __init__(self, config: VLKDConfig):
         super().__init__(config)
         self._build_towers()
-        width, hidden = config.image_token_expansion * config.text_config.d_model, config.image_projector_hidden_size
+        width, hidden = config.text_config.d_model, config.image_projector_hidden_size
         if config.image_projector == "linear":
             self.image_projection = nn.Linear(config.projection_dim, width, bias=False)  # W_d
         else:
@@ -113,7 +113,6 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         *,
         image_tokens: str = "all",
         image_projector: str = "mlp",
-        image_token_expansion: int = 1,
         projector_init: str = "pinv",
         seed: int = 42,
         dtype: torch.dtype | str = torch.float32,
@@ -124,7 +123,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         Args:
             clip: Hub name or folder of a `CLIPModel`.
             bart: Hub name or folder of a `BartForConditionalGeneration`, with its tokenizer.
-            image_tokens, image_projector, image_token_expansion: See [`VLKDConfig`].
+            image_tokens, image_projector: See [`VLKDConfig`].
             projector_init: `"pinv"` initializes W_d as the pseudo-inverse of the orthogonal W_e, `"random"` at random.
             seed: Seed of W_e and of a random W_d. The default equals that of `TrainingArguments`. The global random
                 generator is not used.
@@ -133,11 +132,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         Raises:
             ValueError: `clip` or `bart` is not a checkpoint of that kind, or an option is unknown.
         """
-        config = {
-            "image_tokens": image_tokens,
-            "image_projector": image_projector,
-            "image_token_expansion": image_token_expansion,
-        }
+        config = {"image_tokens": image_tokens, "image_projector": image_projector}
         return join_checkpoints(cls, clip, bart, config, projector_init=projector_init, seed=seed, dtype=dtype)
 
     def to_bart(self) -> BartForConditionalGeneration:
@@ -225,9 +220,7 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
 
     def project_images(self, image_features: torch.FloatTensor) -> torch.FloatTensor:
         """V (batch, image_tokens, d_j) -> W_d V of the tokens that the decoder sees, (batch, tokens, d_model)."""
-        states = self.image_projection(self._visible_tokens(image_features))
-        expansion, width = self.config.image_token_expansion, self.config.text_config.d_model
-        return states.unflatten(-1, (expansion, width)).flatten(1, 2)
+        return self.image_projection(self._visible_tokens(image_features))
 
     def _visible_tokens(self, image_features: torch.FloatTensor) -> torch.FloatTensor:
         """(batch, tokens, d_j), class token first -> the tokens that the decoder attends to."""

@@ -12,7 +12,7 @@ from trainer.config_loader import ConfigLoader
 from trainer.precision import find_device, log_training_precision, training_bf16
 
 # Options of ModelArguments that are fields of VLKDConfig, by the same names.
-CONFIG_OPTIONS = ("image_tokens", "image_projector", "image_token_expansion")
+CONFIG_OPTIONS = ("image_tokens", "image_projector")
 CHOICES = {"freeze": ("none", "decoder", "all"), "projector_optimizer": ("adamw", "muon")}
 LORA_OPTIONS = ("lora_r", "lora_alpha", "lora_dropout")
 LOSS_WEIGHTS = ("ttdm_weight", "itcl_weight", "icti_weight", "itdd_weight")
@@ -56,9 +56,6 @@ class ModelArguments:
     )
     image_tokens: Literal["all", "patch", "pooled"] = field(
         default="all", metadata={"help": "CLIP's image tokens that the decoder sees."}
-    )
-    image_token_expansion: int = field(
-        default=1, metadata={"help": "Vectors that W_d computes from each image token (paper: 1)."}
     )
     projector_init: Literal["pinv", "random"] = field(
         default="pinv", metadata={"help": "Initialization of W_d: the pseudo-inverse of W_e, or random."}

@@ -74,23 +74,6 @@ def test_joint_space_may_be_narrower_or_wider_than_bart(projection_dim, width):
     assert output.encoder_last_hidden_state.shape == (1, 5 + 3, width)
 
 
-def test_an_image_token_may_become_several_vectors(clip_dir, bart_dir, batch):
-    build_joined = VLKDForConditionalGeneration.from_vision_text_pretrained
-    options = {"image_token_expansion": 3, "projector_init": "random"}
-    for projector in ("linear", "mlp"):
-        model = build_joined(clip_dir, bart_dir, image_projector=projector, **options)
-        features = model.get_image_features(batch["pixel_values"]).last_hidden_state  # (4, 17, d_j)
-        seen = model(**batch).encoder_last_hidden_state[:, : 3 * 17]
-        mapped = model.image_projection(features)  # three vectors side by side
-        torch.testing.assert_close(seen[:, 3 * 5 + 1], mapped[:, 5].chunk(3, dim=-1)[1], rtol=0, atol=1e-6)
-        assert model.generate(**batch, max_new_tokens=3).shape[0] == 4
-    assert model.config.image_projector_hidden_size == 3 * model.config.text_config.d_model
-    with pytest.raises(ValueError, match="`image_token_expansion`=3 requires projector_init='random'"):
-        build_joined(clip_dir, bart_dir, image_token_expansion=3)
-    with pytest.raises(ValueError, match="`image_token_expansion`=0 must be 1 or more"):
-        VLKDConfig(image_token_expansion=0)
-
-
 def test_names_of_the_mlp_are_found():
     model = build(projection_dim=8, image_projector="mlp")
     layers = {f"image_projection.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")}

@@ -186,7 +186,6 @@ def test_tokenizers_that_are_not_the_barts(copied, monkeypatch):
 def test_configs_are_checked_before_weights_are_loaded(copied, monkeypatch):
     monkeypatch.setattr(conversion, "load_part", lambda *_: pytest.fail("weights are loaded"))
     for options, message in (
-        ({"image_token_expansion": 2}, "requires projector_init='random'"),
         ({"image_projector": "cubic"}, "`image_projector`='cubic' is unknown"),
         ({"projector_init": "zero"}, "`projector_init`='zero' is unknown"),
     ):

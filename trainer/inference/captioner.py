@@ -38,7 +38,7 @@ class Captioner:
     def batch_size(self) -> int:
         """As many images as `CACHE_BYTES` hold keys and values of, `MAX_BATCH` at most."""
         config, text = self.model.config, self.model.config.text_config
-        tokens = (1 + config.num_patches) * config.image_token_expansion + self.options["max_new_tokens"]
+        tokens = 1 + config.num_patches + self.options["max_new_tokens"]
         beam_bytes = 2 * text.decoder_layers * text.d_model * tokens * self.model.dtype.itemsize
         return max(1, min(MAX_BATCH, CACHE_BYTES // (beam_bytes * self.options["num_beams"])))
 
