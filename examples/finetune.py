@@ -8,6 +8,7 @@ questions, {"file_name": "1.jpg", "question": "what is it?", "answer": "a dog"}.
 """
 
 import argparse
+import random
 from functools import partial
 from typing import Any
 
@@ -24,14 +25,21 @@ def prompt_and_target(row: dict[str, Any], processor: VLKDProcessor) -> tuple[st
     Raises:
         ValueError: the row has neither a caption nor a question with its answer.
     """
-    if row.get("caption"):
-        return "<mask>", row["caption"]
-    if row.get("question") and row.get("answer"):
-        prompt = processor.build_vqa_prompt(row["question"])
-        return prompt, prompt.replace("<mask>", row["answer"])
+    caption, question, answer = (text_of(row.get(name)) for name in ("caption", "question", "answer"))
+    if caption:
+        return "<mask>", caption
+    if question and answer:
+        prompt = processor.build_vqa_prompt(question)
+        return prompt, prompt.replace("<mask>", answer)
     raise ValueError(
         f"row {row} has no `caption` and no `question` with an `answer`; add them to metadata.jsonl or metadata.csv."
     )
+
+
+def text_of(value: Any) -> str:
+    """A text, one of several at random, or a number as a text; empty if there is none."""
+    value = random.choice(value or [None]) if isinstance(value, list) else value
+    return "" if value is None else str(value)
 
 
 def collate(rows: list[dict[str, Any]], processor: VLKDProcessor, model: PreTrainedModel) -> dict[str, Tensor]:

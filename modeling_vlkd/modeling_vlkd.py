@@ -54,7 +54,8 @@ class VLKDModel(VLKDPreTrainedModel):
         if input_ids is not None:
             text = self.get_text_features(input_ids, attention_mask, **kwargs)
         if image is not None and text is not None:
-            similarity = self.logit_scale.exp() * image.pooler_output @ text.pooler_output.t()  # (images, texts)
+            scaled = self.logit_scale.exp().to(image.pooler_output.device) * image.pooler_output
+            similarity = scaled @ text.pooler_output.to(scaled.device).t()  # (images, texts)
         return VLKDOutput(
             logits_per_image=similarity,
             logits_per_text=None if similarity is None else similarity.t(),
@@ -139,10 +140,10 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         """Returns the language model as a plain BART, with a copy of its weights and generation config."""
         return copy.deepcopy(self.language_model)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
         """Same as `PreTrainedModel.save_pretrained`; config.json also stores BART's own generation config."""
         self.config.text_generation_config = as_plain_dict(self.language_model.generation_config)
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def freeze_language_model(self, part: str) -> None:
         """
@@ -215,7 +216,8 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
         if image_features is None:
             return VLKDEncoderOutput(**output)
         image_features = image_features.to(self.dtype)  # not the projection's dtype: a quantized one holds integers
-        memory = torch.cat([self.project_images(image_features), output.last_hidden_state], dim=1)
+        image_states, text_states = self.project_images(image_features), output.last_hidden_state
+        memory = torch.cat([image_states.to(text_states.device), text_states], dim=1)  # `device_map` may part them
         return VLKDEncoderOutput(**{**output, "last_hidden_state": memory}, image_embeds=unit(image_features[:, 0]))
 
     def project_images(self, image_features: torch.FloatTensor) -> torch.FloatTensor:
@@ -269,7 +271,9 @@ class VLKDForConditionalGeneration(VLKDPreTrainedModel, VLKDGenerationMixin):
             targets = input_ids if labels is None else labels
             targets = self.default_prompt(memory.shape[0]) if targets is None else targets
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(targets)
-        self._check_length(labels=labels, decoder_input_ids=decoder_input_ids)
+        self._check_length(
+            labels=labels, decoder_input_ids=decoder_input_ids, decoder_inputs_embeds=decoder_inputs_embeds
+        )
         output = self.language_model(
             attention_mask=_memory_mask(memory, attention_mask),
             encoder_outputs=encoder_outputs,

@@ -267,7 +267,7 @@ class VLKDVisualQuestionAnsweringPipeline(VLKDImageTextToTextPipeline):
 
 def _as_inputs(images) -> Any:
     """Returns what `Pipeline.__call__` accepts: one input, a list, a torch dataset or a generator."""
-    if isinstance(images, tuple) or getattr(images, "ndim", 0) == 4:
+    if isinstance(images, tuple) or getattr(images, "ndim", 0) in (1, 4):  # an array of paths, or of images
         return list(images)
     is_one = isinstance(images, (str, bytes, dict, Image.Image)) or hasattr(images, "ndim")
     if is_one or not isinstance(images, Iterable) or isinstance(images, (list, GeneratorType, Dataset)):

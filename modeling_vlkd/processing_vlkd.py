@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from itertools import dropwhile
 from typing import Unpack
 
@@ -96,8 +97,8 @@ class VLKDProcessor(ProcessorMixin):
             (batch, tokens).
 
         Raises:
-            ValueError: Neither images nor text, different numbers of them, an image that cannot be read, a prompt with
-                two `<mask>`, or one that is longer than BART's limit.
+            ValueError: Neither images nor text, different numbers of them, an image that cannot be read, a prompt that
+                is no string or has two `<mask>`, or one that is longer than BART's limit.
         """
         if images is None and text is None:
             raise ValueError("Neither `images` nor `text` is given; give images, texts, or both.")
@@ -164,10 +165,13 @@ class VLKDProcessor(ProcessorMixin):
 
         Args:
             generated_ids: (batch * num_return_sequences, tokens), the output of `generate`.
-            input_ids: (batch, tokens), the prompts given to `generate`. None keeps the whole text.
+            input_ids: (batch, tokens), the prompts given to `generate`. None keeps the whole text. A prompt without
+                `<mask>` is kept too.
             first_sentence: Whether to keep only the first sentence, without its punctuation mark.
         """
         generated = torch.as_tensor(generated_ids).tolist()
+        if not generated:  # `batch_decode` would return one empty text
+            return []
         prompts = [[]] if input_ids is None else torch.as_tensor(input_ids).tolist()
         copies = len(generated) // len(prompts)
         new = [self._without_prompt(row, prompts[number // copies]) for number, row in enumerate(generated)]
@@ -192,7 +196,11 @@ class VLKDProcessor(ProcessorMixin):
 
     def _prompts(self, text: str | list[str] | None, images: int) -> list[str]:
         """Returns one prompt for each image, ready for the tokenizer."""
-        texts = [text] * images if text is None or isinstance(text, str) else list(text)
+        is_one = text is None or isinstance(text, str)
+        texts = [text] * images if is_one else list(text) if isinstance(text, Iterable) else [text]
+        for one in texts:
+            if not (one is None or isinstance(one, str)):
+                raise ValueError(f"`text` holds {one!r}, which is no string; give a prompt, or a list of prompts.")
         check_same_number(images, len(texts))
         # The space before the answer belongs to the answer's first token, so it must not become a token itself.
         mask = self.tokenizer.mask_token
@@ -306,7 +314,10 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
 
 
 def _as_list(images) -> list:
-    """Returns a list of images; a tensor or array (batch, ...) is split into its rows."""
-    if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4:
-        return list(images)
+    """Returns a list of images, of which there must be one at least; a tensor or array (batch, ...) is split."""
+    if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) in (1, 4):  # an array of paths, or of images
+        images = list(images)
+        if not images:
+            raise ValueError("`images` is empty; give one image at least.")
+        return images
     return [images]

@@ -229,7 +229,8 @@ class VLKDPreTrainedModel(PreTrainedModel):
         output = self._encode_text(input_ids, attention_mask, **kwargs)
         states = output.last_hidden_state
         first = torch.zeros_like(input_ids[:, 0]) if attention_mask is None else left_padding(attention_mask)
-        start = states[torch.arange(states.shape[0], device=states.device), first]  # (texts, d_model)
+        rows = torch.arange(states.shape[0], device=states.device)
+        start = states[rows, first.to(states.device)]  # (texts, d_model)
         return BaseModelOutputWithPooling(
             last_hidden_state=states,
             pooler_output=unit(self.text_projection(start)),
@@ -294,7 +295,7 @@ def left_padding(attention_mask: torch.Tensor) -> torch.LongTensor:
 def _roll(rows: torch.Tensor, shift: torch.LongTensor) -> torch.Tensor:
     """(batch, tokens, ...) -> the same, with row i rolled left by shift[i]."""
     columns = torch.arange(rows.shape[1], device=rows.device)
-    columns = columns + shift.unsqueeze(1)  # (batch, tokens), between -tokens and 2 * tokens
+    columns = columns + shift.to(rows.device).unsqueeze(1)  # (batch, tokens), between -tokens and 2 * tokens
     columns = torch.remainder(columns, torch.full_like(columns, rows.shape[1]))
     return rows[torch.arange(rows.shape[0], device=rows.device).unsqueeze(1), columns]
 

@@ -319,6 +319,9 @@ class VLKDTrainingArguments(TrainingArguments):
         if self.fp16 and device.type == "cpu":
             raise ValueError("fp16=True needs a GPU; leave fp16 unset.")
         self.bf16 = training_bf16(self.bf16, self.fp16, device)
+        reached = (self.ttdm_weight or self.itcl_weight) and (self.icti_weight or self.itdd_weight)
+        if self.gradient_checkpointing and self.ddp_find_unused_parameters is None and not reached:
+            self.ddp_find_unused_parameters = True  # W_e, or W_d and the decoder, get no gradient
         super().__post_init__()
         if self.process_index == 0:
             log_training_precision(self.mixed_precision, device)

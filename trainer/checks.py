@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from datasets import Dataset
+
 from trainer.arguments import VLKDTrainingArguments
 from trainer.data.collator import check_collator
 from trainer.data.epoch_dataset import EpochDataset
@@ -71,11 +74,26 @@ def check_trainer_arguments(
                 )
 
 
+def check_dtypes(model: torch.nn.Module) -> None:
+    """Raise a ValueError if a trained weight has half precision, which rounds small updates to zero."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"the weight {name} has dtype {parameter.dtype}, which is too coarse for training; load the model "
+                "with dtype=torch.float32. bf16=True and fp16=True still compute in half precision."
+            )
+
+
 def check_dataset(dataset: Any) -> None:
-    """Raise a ValueError if a dataset is empty, or a list of rows."""
+    """Raise a ValueError if a dataset is empty, has a transform, or is a list of rows."""
     if isinstance(dataset, list | tuple):
         raise ValueError(
             f"the dataset is a {type(dataset).__name__} of rows; pass a datasets.Dataset: Dataset.from_list(rows)."
+        )
+    if isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
+        raise ValueError(
+            "the dataset has a transform (set_transform or with_transform), which the cached columns would replace; "
+            "pass EpochDataset(dataset), which applies the transform to every row."
         )
     if hasattr(dataset, "__len__") and len(dataset) == 0:
         raise ValueError("the dataset is empty; check the split and the filters that it was loaded with.")

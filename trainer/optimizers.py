@@ -72,6 +72,19 @@ class CombinedOptimizer(Optimizer):
         for optimizer in self.pair:
             optimizer.step()
 
+    def train(self) -> None:
+        """Tell a schedule-free optimizer that training goes on; the others have no such method."""
+        self._call("train")
+
+    def eval(self) -> None:
+        """Give the model the averaged weights of a schedule-free optimizer, for evaluation."""
+        self._call("eval")
+
+    def _call(self, name: str) -> None:
+        for optimizer in self.pair:
+            if hasattr(optimizer, name):
+                getattr(optimizer, name)()
+
     def state_dict(self) -> dict[str, Any]:
         return {"pair": [optimizer.state_dict() for optimizer in self.pair]}
 

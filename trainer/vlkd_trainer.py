@@ -18,7 +18,7 @@ from trainer.arguments import VLKDTrainingArguments
 from trainer.cache.clip_features import TeacherEmbeds, add_cached_columns
 from trainer.callbacks import FiniteCheck, RunningMeans, StartTraining
 from trainer.checkpoints import AtomicCheckpointMixin
-from trainer.checks import check_dataset, check_trainer_arguments, column_names
+from trainer.checks import check_dataset, check_dtypes, check_trainer_arguments, column_names
 from trainer.data.collator import VLKDDataCollator
 from trainer.data.epoch_dataset import EpochDataset
 from trainer.data.length_grouping import LengthGroupedSampler
@@ -53,7 +53,8 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
         model: the model to train.
         args: the training arguments; the recommended ones if None, with the checkpoints in `trainer_output`.
         train_dataset: a `datasets.Dataset` with the columns `image` and `caption` (a string, or a list of strings of
-            which one is drawn in each epoch), an `EpochDataset`, or a `StreamingDataset`.
+            which one is drawn in each epoch), an `EpochDataset`, or a `StreamingDataset`. Rows with a transform
+            (`set_transform`) need an `EpochDataset`.
         eval_dataset: as `train_dataset`, but not a `StreamingDataset`; or a dict of several by name.
         sample_dataset: the images and captions for `args.eval_samples`; by default `eval_dataset`, or the first of
             several.
@@ -117,6 +118,7 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
                     "freeze='none'."
                 )
             model.freeze_language_model(args.freeze)
+        check_dtypes(model)
         # The original BART, which reads captions for ITDD.
         self.reader = model.to_bart().to(args.device).eval().requires_grad_(False) if args.itdd_weight else None
         if args.torch_compile and args.itdd_weight:
@@ -159,7 +161,7 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
         """Wrap a dataset for the collator, and add the teacher's embeddings of the captions of a `datasets.Dataset`.
 
         Raises:
-            ValueError: it is empty, or a column or a caption is missing.
+            ValueError: it is empty, it has a transform, or a column or a caption is missing.
         """
         if isinstance(dataset, dict):
             return {name: self.prepare_dataset(part) for name, part in dataset.items()}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from finetune import build_trainer, collate
+from finetune import build_trainer, collate, prompt_and_target
 from finetune_data import blocks, micro_model, run_command, write_images, write_model
 from PIL import Image
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, pipeline
@@ -49,6 +49,21 @@ def test_loss_on_the_answer_alone(workplace):
     logits = model(**batch).logits
     expected = torch.nn.functional.cross_entropy(logits[kept], target[kept])
     torch.testing.assert_close(names["loss"], expected)
+
+
+def test_texts_of_a_row():
+    """Numbers are texts, and 0 is an answer; one of several captions is drawn."""
+    processor = micro_model()[1]
+    row = {"question": "how many?", "answer": 0}
+    assert prompt_and_target(row, processor) == (
+        "Question: how many? Answer: <mask>",
+        "Question: how many? Answer: 0",
+    )
+    captions = {prompt_and_target({"caption": ["a dog", "a red dog"]}, processor) for _ in range(50)}
+    assert captions == {("<mask>", "a dog"), ("<mask>", "a red dog")}
+    for empty in ({"caption": ""}, {"caption": []}, {"caption": None, "question": "how many?", "answer": None}):
+        with pytest.raises(ValueError, match="has no `caption` and no `question` with an `answer`"):
+            prompt_and_target(empty, processor)
 
 
 def test_label_smoothing(tmp_path):

@@ -183,6 +183,7 @@ def test_return_dict_false_gives_a_tuple(model, batch):
         ),
         ({"input_ids": torch.zeros(4, 65, dtype=torch.long), "attention_mask": None}, "65 tokens.*=64"),
         ({"labels": torch.zeros(4, 65, dtype=torch.long)}, "`labels` has 65 tokens"),
+        ({"decoder_inputs_embeds": torch.zeros(4, 65, 1)}, "`decoder_inputs_embeds` has 65 tokens"),
     ],
 )
 def test_bad_input_is_a_value_error(model, batch, change, message):

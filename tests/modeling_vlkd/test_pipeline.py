@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import transformers
@@ -86,6 +88,15 @@ def test_many_images_come_in_any_container(captioner, images, processor):
     for several in lazy:
         assert list(captioner(several, batch_size=3)) == due
     assert captioner([]) == captioner(()) == captioner([], text=[]) == []
+
+
+def test_paths_in_an_array_or_a_series(captioner, images, tmp_path):
+    paths = [str(tmp_path / f"{number}.png") for number in range(4)]
+    for path, image in zip(paths, images, strict=True):
+        image.save(path)
+    assert captioner(np.array(paths)) == captioner(pd.Series(paths)) == captioner(paths)
+    pixels = captioner.processor(images=paths)["pixel_values"]
+    assert torch.equal(captioner.processor(images=np.array(paths))["pixel_values"], pixels)
 
 
 def pixels(image: Image.Image) -> torch.Tensor:

@@ -81,6 +81,12 @@ def test_bad_text_is_a_value_error(processor, images):
     assert processor(text=" ".join(["two"] * 100), truncation=True)["input_ids"].shape == (1, 64)
     with pytest.raises(ValueError, match=r"<mask> from text\[1\]"):
         processor(images=images[:2], text=["a", " ".join(["two"] * 100)], truncation=True)
+    for wrong in (5, [5, "a", "b", "c"]):
+        with pytest.raises(ValueError, match="`text` holds 5, which is no string"):
+            processor(images=images, text=wrong)
+    for none in ([], ()):
+        with pytest.raises(ValueError, match="`images` is empty; give one image at least"):
+            processor(images=none)
 
 
 def test_new_text_is_what_follows_the_prompt(processor, images):
@@ -91,6 +97,7 @@ def test_new_text_is_what_follows_the_prompt(processor, images):
     assert processor.post_process_generation(written, prompts) == ["red. Question: how many?", texts[1]]
     assert processor.post_process_generation(written, prompts, first_sentence=True) == ["red", texts[1]]
     assert processor.post_process_generation(written) == texts
+    assert processor.post_process_generation([]) == processor.post_process_generation([], prompts[:0]) == []
     twice = [row for row in written for _ in range(2)]  # num_return_sequences=2
     assert processor.post_process_generation(twice, prompts) == ["red. Question: how many?"] * 2 + [texts[1]] * 2
     padded = torch.nn.functional.pad(prompts, (3, 0), value=tokenizer.pad_token_id)

@@ -27,7 +27,7 @@ PROMPTS = ["a photo of", "<mask>", "Question: what color is the circle? Answer: 
 
 
 def saved(model, processor, folder) -> str:
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, True)  # `is_main_process`, by position as in transformers
     processor.save_pretrained(folder)
     return str(folder)
 

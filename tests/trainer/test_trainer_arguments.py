@@ -94,7 +94,47 @@ def test_datasets_given_later_are_prepared_too(parts):
         assert metrics["eval_icti"] > 0
 
 
+def test_a_transform_of_the_rows(parts):
+    """`EpochDataset` reads rows through the transform, here one that turns every image black."""
+
+    def black(rows: dict[str, list]) -> dict[str, list]:
+        seen.extend(rows["caption"])
+        return {**rows, "image": [image.point(lambda value: 0) for image in rows["image"]]}
+
+    seen, rows = [], EpochDataset(load().with_transform(black))
+    trainer = VLKDTrainer(parts.model, arguments(parts), train_dataset=rows, processing_class=parts.processor)
+    trainer.train()
+    assert len(seen) >= 8
+    (batch, *_) = trainer.get_train_dataloader()
+    assert all(torch.equal(pixels, batch["pixel_values"][0]) for pixels in batch["pixel_values"])
+
+
+def test_rows_of_a_torch_dataset(parts):
+    class Rows(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 12
+
+        def __getitem__(self, index: int) -> dict:
+            return load()[index]
+
+    rows = {"train_dataset": Rows(), "processing_class": parts.processor}
+    with pytest.raises(ValueError, match="is a Rows. Set train_sampling_strategy to 'random'"):
+        VLKDTrainer(parts.model, arguments(parts), **rows).train()
+    trainer = VLKDTrainer(parts.model, arguments(parts, train_sampling_strategy="random"), **rows)
+    assert trainer.train().global_step == 2
+
+
 # ---- what is refused
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_in_half_precision_are_not_trained(parts, dtype):
+    """A frozen one may have any dtype."""
+    given = {"train_dataset": load(), "processing_class": parts.processor}
+    parts.model.vision_model.to(dtype)
+    VLKDTrainer(parts.model, arguments(parts), **given)
+    with pytest.raises(ValueError, match=f"has dtype {dtype}, .* load the model with dtype=torch.float32"):
+        VLKDTrainer(parts.model.to(dtype), arguments(parts), **given)
 
 
 def test_own_collator_must_agree(parts):
@@ -132,6 +172,10 @@ def test_own_collator_must_agree(parts):
         ),
         ({"train_dataset": load().rename_column("image", "photo")}, "no column 'image'.*rename_column"),
         ({"train_dataset": {"train": load()}}, r"holds the splits train; pass one of them.*dataset\['train'\]"),
+        (
+            {"train_dataset": load().with_transform(lambda rows: rows)},
+            r"the dataset has a transform .* pass EpochDataset\(dataset\)",
+        ),
         ({"model": None}, "model is a NoneType.*VLKDForConditionalGeneration.from_pretrained"),
     ],
 )

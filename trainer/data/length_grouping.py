@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
+from datasets import Dataset
 from torch.utils.data import Sampler
 
 from trainer.data.epoch_dataset import EpochDataset
@@ -64,8 +65,13 @@ def caption_lengths(dataset: EpochDataset) -> list[tuple[int, ...]]:
     """Of each row, the lengths of its captions in bytes.
 
     Raises:
-        DataError: the column of captions is missing.
+        DataError: the rows are no `datasets.Dataset`, or the column of captions is missing.
     """
+    if not isinstance(dataset.dataset, Dataset):
+        raise DataError(
+            "train_sampling_strategy 'group_by_length' reads the captions of a datasets.Dataset; the dataset is a "
+            f"{type(dataset.dataset).__name__}. Set train_sampling_strategy to 'random'."
+        )
     column = getattr(dataset.decode, "caption_column", "caption")
     if column not in (columns := dataset.dataset.column_names):
         raise DataError(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from trainer.data.rows import InvalidRowError, load_image, read_captions
 
 FILE = "skipped.jsonl"
+FEW = 10  # invalid rows that each reader of a stream allows, whatever their share
 
 
 class RowDecoder:
@@ -69,7 +70,7 @@ class SkipLog:
         folder: folder of the file.
         split: name of the split.
         rows: number of rows of the split, or None for a stream. In a stream, each reader compares the invalid rows
-            with the rows that it has read, and allows three standard deviations for chance.
+            with the rows that it has read, and allows three standard deviations for chance, and `FEW` rows at least.
         max_fraction: `add` raises if a larger share of the rows is invalid.
         on_error: "raise" raises at the first invalid row.
     """
@@ -108,7 +109,8 @@ class SkipLog:
             self._append(json.dumps(line) + "\n")
         if self.rows is None:
             seen, invalid = self.valid + self.invalid, self.invalid
-            limit = self.max_fraction * seen + 3 * math.sqrt(self.max_fraction * seen)
+            limit = max(FEW, self.max_fraction * seen + 3 * math.sqrt(self.max_fraction * seen))
+            limit = limit if self.max_fraction else 0
         else:
             seen, invalid = self.rows, len(self._numbers)
             limit = self.max_fraction * seen

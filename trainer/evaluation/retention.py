@@ -116,7 +116,7 @@ def denoising_losses(
         labels = targets["input_ids"].masked_fill(targets["attention_mask"] == 0, -100)
         logits = model(**inputs, labels=labels).logits.float()  # (batch, tokens, vocabulary)
         loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
-        sums += loss.double().sum(dim=1).tolist()
+        sums += loss.cpu().double().sum(dim=1).tolist()  # MPS has no float64
         counts += (labels != -100).sum(dim=1).tolist()
     return np.array(sums), np.array(counts)
 
