@@ -2,8 +2,8 @@
 
 A picture has a caption of the whole, and a phrase for each of its groups ("two small penguins"), as the captions of a
 photograph tell all of it or a part. Each has a hard negative or two. Pictures grow from stage to stage, as a CLIP of
-photographs is trained at a low resolution and finished at a higher one. In the last stage, the tokens of patches learn
-from phrases too, as in FILIP (Yao et al., ICLR 2022).
+photographs is trained at a low resolution and finished at a higher one. In the last stages, the tokens of patches
+learn from texts too, as in FILIP (Yao et al., ICLR 2022).
 """
 
 import itertools
@@ -38,7 +38,7 @@ _TOLD = {
 class Stage(NamedTuple):
     """Steps on pictures of `canvas` × `canvas` pixels; each caption has `negatives` hard negatives.
 
-    `options` of `sample_scene` choose what fits into the pictures. `tokens`: phrases are also compared with patches.
+    `options` of `sample_scene` choose what fits into the pictures. `tokens`: the texts that patches are compared with.
     """
 
     canvas: int
@@ -46,7 +46,7 @@ class Stage(NamedTuple):
     steps: int
     options: dict[str, Any]
     negatives: int = 2
-    tokens: bool = False
+    tokens: tuple[str, ...] = ()
     learning_rate: float = 1e-3
 
 
@@ -65,7 +65,8 @@ STAGES = (
     Stage(48, 256, 500, {"numbers": (1,), "counts": (1,)}, negatives=0),
     Stage(96, 128, 1500, {"numbers": (1, 2, 2, 3), "counts": (1, 1, 2, 3)}),
     Stage(CANVAS, 96, 2000, {"numbers": (1, 2, 2, 3, 3)}),
-    Stage(CANVAS, 96, 1100, {"numbers": (1, 2, 2, 3, 3)}, tokens=True, learning_rate=4e-4),
+    Stage(CANVAS, 96, 1100, {"numbers": (1, 2, 2, 3, 3)}, tokens=("phrases",), learning_rate=4e-4),
+    Stage(CANVAS, 96, 450, {"numbers": (1, 2, 2, 3, 3)}, tokens=("captions", "phrases"), learning_rate=4e-4),
 )
 
 
@@ -237,15 +238,15 @@ def train(model: CLIPModel, processor: CLIPProcessor, stage: Stage, folder: Path
             tokens = nn.functional.normalize(model.visual_projection(states), dim=-1).float()  # class token first
             embeds = [embed_texts(model, processor, texts).float() for texts, _, _ in both]
         tokens = model.logit_scale.exp() * tokens
-        named = zip(("captions", "phrases"), embeds, both, strict=True)
-        losses = {name: contrastive_loss(tokens[:, 0] @ each.T, *about) for name, each, (_, *about) in named}
-        if stage.tokens:  # the patches that a phrase fits best count most
-            losses["tokens"] = contrastive_loss((tokens[:, 1:] @ embeds[1].T).logsumexp(dim=1), *both[1][1:])
+        losses = {}
+        for name, each, (_, *about) in zip(("captions", "phrases"), embeds, both, strict=True):
+            losses[name] = contrastive_loss(tokens[:, 0] @ each.T, *about)
+            if name in stage.tokens:  # the patches that a text fits best count most
+                losses[f"tokens, {name}"] = contrastive_loss((tokens[:, 1:] @ each.T).logsumexp(dim=1), *about)
         return sum(losses.values()), losses
 
-    stream, warmup = batches(processor, stage, seed), min(200, stage.steps // 4)
-    options = {"steps": stage.steps, "learning_rate": stage.learning_rate, "warmup": warmup}
-    fit(model, processor, folder, stream, loss_of, **options, name=f"clip {stage.canvas}")
+    options = {"steps": stage.steps, "learning_rate": stage.learning_rate, "warmup": min(200, stage.steps // 4)}
+    fit(model, processor, folder, batches(processor, stage, seed), loss_of, **options, name=f"clip {stage.canvas}")
 
 
 def contrastive_loss(scores: torch.Tensor, owners: torch.Tensor, is_true: torch.Tensor) -> torch.Tensor:

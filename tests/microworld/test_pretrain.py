@@ -41,7 +41,7 @@ def tokenizer() -> BartTokenizer:
 
 # ----------------------------------------------------------------------------------------------------------- CLIP
 def test_clip(tmp_path):
-    clip.pretrain_clip(tmp_path, stages=(SMALL, clip.Stage(96, 4, 2, {}, tokens=True)), captions=1000)
+    clip.pretrain_clip(tmp_path, stages=(SMALL, clip.Stage(96, 4, 2, {}, tokens=("phrases",))), captions=1000)
     assert_half(tmp_path)
     model = CLIPModel.from_pretrained(tmp_path, dtype=torch.float32)
     assert model.config.vision_config.image_size == 96
@@ -50,25 +50,27 @@ def test_clip(tmp_path):
     assert model.get_text_features(**inputs).pooler_output.shape == (2, 256)
 
 
-def test_patches_are_compared_with_phrases(processor, tmp_path, monkeypatch):
-    """An image's score of a phrase is the logarithm of the sum over its patches, without the class token."""
+@pytest.mark.parametrize("tokens", [("phrases",), ("captions", "phrases")])
+def test_patches_are_compared_with_texts(processor, tmp_path, monkeypatch, tokens):
+    """An image's score of a text is the logarithm of the sum over its patches, without the class token."""
     seen = {}
     monkeypatch.setattr(clip, "is_bf16_fast", lambda device: False)
     monkeypatch.setattr(
         clip, "fit", lambda *args, **options: seen.update(batch=(own := next(args[3])), loss=args[4](own))
     )
     model = clip.with_canvas(clip.build_model(processor.tokenizer, 48), 48).eval()
-    clip.train(
-        model, processor, clip.Stage(48, 4, 1, {"numbers": (1,), "counts": (1,)}, tokens=True), tmp_path, seed=0
-    )
-    (pixels, _, phrases), (loss, parts) = seen["batch"], seen["loss"]
+    clip.train(model, processor, SMALL._replace(tokens=tokens), tmp_path, seed=0)
+    (pixels, *texts), (loss, parts) = seen["batch"], seen["loss"]
     states = model.vision_model.post_layernorm(model.vision_model(pixels).last_hidden_state)
     patches = torch.nn.functional.normalize(model.visual_projection(states), dim=-1)[:, 1:]  # (4, 9, 256)
-    texts = clip.embed_texts(model, processor, phrases.texts)
-    scores = [[(model.logit_scale.exp() * own @ text).exp().sum().log().item() for text in texts] for own in patches]
-    expected = clip.contrastive_loss(torch.tensor(scores), phrases.owners, phrases.is_true)
-    torch.testing.assert_close(parts["tokens"], expected)
-    torch.testing.assert_close(loss, parts["captions"] + parts["phrases"] + parts["tokens"])
+    for name, part in zip(("captions", "phrases"), texts, strict=True):
+        if name in tokens:
+            embeds = model.logit_scale.exp() * clip.embed_texts(model, processor, part.texts)
+            scores = [[(own @ text).exp().sum().log().item() for text in embeds] for own in patches]
+            expected = clip.contrastive_loss(torch.tensor(scores), part.owners, part.is_true)
+            torch.testing.assert_close(parts[f"tokens, {name}"], expected)
+    assert len(parts) == 2 + len(tokens)
+    torch.testing.assert_close(loss, sum(parts.values()))
 
 
 def test_clip_is_small_but_has_the_layers_of_a_vision_transformer(processor):

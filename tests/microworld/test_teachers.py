@@ -89,12 +89,7 @@ def test_the_figures_of_clip_can_be_measured_again(figures, clip):
         ("kind", 0.78, 0.32),
         ("size", 0.8, 0.42),
         ("count", 0.64, 0.28),
-        pytest.param(
-            *("background", 0.8, 0.45),
-            marks=pytest.mark.xfail(
-                reason="0.430 since phrases, which tell no background, train the patches", strict=True
-            ),
-        ),
+        ("background", 0.8, 0.45),
     ],
 )
 def test_a_linear_map_finds_the_traits_in_the_tokens(figures, trait, accuracy, r2):
