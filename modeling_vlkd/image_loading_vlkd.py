@@ -5,6 +5,7 @@ import binascii
 import os
 import time
 from io import BytesIO
+from typing import Any
 from urllib.request import Request, urlopen
 
 import torch
@@ -16,7 +17,7 @@ MAX_ASPECT = 100  # limits memory: the image processor scales the shorter side t
 ROUNDING = 1e-3  # float values may be out of range by this fraction of it
 
 
-def read_image(image, name: str = "image", timeout: float = TIMEOUT, min_side: int | None = None) -> Image.Image:
+def read_image(image: Any, name: str = "image", timeout: float = TIMEOUT, min_side: int | None = None) -> Image.Image:
     """
     Returns an image, or the first frame of an animation, as upright, opaque, 8-bit RGB.
 

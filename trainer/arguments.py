@@ -362,6 +362,12 @@ class VLKDTrainingArguments(TrainingArguments):
         return weights | ({"itdd": self.itdd_weight} if self.itdd_weight else {})
 
 
+def check_checkpoints(bart: str | None, clip: str | None) -> None:
+    """Raise a ValueError if `bart` has no CLIP to join with."""
+    if bart is not None and clip is None:
+        raise ValueError("clip is not set; set it to the CLIP checkpoint to join with bart.")
+
+
 def check_supported(args: TrainingArguments) -> None:
     """Raise a ValueError if an option of `TrainingArguments` has a value that VLKD does not support."""
     for name, (allowed, reason) in SUPPORTED_VALUES.items():

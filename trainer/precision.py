@@ -7,6 +7,7 @@ import timeit
 import torch
 from transformers.utils import logging
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 MARGIN = 1.2  # bfloat16 counts as fast if a matrix product is at least this many times as fast as in float32
 SIZE, RUNS = 256, 10  # with smaller matrices the formats are equally fast
 
@@ -43,6 +44,11 @@ def is_bf16_fast(device: torch.device | str) -> bool:
 def fastest_dtype(device: torch.device | str) -> torch.dtype:
     """bfloat16 if `is_bf16_fast`, else float32."""
     return torch.bfloat16 if is_bf16_fast(device) else torch.float32
+
+
+def read_dtype(name: str, device: torch.device | str) -> torch.dtype:
+    """The dtype of one of the names `DTYPES`; `auto` is the fastest one of the device."""
+    return fastest_dtype(device) if name == "auto" else getattr(torch, name)
 
 
 def find_device(name: str = "auto") -> torch.device:

@@ -5,11 +5,10 @@ import argparse
 import torch
 
 from trainer.inference.backends import is_export
-from trainer.precision import fastest_dtype, find_device
+from trainer.precision import DTYPES, find_device, read_dtype
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 BACKENDS = ("torch", "onnx", "onnx-int8")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
@@ -40,4 +39,4 @@ def read_device_options(args: argparse.Namespace) -> tuple[torch.device, torch.d
     if not on_cpu and args.model and is_export(args.model):
         raise ValueError(f"'{args.model}' is an export; it {own}.")
     device = find_device(args.device)
-    return device, fastest_dtype(device) if args.dtype == "auto" else getattr(torch, args.dtype)
+    return device, read_dtype(args.dtype, device)

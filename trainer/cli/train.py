@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from trainer.arguments import DataArguments, ModelArguments, VLKDTrainingArguments
+from trainer.arguments import DataArguments, ModelArguments, VLKDTrainingArguments, check_checkpoints
 from trainer.build import build_trainer
 from trainer.vlkd_trainer import VLKDTrainer
 
@@ -55,6 +55,5 @@ def read_arguments(args: argparse.Namespace) -> tuple[ModelArguments, DataArgume
     model_args, data_args, training_args = (
         kind(**{field.name: values[field.name] for field in fields(kind) if field.init}) for kind in ARGUMENTS
     )
-    if model_args.bart is not None and training_args.clip is None:
-        raise ValueError("clip is not set; set it to the CLIP checkpoint to join with bart.")
+    check_checkpoints(model_args.bart, training_args.clip)
     return model_args, data_args, training_args

@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrained
 
 from modeling_vlkd import VLKDConfig, VLKDForConditionalGeneration
 from modeling_vlkd.conversion_vlkd import check_checkpoint
-from trainer.arguments import CONFIG_OPTIONS, ModelArguments
+from trainer.arguments import CONFIG_OPTIONS, ModelArguments, check_checkpoints
 from trainer.cache.clip_features import features_width
 from trainer.cost.flops import step_flops
 from trainer.lora import add_lora
@@ -34,8 +34,7 @@ def estimate(args: argparse.Namespace) -> dict[str, Any]:
     """
     check_numbers(args)
     ModelArguments(**{field.name: getattr(args, field.name) for field in fields(ModelArguments)})  # validates them
-    if args.bart is not None and args.clip is None:
-        raise ValueError("clip is not set; set it to the CLIP checkpoint to join with bart.")
+    check_checkpoints(args.bart, args.clip)
     config = model_config(args)
     clip = teacher_name(args.clip, config)
     model, teacher = build_on_meta(config, teacher_config(clip, config.projection_dim), args)

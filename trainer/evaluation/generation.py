@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from modeling_vlkd.generation_vlkd import (
     VLKDGenerationMixin,
@@ -13,9 +14,13 @@ from modeling_vlkd.generation_vlkd import (
     generate_by_prompt_length,
 )
 
+CHUNK_BATCHES = 4  # batches of images in memory; their questions fill batches of prompts of similar length
+
 
 @torch.no_grad()
-def encode_images(model: PreTrainedModel, processor, images: Sequence, batch_size: int = 64) -> torch.Tensor:
+def encode_images(
+    model: PreTrainedModel, processor: ProcessorMixin, images: Sequence[Any], batch_size: int = 64
+) -> torch.Tensor:
     """V of each image: (n, N, d_j)."""
     model.eval()
     features = []

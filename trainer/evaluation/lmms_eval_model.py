@@ -11,13 +11,11 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 
 from modeling_vlkd.processing_vlkd import MASK, first_sentence_of
-from trainer.evaluation.generation import complete, encode_images
+from trainer.evaluation.generation import CHUNK_BATCHES, complete, encode_images
 from trainer.models import load_vlkd
-from trainer.precision import fastest_dtype
+from trainer.precision import DTYPES, read_dtype
 
 MANIFEST = ModelManifest("vlkd", simple_class_path=f"{__name__}.VLKD")
-CHUNK_BATCHES = 4  # batches of images in memory; their questions fill batches of prompts of similar length
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 SAMPLING = ("temperature", "top_p", "top_k")
 
 
@@ -47,8 +45,8 @@ class VLKD(lmms):
         self.accelerator = Accelerator()  # the evaluator gathers the results of several processes with it
         self.device = torch.device(device) if device else self.accelerator.device
         self.batch_size = int(batch_size)
-        number_format = fastest_dtype(self.device) if dtype == "auto" else getattr(torch, dtype)
-        self.model, self.processor = load_vlkd(pretrained, "pretrained", self.device, number_format)
+        own = read_dtype(dtype, self.device)
+        self.model, self.processor = load_vlkd(pretrained, "pretrained", self.device, own)
         self.model.eval()
 
     def generate_until(self, requests: list[Instance]) -> list[str]:

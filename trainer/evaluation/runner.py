@@ -20,14 +20,13 @@ from transformers import PreTrainedModel
 from modeling_vlkd.processing_vlkd import first_sentence_of
 from trainer.evaluation.datasets import IDS, DatasetOverrides, Examples, load_examples
 from trainer.evaluation.formats import Row, write_results
-from trainer.evaluation.generation import complete
+from trainer.evaluation.generation import CHUNK_BATCHES, complete
 from trainer.evaluation.scoring import Result, metric_function, score_retrieval, score_task
 from trainer.evaluation.tasks.task import STRATEGIES, Step, Task
 from trainer.image_loader import load_images
 from trainer.inference.backends import load_for_inference
 from trainer.models import load_teacher, teacher_embeds
 
-CHUNK_BATCHES = 4  # batches of images in memory; their questions fill batches of prompts of similar length
 CLIP_TEXT = "CLIP's own text tower"
 
 

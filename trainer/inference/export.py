@@ -51,21 +51,21 @@ class _Program(nn.Module):
 class ImageEncoder(_Program):
     """(images, 3, height, width) -> V (images, image_tokens, d_j)."""
 
-    def forward(self, pixel_values):
+    def forward(self, pixel_values: Tensor) -> Tensor:
         return self.model.get_image_features(pixel_values, return_dict=True).last_hidden_state
 
 
 class ImageProjection(_Program):
     """V (batch, image_tokens, d_j) -> W_d V (batch, image_tokens, d_model)."""
 
-    def forward(self, image_features):
+    def forward(self, image_features: Tensor) -> Tensor:
         return self.model.project_images(image_features)
 
 
 class TextEncoder(_Program):
     """Ids and mask (batch, text_tokens) -> E(x) (batch, text_tokens, d_model), s (batch, d_j)."""
 
-    def forward(self, input_ids, attention_mask):
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         output = self.model.get_text_features(input_ids, attention_mask, return_dict=True)
         return output.last_hidden_state, output.pooler_output
 
@@ -73,7 +73,7 @@ class TextEncoder(_Program):
 class MemoryProjection(_Program):
     """Memory (batch, tokens, d_model) -> keys and values of the decoder's cross-attention."""
 
-    def forward(self, memory):
+    def forward(self, memory: Tensor) -> KeysAndValues:
         found = []
         for layer in self.model.get_decoder().layers:
             attention = layer.encoder_attn
@@ -93,7 +93,9 @@ class Decoder(_Program):
         super().__init__(model)
         self.head = nn.Parameter(model.language_model.lm_head.weight.T.contiguous(), requires_grad=False)
 
-    def forward(self, decoder_input_ids, memory_mask, past, cross):
+    def forward(
+        self, decoder_input_ids: Tensor, memory_mask: Tensor, past: KeysAndValues, cross: KeysAndValues
+    ) -> tuple[Tensor, ...]:
         bart, past_tokens = self.model.language_model, past[0].shape[2]
         cache = EncoderDecoderCache(DynamicCache(_pairs(past)), DynamicCache(_pairs(cross)))
         memory = cross[0].transpose(1, 2).flatten(2)  # only its shape is used: the cache holds its keys and values

@@ -1,6 +1,7 @@
 """Recall at K, from images to texts and from texts to images."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .bootstrap import mean_estimate
 
@@ -8,7 +9,9 @@ DEPTHS = (1, 5, 10)
 ROWS = 1024  # queries compared at a time
 
 
-def recall_scores(image_embeds, text_embeds, image_of_text, seed: int = 0) -> dict[str, dict[str, dict]]:
+def recall_scores(
+    image_embeds: ArrayLike, text_embeds: ArrayLike, image_of_text: ArrayLike, seed: int = 0
+) -> dict[str, dict[str, dict]]:
     """R@1, R@5 and R@10 in both directions: the share of queries whose `retrieval_ranks` is below K.
 
     Args:
@@ -25,7 +28,9 @@ def recall_scores(image_embeds, text_embeds, image_of_text, seed: int = 0) -> di
     }
 
 
-def retrieval_ranks(image_embeds, text_embeds, image_of_text) -> tuple[np.ndarray, np.ndarray]:
+def retrieval_ranks(
+    image_embeds: ArrayLike, text_embeds: ArrayLike, image_of_text: ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
     """The rank, from 0, of each query's best match by cosine similarity.
 
     A text's match is its image; an image's matches are its texts. Ties count against the match, so constant embeddings
