@@ -12,6 +12,7 @@ import random
 from functools import partial
 from typing import Any
 
+import torch
 from datasets import Dataset, load_dataset
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainingArguments
@@ -90,7 +91,7 @@ def main(adapt: Any = lambda model: model) -> None:
     """Train `adapt(model)`, and save it."""
     given = parse_arguments()
     trainer = build_trainer(
-        adapt(VLKDForConditionalGeneration.from_pretrained(given.model)),
+        adapt(VLKDForConditionalGeneration.from_pretrained(given.model, dtype=torch.float32)),
         VLKDProcessor.from_pretrained(given.model),
         load_dataset("imagefolder", data_dir=given.data, split="train"),
         given.output,

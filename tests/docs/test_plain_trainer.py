@@ -9,7 +9,10 @@ from datasets import Dataset
 from finetune import build_trainer, collate, prompt_and_target
 from finetune_data import blocks, micro_model, run_command, write_images, write_model
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, pipeline
+
+from modeling_vlkd import VLKDForConditionalGeneration
 
 
 @pytest.fixture
@@ -25,8 +28,10 @@ FAST = ("--learning-rate", "1e-3", "--batch-size", "10")
 @pytest.mark.parametrize(("kind", "epochs"), [("caption", "30"), ("question", "20")])
 def test_four_texts_are_learned_by_heart(workplace, monkeypatch, kind, epochs):
     lines = write_images(workplace / "my_images", kind, number=4)
+    VLKDForConditionalGeneration.from_pretrained("my_vlkd", dtype=torch.float16).save_pretrained("my_vlkd")
     run_command("Fine-tune with transformers' own Trainer", monkeypatch, *FAST, "--epochs", epochs)
     files = [f"my_images/{line['file_name']}" for line in lines]
+    assert {weights.dtype for weights in load_file("my_finetuned/model.safetensors").values()} == {torch.float32}
     if kind == "caption":
         said = pipeline("image-to-text", model="my_finetuned")(files)
         assert [one["generated_text"] for (one,) in said] == [line["caption"] for line in lines]
