@@ -98,7 +98,7 @@ class VLKDProcessor(ProcessorMixin):
 
         Raises:
             ValueError: Neither images nor text, different numbers of them, an image that cannot be read, a prompt that
-                is no string or has two `<mask>`, or one that is longer than BART's limit.
+                is not a string or has two `<mask>`, or one that is longer than BART's limit.
         """
         if images is None and text is None:
             raise ValueError("Neither `images` nor `text` is given; give images, texts, or both.")
@@ -112,6 +112,8 @@ class VLKDProcessor(ProcessorMixin):
             )
             features.update(pixels)
             return BatchFeature({**self.encode_prompts(text, len(images), **options["text_kwargs"]), **features})
+        if isinstance(text, (list, tuple)) and not text:
+            raise ValueError("`text` is empty; pass at least one text.")
         tokens = self.tokenizer(text, **options["text_kwargs"])
         self._check_tokens(tokens["input_ids"], prompts=False)
         return BatchFeature(tokens)
@@ -197,10 +199,11 @@ class VLKDProcessor(ProcessorMixin):
     def _prompts(self, text: str | list[str] | None, images: int) -> list[str]:
         """Returns one prompt for each image, ready for the tokenizer."""
         is_one = text is None or isinstance(text, str)
-        texts = [text] * images if is_one else list(text) if isinstance(text, Iterable) else [text]
+        is_list = isinstance(text, Iterable) and not isinstance(text, bytes) and getattr(text, "ndim", 1) > 0
+        texts = [text] * images if is_one else list(text) if is_list else [text]
         for one in texts:
             if not (one is None or isinstance(one, str)):
-                raise ValueError(f"`text` holds {one!r}, which is no string; give a prompt, or a list of prompts.")
+                raise ValueError(f"`text` contains {one!r}, not a string; pass a prompt or a list of prompts.")
         check_same_number(images, len(texts))
         # The space before the answer belongs to the answer's first token, so it must not become a token itself.
         mask = self.tokenizer.mask_token
@@ -318,6 +321,6 @@ def _as_list(images) -> list:
     if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) in (1, 4):  # an array of paths, or of images
         images = list(images)
         if not images:
-            raise ValueError("`images` is empty; give one image at least.")
+            raise ValueError("`images` is empty; pass at least one image.")
         return images
     return [images]

@@ -133,7 +133,8 @@ class DataArguments:
         default="skip", metadata={"help": "Skip invalid rows and list them in skipped.jsonl, or stop at the first."}
     )
     max_skipped_fraction: float = field(
-        default=0.01, metadata={"help": "Stop when more than this share of the rows is invalid."}
+        default=0.01,
+        metadata={"help": "Stop when more than this share of the rows is invalid."},
     )
     dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
     dataset_test_split: str | None = field(default=None, metadata={"help": "Split to evaluate on; none by default."})
@@ -319,10 +320,10 @@ class VLKDTrainingArguments(TrainingArguments):
         if self.fp16 and device.type == "cpu":
             raise ValueError("fp16=True needs a GPU; leave fp16 unset.")
         self.bf16 = training_bf16(self.bf16, self.fp16, device)
-        reached = (self.ttdm_weight or self.itcl_weight) and (self.icti_weight or self.itdd_weight)
-        if self.gradient_checkpointing and self.ddp_find_unused_parameters is None and not reached:
-            self.ddp_find_unused_parameters = True  # W_e, or W_d and the decoder, get no gradient
         super().__post_init__()
+        reached = (self.ttdm_weight or self.itcl_weight) and (self.icti_weight or self.itdd_weight)
+        if self.activation_checkpointing and self.ddp_find_unused_parameters is None and not reached:
+            self.ddp_find_unused_parameters = True  # W_e, or W_d and the decoder, get no gradient
         if self.process_index == 0:
             log_training_precision(self.mixed_precision, device)
         self._check_ranges()

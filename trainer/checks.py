@@ -92,8 +92,8 @@ def check_dataset(dataset: Any) -> None:
         )
     if isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
         raise ValueError(
-            "the dataset has a transform (set_transform or with_transform), which the cached columns would replace; "
-            "pass EpochDataset(dataset), which applies the transform to every row."
+            "the dataset has a transform (set_transform or with_transform), which adding the cached columns would "
+            "remove; pass EpochDataset(dataset), which applies the transform to every row."
         )
     if hasattr(dataset, "__len__") and len(dataset) == 0:
         raise ValueError("the dataset is empty; check the split and the filters that it was loaded with.")

@@ -118,7 +118,8 @@ class VLKDTrainer(AtomicCheckpointMixin, HubUploadMixin):
                     "freeze='none'."
                 )
             model.freeze_language_model(args.freeze)
-        check_dtypes(model)
+        if self.train_dataset is not None:
+            check_dtypes(model)
         # The original BART, which reads captions for ITDD.
         self.reader = model.to_bart().to(args.device).eval().requires_grad_(False) if args.itdd_weight else None
         if args.torch_compile and args.itdd_weight:

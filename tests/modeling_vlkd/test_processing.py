@@ -81,12 +81,14 @@ def test_bad_text_is_a_value_error(processor, images):
     assert processor(text=" ".join(["two"] * 100), truncation=True)["input_ids"].shape == (1, 64)
     with pytest.raises(ValueError, match=r"<mask> from text\[1\]"):
         processor(images=images[:2], text=["a", " ".join(["two"] * 100)], truncation=True)
-    for wrong in (5, [5, "a", "b", "c"]):
-        with pytest.raises(ValueError, match="`text` holds 5, which is no string"):
+    for wrong, shown in ((5, "5"), ([5, "a", "b", "c"], "5"), (b"hi", "b'hi'"), (np.array("x"), "array")):
+        with pytest.raises(ValueError, match=f"`text` contains {shown}.*, not a string; pass a prompt"):
             processor(images=images, text=wrong)
     for none in ([], ()):
-        with pytest.raises(ValueError, match="`images` is empty; give one image at least"):
+        with pytest.raises(ValueError, match="`images` is empty; pass at least one image"):
             processor(images=none)
+        with pytest.raises(ValueError, match="`text` is empty; pass at least one text"):
+            processor(text=none)
 
 
 def test_new_text_is_what_follows_the_prompt(processor, images):

@@ -29,8 +29,8 @@ RUNS = {
     "every step": {},
     "accumulated": {"gradient_accumulation_steps": 2},
     "chunked": {"gradient_accumulation_steps": 2, "contrastive_chunk_size": 3},
-    "without a loss of W_d": {"gradient_checkpointing": True, "icti_weight": 0.0},
-    "without a loss of W_e": {"gradient_checkpointing": True, "ttdm_weight": 0.0, "itcl_weight": 0.0},
+    "without a loss of W_d": {"activation_checkpointing": True, "icti_weight": 0.0},
+    "without a loss of W_e": {"activation_checkpointing": True, "ttdm_weight": 0.0, "itcl_weight": 0.0},
 }
 
 

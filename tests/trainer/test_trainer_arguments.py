@@ -135,6 +135,8 @@ def test_weights_in_half_precision_are_not_trained(parts, dtype):
     VLKDTrainer(parts.model, arguments(parts), **given)
     with pytest.raises(ValueError, match=f"has dtype {dtype}, .* load the model with dtype=torch.float32"):
         VLKDTrainer(parts.model.to(dtype), arguments(parts), **given)
+    given = {"eval_dataset": load(rows=4), "processing_class": parts.processor}
+    assert VLKDTrainer(parts.model, arguments(parts), **given).evaluate()["eval_icti"] > 0  # nothing is trained
 
 
 def test_own_collator_must_agree(parts):

@@ -14,7 +14,7 @@ from trainer.data.skipped import RowDecoder
 
 @dataclass
 class InvalidRows:
-    """The column `reason`: why a row is invalid; empty for valid rows.
+    """The columns `reason` and `message`: why a row is invalid; empty for valid rows.
 
     Args:
         decoder: decodes the rows.
@@ -33,7 +33,7 @@ class InvalidRows:
         return CachedColumn(
             name="invalid_rows",
             key=fingerprint(dataset, (), *self.columns, str(self.decoder.min_side)),
-            features=Features({"reason": Value("string")}),
+            features=Features({"reason": Value("string"), "message": Value("string")}),
             rows=len(dataset),
             row_bytes=0,
             compute=lambda batches: in_workers(finder, batches, self.workers),
@@ -43,8 +43,6 @@ class InvalidRows:
     def drop_from(self, dataset: Dataset) -> Dataset:
         """Remove the invalid rows, and record them in `decoder.skipped` by `row_number`, which is added if missing.
 
-        Rows that an earlier run found invalid are decoded again, since their files may have been repaired.
-
         Raises:
             InvalidRowError: too many rows are invalid.
         """
@@ -52,17 +50,12 @@ class InvalidRows:
             dataset = dataset.add_column("row_number", range(len(dataset)))
         column = self.column(dataset)
         column.compute_missing()
-        undecoded, invalid = dataset.with_format("arrow"), []
-        for index, reason in enumerate(column.open()["reason"]):
-            if not reason:
-                continue
+        found, undecoded = column.open(), dataset.with_format("arrow")
+        invalid = [index for index, reason in enumerate(found["reason"]) if reason]
+        for index in invalid:
             (row,) = as_rows(undecoded[index : index + 1])
-            number, name = self.decoder.identify(row, index)
-            try:
-                self.decoder.decode({part: row[part] for part in self.columns}, name)
-            except InvalidRowError as error:
-                invalid.append(index)
-                self.decoder.skipped.add(number, name, error)
+            error = InvalidRowError(found[index]["message"], found[index]["reason"])
+            self.decoder.skipped.add(*self.decoder.identify(row, index), error)
         # Concatenate the ranges between invalid rows: a list of row numbers would make every later column copy them.
         ranges = [range(before + 1, after) for before, after in pairwise([-1, *invalid, len(dataset)])]
         return concatenate_datasets([dataset.select(rows) for rows in ranges if rows] or [dataset.select([])])
@@ -77,12 +70,14 @@ class _ErrorFinder(torch.utils.data.Dataset):
 
     def __getitems__(self, numbers: range) -> dict[str, list[str]]:
         rows = zip(as_rows(self.dataset[numbers]), numbers, strict=True)
-        return {"reason": [self._reason(row, number) for row, number in rows]}
+        errors = [self._find_error(row, number) for row, number in rows]
+        return {"reason": [error.reason for error in errors], "message": [str(error) for error in errors]}
 
-    def _reason(self, row: dict[str, Any], number: int) -> str:
+    def _find_error(self, row: dict[str, Any], number: int) -> InvalidRowError:
+        """The error of a row; without reason and message if the row is valid."""
         _, name = self.decoder.identify(row, number)
         try:
             self.decoder.decode(row, name)
         except InvalidRowError as error:
-            return error.reason
-        return ""
+            return error
+        return InvalidRowError("")

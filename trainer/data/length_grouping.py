@@ -65,7 +65,7 @@ def caption_lengths(dataset: EpochDataset) -> list[tuple[int, ...]]:
     """Of each row, the lengths of its captions in bytes.
 
     Raises:
-        DataError: the rows are no `datasets.Dataset`, or the column of captions is missing.
+        DataError: the rows are not a `datasets.Dataset`, or the column of captions is missing.
     """
     if not isinstance(dataset.dataset, Dataset):
         raise DataError(

@@ -99,24 +99,13 @@ def published_train_config(file: str | os.PathLike) -> bytes:
     return (comments + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)).encode()
 
 
-def published(value: Any, in_dataset: bool = False) -> Any:
-    """A value of a metrics.json or train.yaml with local paths reduced to their last part.
-
-    Args:
-        value: a value, or a dict or list of them.
-        in_dataset: whether a relative path belongs to a dataset on the Hub, so that it is kept.
-    """
+def published(value: Any) -> Any:
+    """A value of a metrics.json or train.yaml with local paths reduced to their last part."""
     if isinstance(value, dict):
-        return {key: _published_option(key, part, in_dataset) for key, part in value.items()}
+        return {key: _published_command(part) if key == "command" else published(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [published(part, in_dataset) for part in value]
-    return LOCAL_PATH.sub(r"\1", last_part(value, in_dataset)) if isinstance(value, str) else value
-
-
-def _published_option(key: str, value: Any, in_dataset: bool) -> Any:
-    if key == "command":
-        return _published_command(value)
-    return published(value, in_dataset or key in ("data_files", "data_dir"))
+        return [published(part) for part in value]
+    return LOCAL_PATH.sub(r"\1", last_part(value)) if isinstance(value, str) else value
 
 
 def _published_command(command: str) -> str:
@@ -131,13 +120,13 @@ def _published_word(word: str) -> str:
     return flag + is_set + LOCAL_PATH.sub(r"\1", last_part(value))
 
 
-def last_part(name: str, in_dataset: bool = False) -> str:
-    """The last part of a local path; other strings, such as Hub names, unchanged. See `published` for `in_dataset`."""
+def last_part(name: str) -> str:
+    """The last part of a local path; other strings, such as Hub names, unchanged."""
     parts = [part for part in re.split(r"[\\/]", name) if part]
     if len(parts) < 2 or "://" in name:
         return name
     is_path = name.startswith(("/", "./", "../", "~/")) or re.match(r"[A-Za-z]:[\\/]", name) or os.path.exists(name)
-    is_nested = len(parts) > 2 and not any(map(str.isspace, name)) and not in_dataset
+    is_nested = len(parts) > 2 and not any(map(str.isspace, name))
     return parts[-1] if is_path or is_nested else name
 
 

@@ -322,23 +322,6 @@ def test_flawed_rows_are_dropped_before_the_cache(tmp_path, images):
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-def test_a_repaired_file_is_used(tmp_path):
-    """The dataset names the same file, so the cache still has the row as invalid."""
-    files = [tmp_path / f"{number}.jpg" for number in range(3)]
-    for file in files:
-        file.write_bytes(JPEG)
-    files[1].write_bytes(b"")
-    rows = [{"image": {"path": str(file), "bytes": None}, "caption": "a dog"} for file in files]
-    dataset = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image(decode=False))
-    for run, due in (("broken", [0, 2]), ("repaired", [0, 1, 2])):
-        read = reader(tmp_path / run, 3, max_fraction=0.5)
-        kept = InvalidRows(read, ["caption", "image"], str(tmp_path / "cache")).drop_from(dataset)
-        assert kept["row_number"][:] == due
-        files[1].write_bytes(JPEG)
-    assert [line["reason"] for line in lines(tmp_path / "broken")] == ["empty file"]
-    assert not (tmp_path / "repaired" / FILE).exists()
-
-
 def test_rows_keep_their_number_after_others_were_dropped(tmp_path):
     kept = InvalidRows(reader(tmp_path, 20, max_fraction=0.2), ["caption"], str(tmp_path)).drop_from(table(20, BAD))
     data = EpochDataset(kept, decode=reader(tmp_path, 20, max_fraction=0.2))

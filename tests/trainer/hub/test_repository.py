@@ -377,17 +377,6 @@ def test_local_paths_are_not_published(tmp_path, monkeypatch):
     }
 
 
-def test_files_of_a_hub_dataset_are_published(tmp_path, monkeypatch):
-    """Relative to the dataset, unless they are local files."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "a" / "b" / "c.parquet").touch()
-    files = {"train": ["data/en/train-*.parquet", "/home/me/x/mine.parquet"], "validation": "a/b/c.parquet"}
-    found = published({"dataset_kwargs": {"data_files": files, "data_dir": "data/en/photos", "name": "runs/a/b"}})
-    files = {"train": ["data/en/train-*.parquet", "mine.parquet"], "validation": "c.parquet"}
-    assert found == {"dataset_kwargs": {"data_files": files, "data_dir": "data/en/photos", "name": "b"}}
-
-
 def test_local_checkpoints_have_no_place_in_the_metadata(tmp_path):
     (tmp_path / "train.yaml").write_text("clip: microworld/teachers/clip\nbart: b\ndataset: microworld.dataset:load\n")
     made = make_card(tmp_path, VLKDConfig(), "user/name")
