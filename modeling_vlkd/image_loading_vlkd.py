@@ -11,6 +11,14 @@ from urllib.request import Request, urlopen
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+try:
+    from pillow_heif import register_heif_opener
+except ImportError:  # optional: without it, Pillow does not read HEIC files
+    pass
+else:
+    register_heif_opener()
+
+IMAGE_EXTENSIONS = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 TIMEOUT = 20.0  # seconds for a URL
 MAX_DOWNLOAD = 64 * 2**20  # bytes of a URL
 MAX_ASPECT = 100  # limits memory: the image processor scales the shorter side to about 224

@@ -198,9 +198,8 @@ class VLKDProcessor(ProcessorMixin):
 
     def _prompts(self, text: str | list[str] | None, images: int) -> list[str]:
         """Returns one prompt for each image, ready for the tokenizer."""
-        is_one = text is None or isinstance(text, str)
-        is_list = isinstance(text, Iterable) and not isinstance(text, bytes) and getattr(text, "ndim", 1) > 0
-        texts = [text] * images if is_one else list(text) if is_list else [text]
+        are_many = isinstance(text, Iterable) and not isinstance(text, (str, bytes)) and getattr(text, "ndim", 1) > 0
+        texts = list(text) if are_many else [text] * images
         for one in texts:
             if not (one is None or isinstance(one, str)):
                 raise ValueError(f"`text` contains {one!r}, not a string; pass a prompt or a list of prompts.")

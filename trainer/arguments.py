@@ -133,8 +133,7 @@ class DataArguments:
         default="skip", metadata={"help": "Skip invalid rows and list them in skipped.jsonl, or stop at the first."}
     )
     max_skipped_fraction: float = field(
-        default=0.01,
-        metadata={"help": "Stop when more than this share of the rows is invalid."},
+        default=0.01, metadata={"help": "Stop when more than this share of the rows is invalid."}
     )
     dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
     dataset_test_split: str | None = field(default=None, metadata={"help": "Split to evaluate on; none by default."})

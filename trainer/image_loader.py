@@ -15,8 +15,6 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from transformers import ProcessorMixin
 
-import trainer.data  # noqa: F401  registers HEIC files, in spawned workers too
-
 READERS, WORKERS = 4, 4  # threads of a process, and processes at most
 MIN_SCALE = 3  # of the processor's size: the least size of a JPEG that is decoded at reduced size
 

@@ -2,7 +2,10 @@
 
 import base64
 import io
+import os
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from pathlib import Path
@@ -16,6 +19,7 @@ from web_server import drip, flood, silence, start
 from modeling_vlkd import image_loading_vlkd
 from modeling_vlkd.image_loading_vlkd import download, read_image, to_rgb
 
+ROOT = Path(__file__).parents[2]
 WHITE, RED, BLUE = (255, 255, 255), (200, 30, 30), (30, 30, 200)
 REFUSED = r"image .* cannot be read as an image: "
 
@@ -337,3 +341,13 @@ def test_what_else_the_web_answers(web):
     ):
         with pytest.raises(ValueError, match=message):
             read_image(url)
+
+
+def test_an_installed_plugin_for_heic_is_used(tmp_path):
+    """By whatever imports the reader, such as a spawned worker. The plugin here knows the ending alone."""
+    plugin = 'from PIL import Image\ndef register_heif_opener():\n    Image.register_open("HEIF", None)\n'
+    plugin += '    Image.register_extension("HEIF", ".heic")\n'
+    (tmp_path / "pillow_heif.py").write_text(plugin)
+    code = "from modeling_vlkd.image_loading_vlkd import IMAGE_EXTENSIONS; assert '.heic' in IMAGE_EXTENSIONS"
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, check=True)

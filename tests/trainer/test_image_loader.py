@@ -52,18 +52,6 @@ def test_random_numbers_of_the_caller_do_not_change(processor, paths):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_spawned_workers_read_what_this_process_reads():
-    """A spawned worker imports only the modules of the datasets that it gets, not those that the command imported."""
-    code = """
-import sys, trainer.image_loader
-assert "trainer.data" in sys.modules  # registers HEIC files, if pillow-heif is installed
-import trainer.data.streaming
-from datasets.packaged_modules.webdataset.webdataset import WebDataset
-assert WebDataset.DECODERS["txt"](b"caf\\xe9") == "caf\\ufffd"  # not UTF-8
-"""
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-
-
 def read_or_die(path: Path) -> Image.Image:
     if path.name == "1.png":
         os.kill(os.getpid(), signal.SIGKILL)

@@ -136,23 +136,6 @@ def test_muon_computes_in_the_fastest_dtype(monkeypatch, dtype):
     torch.testing.assert_close(matrix.data, torch.full((4, 9), -0.1 * 0.2 * 3 * 0.0975))
 
 
-def test_a_schedule_free_optimizer_learns_which_mode_the_model_is_in():
-    """`Trainer` calls `train` and `eval`, which such an optimizer needs; SGD has neither."""
-
-    class ScheduleFree(SGD):
-        def train(self) -> None:
-            modes.append("train")
-
-        def eval(self) -> None:
-            modes.append("eval")
-
-    modes, (first, second) = [], (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
-    pair = CombinedOptimizer(ScheduleFree([first], lr=0.1), SGD([second], lr=0.1))
-    pair.train()
-    pair.eval()
-    assert modes == ["train", "eval"]
-
-
 @pytest.mark.parametrize(
     ("name", "options"),
     [("polynomial", {"lr_end": 0.01}), ("cosine_with_min_lr", {"min_lr": 0.01}), ("cosine", {}), ("linear", {})],

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainingArguments
 from modeling_vlkd import VLKDModel
 from trainer import EpochDataset, VLKDDataCollator, VLKDTrainer, VLKDTrainingArguments
 from trainer.models import load_teacher
+from trainer.optimizers import CombinedOptimizer
 
 
 @pytest.fixture
@@ -107,6 +108,25 @@ def test_a_transform_of_the_rows(parts):
     assert len(seen) >= 8
     (batch, *_) = trainer.get_train_dataloader()
     assert all(torch.equal(pixels, batch["pixel_values"][0]) for pixels in batch["pixel_values"])
+
+
+def test_a_schedule_free_optimizer_is_told_of_training_and_evaluation(parts):
+    """Also as one of two; the other, SGD, has no such methods."""
+
+    class ScheduleFree(torch.optim.SGD):
+        def train(self) -> None:
+            modes.append("train")
+
+        def eval(self) -> None:
+            modes.append("eval")
+
+    modes, projector = [], [parts.model.text_projection.weight]
+    bart = ScheduleFree(parts.model.language_model.parameters(), lr=1e-3)
+    optimizers = (CombinedOptimizer(bart, torch.optim.SGD(projector, lr=1e-3)), None)
+    rows = {"train_dataset": load(), "eval_dataset": load(rows=4), "processing_class": parts.processor}
+    args = arguments(parts, eval_strategy="steps", eval_steps=1)
+    VLKDTrainer(parts.model, args, optimizers=optimizers, **rows).train()
+    assert modes == ["train", "eval", "train", "eval"]
 
 
 def test_rows_of_a_torch_dataset(parts):

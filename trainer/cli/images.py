@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from trainer.data.paths import IMAGE_EXTENSIONS
+from modeling_vlkd.image_loading_vlkd import IMAGE_EXTENSIONS
 
 # Photo formats that Pillow reads only with a plugin or in newer versions, or not at all.
 UNREADABLE = set(

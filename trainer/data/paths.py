@@ -1,11 +1,8 @@
-"""Recognize local paths and image files."""
+"""Recognize local paths."""
 
 import re
 from pathlib import Path
 
-from PIL import Image
-
-IMAGE_EXTENSIONS = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 

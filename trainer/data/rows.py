@@ -8,6 +8,7 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 from datasets import IterableDataset
+from datasets.packaged_modules.webdataset.webdataset import WebDataset
 from PIL import Image, UnidentifiedImageError
 
 from modeling_vlkd.image_loading_vlkd import read_image
@@ -16,6 +17,8 @@ from trainer.data.metadata import as_text
 JSON = getattr(pa, "JsonType", ())  # since pyarrow 19
 ROWS_AT_ONCE = 16  # rows read from a stream at a time
 REPLACED = "\ufffd"  # the character that replaces bytes that are not UTF-8
+# Without this, a caption in a tar file that is not UTF-8 would end the shard; now only its row is invalid.
+WebDataset.DECODERS = {**WebDataset.DECODERS, "txt": lambda data: data.decode("utf-8", errors="replace")}
 
 
 class DataError(ValueError):

@@ -14,7 +14,6 @@ from typing import Any
 import datasets
 from datasets import Dataset, Features, Image, IterableDataset, List, Value
 from datasets.exceptions import DatasetsError
-from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
 from trainer.arguments import DataArguments
 from trainer.data.metadata import as_text_list, file_dates, load_files
@@ -23,8 +22,6 @@ from trainer.data.rows import check_column, iterate_rows
 
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 SHARDS = 64  # a map-style dataset is streamed in this many pieces
-# Without this, a caption in a tar file that is not UTF-8 would end the shard; now only its row is invalid.
-WebDataset.DECODERS = {**WebDataset.DECODERS, "txt": lambda data: data.decode("utf-8", errors="replace")}
 
 
 def load_sources(args: DataArguments, split: str, streaming: bool) -> list[Dataset | IterableDataset]:

@@ -14,7 +14,6 @@ from torch.utils.data import IterableDataset, get_worker_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import TrainingArguments
 
-import trainer.data.sources  # noqa: F401  changes how `datasets` reads tar files, in spawned workers too
 from trainer.data.infilling import BUFFER, SHARDS, SOURCES, seeded_rng
 from trainer.data.rows import DataError, iterate_rows
 

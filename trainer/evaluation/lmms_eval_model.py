@@ -45,8 +45,7 @@ class VLKD(lmms):
         self.accelerator = Accelerator()  # the evaluator gathers the results of several processes with it
         self.device = torch.device(device) if device else self.accelerator.device
         self.batch_size = int(batch_size)
-        own = read_dtype(dtype, self.device)
-        self.model, self.processor = load_vlkd(pretrained, "pretrained", self.device, own)
+        self.model, self.processor = load_vlkd(pretrained, "pretrained", self.device, read_dtype(dtype, self.device))
         self.model.eval()
 
     def generate_until(self, requests: list[Instance]) -> list[str]:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections import Counter
 from functools import partial
 from itertools import islice
@@ -28,6 +30,7 @@ from trainer.data.streaming import (
     save_stream_state,
 )
 
+ROOT = Path(__file__).parents[3]
 SIZES = (7, 3, 12, 1, 5)  # rows of five shards: they divide evenly by nothing
 ROWS = sum(SIZES)
 JPEG = jpegs(1)[0]
@@ -319,3 +322,13 @@ def test_two_processes_train_on_each_row_once_an_epoch(model, processor, clip_di
     parts = make_parts(model, processor, clip_dir, str(tmp_path))
     mp.spawn(train_on_streams, args=(parts, str(tmp_path), free_port()), nprocs=2)
     check_epochs([json.loads((tmp_path / f"seen-{rank}.json").read_text()) for rank in (0, 1)])
+
+
+def test_a_spawned_worker_reads_captions_as_this_process_does():
+    """It imports only the modules of the dataset that it gets. A caption that is not UTF-8 must not end its shard."""
+    code = """
+import trainer.data.streaming
+from datasets.packaged_modules.webdataset.webdataset import WebDataset
+assert WebDataset.DECODERS["txt"](b"caf\\xe9") == "caf\\ufffd"
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
