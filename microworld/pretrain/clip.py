@@ -1,7 +1,7 @@
 """Pretrains the small CLIP contrastively on pictures and their captions.
 
 A picture has a caption of the whole, and a phrase for each of its groups ("two small penguins"), as the captions of a
-photograph tell all of it or a part. Each has a hard negative or two. Pictures grow from stage to stage, as a CLIP of
+photograph describe all or part of it. Each has a hard negative or two. Pictures grow from stage to stage, as a CLIP of
 photographs is trained at a low resolution and finished at a higher one. In the last stages, the tokens of patches
 learn from texts too, as in FILIP (Yao et al., ICLR 2022).
 """

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import r2_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import LabelBinarizer, StandardScaler
 from transformers import BartForConditionalGeneration, BartTokenizer, CLIPModel, CLIPProcessor
@@ -64,7 +63,7 @@ def measure_clip(clip: Path, bart: Path, scenes: int = 500) -> Figures:
         for trait in TRAITS:
             accuracy, r2 = read_linearly(*(group_tokens(exams[s], tokens[s], trait) for s in ("train", split)))
             figures[f"linear probe, {trait}, {artist}"] = _text(accuracy)
-            figures[f"linear R², {trait}, {artist}"] = f"{r2:.3f} | · | {accuracy['n']}"
+            figures[f"linear R², {trait}, {artist}"] = _text(r2)
     return figures
 
 
@@ -88,19 +87,24 @@ def zero_shot(model: CLIPModel, processor: CLIPProcessor, split: str, drawings: 
     return proportion(right).as_dict()
 
 
-def read_linearly(train: Tokens, held_out: Tokens) -> tuple[dict[str, float], float]:
+def read_linearly(train: Tokens, held_out: Tokens) -> tuple[dict[str, float], dict[str, float]]:
     """How well linear maps that are fitted to `train` read a trait from the tokens of `held_out`.
 
     The paper's W_d is linear: what a probe can separate, it may still not be able to pass on.
 
     Returns:
-        The accuracy of a probe, and R², the explained share of the trait's variance (one column for each value).
+        The accuracy of a probe, and R² (over one column for each value) with a bootstrap interval.
     """
     (inputs, truth), (others, expected) = train, held_out
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200)).fit(inputs, truth)
     columns = LabelBinarizer().fit(truth)
     ridge = make_pipeline(StandardScaler(), Ridge()).fit(inputs, columns.transform(truth))
-    r2 = r2_score(columns.transform(expected), ridge.predict(others), multioutput="variance_weighted")
+    values, n = columns.transform(expected), len(expected)
+    guesses = ridge.predict(others).reshape(values.shape), values.mean(axis=0)
+    residual, total = (((values - guess) ** 2).sum(axis=1) for guess in guesses)
+    draws = np.random.default_rng(0).integers(n, size=(1000, n))
+    low, high = np.quantile(1 - residual[draws].sum(axis=1) / total[draws].sum(axis=1), (0.025, 0.975))
+    r2 = {"value": 1 - residual.sum() / total.sum(), "low": low, "high": high, "n": n}
     return proportion((probe.predict(others) == expected).tolist()).as_dict(), r2
 
 

@@ -6,15 +6,17 @@ from collections import Counter
 from dataclasses import replace
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from sklearn.metrics import r2_score
 from transformers import BartForConditionalGeneration, BartTokenizer, CLIPModel, CLIPProcessor
 
 from microworld.exam import Exam
 from microworld.pretrain import bart, clip
 from microworld.pretrain.common import build_optimizer
-from microworld.pretrain.measure import group_tokens
+from microworld.pretrain.measure import group_tokens, read_linearly
 from microworld.world.caption_reader import caption_is_true
 from microworld.world.kinds import FACTS, KINDS, PLURAL
 from microworld.world.language import caption
@@ -267,3 +269,16 @@ def test_tokens_of_groups():
     assert found.tolist() == [[1 + 9 + 1], [82 + 1 + 9 + 1], [82 + 1 + 18 + 4]] and kinds == ["frog", "frog", "snail"]
     assert group_tokens(exam, tokens, "count")[1] == ["1", "1", "2"]
     assert group_tokens(exam, tokens, "background")[1] == ["sea", "snow", "snow"]
+
+
+def test_r2_is_that_of_scikit_learn_and_its_interval_covers_the_true_value():
+    """One token in ten of the held-out scenes shows the other trait: R² is 1 - 0.1 / 0.25 = 0.6."""
+    rng = np.random.default_rng(0)
+    traits = [rng.choice(["one", "two"], n) for n in (4000, 1000)]
+    train, held_out = ((np.where(trait == "two", 1.0, -1.0)[:, None], trait) for trait in traits)
+    flipped = np.where(rng.random(1000) < 0.1, -held_out[0][:, 0], held_out[0][:, 0])[:, None]
+    accuracy, r2 = read_linearly(train, (flipped, list(held_out[1])))
+    assert accuracy["value"] == pytest.approx((flipped == held_out[0]).mean(), abs=1e-4)
+    predicted = (flipped[:, 0] + 1) / 2
+    assert r2["value"] == pytest.approx(r2_score(held_out[1] == "two", predicted), abs=1e-3)
+    assert r2["low"] < 0.6 < r2["high"] and r2["high"] - r2["low"] < 0.2 and r2["n"] == 1000

@@ -164,7 +164,7 @@ def test_an_image_in_memory_is_neither_copied_nor_changed():
     assert row(turned) == [RED] * 4 + [BLUE] * 4 and turned.getexif()[0x0112] == 3
 
 
-def test_of_an_animation_that_stands_elsewhere_the_frame_is_kept():
+def test_an_animation_keeps_its_current_frame():
     image = Image.open(io.BytesIO(animation("gif")))
     image.seek(1)
     assert row(read_image(image)) == [BLUE] * 4
