@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -12,10 +11,9 @@ from huggingface_hub import EvalResult, ModelCard
 from modeling_vlkd import VLKDConfig
 from modeling_vlkd.card_vlkd import MARK, NO_RECIPE, NO_RESULTS, model_card
 from trainer.evaluation.metrics_file import markdown_report
-from trainer.hub.train_config import load_train_config, published
+from trainer.hub.train_config import is_hub_name, load_train_config, published
 from trainer.inference.backends import MANIFEST
 
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 METRIC_TYPES = {name: name for name in ("cider", "bleu", "meteor", "rouge", "spice", "f1", "loss")} | {"r@": "recall"}
 USAGE = "## How to use\n"
 EXPORT_USAGE = Template("""\
@@ -74,7 +72,7 @@ def make_card(
         describe_export(card, folder, repo_id)
     named = run.get("dataset_name")
     named = named if isinstance(named, list) else [named]
-    card.data.datasets = [name for name in named if _is_hub_name(name)] or None
+    card.data.datasets = [name for name in named if is_hub_name(name)] or None
     if metrics:
         card.data.model_name = repo_id.split("/")[-1]
         card.data.eval_results = eval_results(metrics)
@@ -127,7 +125,3 @@ def eval_results(metrics: dict[str, Any]) -> list[EvalResult]:
         if figure["condition"] == own
         for metric in [figure["metric"]]
     ]
-
-
-def _is_hub_name(name: Any) -> bool:
-    return isinstance(name, str) and bool(HUB_NAME.fullmatch(name)) and not os.path.exists(name)

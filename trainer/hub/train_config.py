@@ -13,6 +13,7 @@ import yaml
 from trainer.arguments import VLKDTrainingArguments
 
 FILE = "train.yaml"
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # A local path in a sentence; the group is its last part.
 LOCAL_PATH = re.compile(r"(?<![\w:/.~<-])(?:(?:~|\.{1,2})/|/(?=[^\s'\"/]+/))(?:[^\s'\"/]+/)*([^\s'\"/]+)")
 # Always recorded, even with default values: the options that readers look for first.
@@ -95,7 +96,10 @@ def published_train_config(file: str | os.PathLike) -> bytes:
     """The content of a train.yaml for upload, without local paths."""
     text = Path(file).read_text(encoding="utf-8")
     comments = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
-    values = published(load_train_config(Path(file).parent))
+    config = load_train_config(Path(file).parent)
+    values = published(config)
+    if "dataset_kwargs" in config and is_hub_name(config.get("dataset_name")):
+        values["dataset_kwargs"] = config["dataset_kwargs"]  # its paths are those of the repository
     return (comments + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)).encode()
 
 
@@ -128,6 +132,11 @@ def last_part(name: str) -> str:
     is_path = name.startswith(("/", "./", "../", "~/")) or re.match(r"[A-Za-z]:[\\/]", name) or os.path.exists(name)
     is_nested = len(parts) > 2 and not any(map(str.isspace, name))
     return parts[-1] if is_path or is_nested else name
+
+
+def is_hub_name(name: Any) -> bool:
+    """Whether `name` is "user/name" and no local path."""
+    return isinstance(name, str) and bool(HUB_NAME.fullmatch(name)) and not os.path.exists(name)
 
 
 def _plain(value: Any) -> Any:

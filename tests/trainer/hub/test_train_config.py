@@ -155,6 +155,18 @@ def test_nothing_of_this_machine_is_written(tmp_path):
     assert yaml.safe_load(uploaded) == {**written, "clip": "clip", "bart": "bart"}
 
 
+@pytest.mark.parametrize(
+    ("dataset", "uploaded"),
+    [("pixparse/cc3m-wds", "data/en/train-*.tar"), ("webdataset", "train-*.tar"), ("my/photos", "train-*.tar")],
+)
+def test_only_paths_in_a_dataset_on_the_hub_are_published(tmp_path, monkeypatch, dataset, uploaded):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my" / "photos").mkdir(parents=True)
+    save({**BASE, "dataset_name": dataset, "dataset_kwargs": {"data_files": "data/en/train-*.tar"}}, tmp_path)
+    found = yaml.safe_load(published_train_config(tmp_path / "train.yaml"))
+    assert found["dataset_kwargs"] == {"data_files": uploaded}
+
+
 def test_defaults_are_written_for_the_core_options_alone(tmp_path):
     written = save(BASE, tmp_path)
     own = set(names_of(VLKDTrainingArguments)) & written.keys()
