@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -112,7 +113,7 @@ def steps_of(size: Size, steps: int, batch: int, images: int) -> list[Step]:
 
 def check_cache(folder: Path, printed: str) -> None:
     for split in ("train", "validation"):
-        assert f"{split}: captions and images (all) of " in printed, f"vlkd cache printed nothing of {split}"
+        assert re.search(rf"^{split}: [\d,]+ rows are cached in ", printed, re.MULTILINE), f"nothing about {split}"
 
 
 def check_training(folder: Path, printed: str, *, output_dir: str, steps: int, evaluated: bool = True) -> None:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from rehearsal.__main__ import check_cache
 from source_data import write_images
 
 from modeling_vlkd import VLKDForConditionalGeneration
@@ -62,9 +63,11 @@ def complaint(capsys, path: str) -> str:
 def test_training_computes_nothing(config, tmp_path, monkeypatch, capsys, image_tokens, image_features, kinds):
     path = config(image_tokens=image_tokens, cache_image_features=image_features, dataset_test_split="validation")
     assert main(["cache", "--config", path]) == 0
-    assert capsys.readouterr().out.splitlines() == [
+    printed = capsys.readouterr().out
+    assert printed.splitlines() == [
         f"{split}: 12 rows are cached in {tmp_path / 'cache'}" for split in ("train", "validation")
     ]
+    check_cache(tmp_path, printed)
     cache = tmp_path / "cache"
     assert {folder.name.split("-")[0] for folder in cache.iterdir()} == kinds
     assert len(list(cache.iterdir())) == 2 * len(kinds)  # for each split
